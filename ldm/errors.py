@@ -1,0 +1,22 @@
+"""Errors that are meant for the person who runs a script, not for the programmer."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input: one line that says what is wrong, where, and what to do about it.
+
+    Scripts print the line and exit with status 2; in a notebook it is an ordinary ``ValueError``.
+    """
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be built; the message names the YAML path."""
+
+
+class DataError(UserError):
+    """A data set, image or caption that cannot be used; the message names the item."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or does not fit; the message names file and keys."""
