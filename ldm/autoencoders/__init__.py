@@ -1,0 +1,1 @@
+"""First stages: from images to latents and back."""

@@ -1,0 +1,1 @@
+"""From an entry of a batch to what conditions the denoiser."""

@@ -1,0 +1,1 @@
+"""Networks that predict the noise: ``denoiser(x, t, context=None, y=None)``."""

@@ -1,0 +1,57 @@
+"""Blocks of the convolutional encoder and decoder."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.layers.attention import to_map, to_tokens
+from ldm.layers.norm import group_norm
+
+EPS = 1e-6
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions with a residual.
+
+    Args:
+        channels: Width of the input, a multiple of 32.
+        out_channels: Width of the output.
+        dropout: Probability of dropping a feature before the second convolution.
+    """
+
+    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels, EPS)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, out_channels, h, w)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.nin_shortcut(x) + h
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over positions with one head as wide as the feature map, and a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, EPS)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        h = self.norm(x)
+        q, k, v = (to_tokens(layer(h)).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.proj_out(to_map(out, like=x))

@@ -1,0 +1,46 @@
+"""Autoencoder whose latents are pulled towards a standard normal distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ldm.autoencoders.base import Reconstruction
+from ldm.autoencoders.networks import Architecture, Decoder, Encoder
+from ldm.autoencoders.posterior import DiagonalGaussian
+
+
+class AutoencoderKL(nn.Module):
+    """KL-regularised first stage (LDM, section 3.1 and appendix G).
+
+    Args:
+        architecture: Sizes of encoder and decoder.
+        embed_dim: Channels of the latent.
+    """
+
+    def __init__(self, architecture: Architecture, embed_dim: int) -> None:
+        super().__init__()
+        self.downsampling_factor = architecture.downsampling_factor
+        self.latent_channels = embed_dim
+        self.encoder = Encoder(architecture, double_z=True)
+        self.decoder = Decoder(architecture)
+        self.quant_conv = nn.Conv2d(2 * architecture.z_channels, 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, architecture.z_channels, 1)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Kernel at which the gradients of reconstruction and adversarial loss are balanced."""
+        return self.decoder.conv_out.weight
+
+    def encode(self, x: Tensor) -> DiagonalGaussian:
+        """Posterior of the latents of images (B, C, H, W) in [-1, 1]."""
+        return DiagonalGaussian(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, embed_dim, h, w) -> images (B, C, f*h, f*w)."""
+        return self.decoder(self.post_quant_conv(z))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+        """Encode, draw a latent, decode."""
+        posterior = self.encode(x)
+        return Reconstruction(self.decode(posterior.sample(generator)), posterior, None, None)

@@ -1,0 +1,175 @@
+"""Convolutional encoder and decoder of the first stages (LDM, appendix G)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.autoencoders.blocks import EPS, AttnBlock, ResnetBlock
+from ldm.layers.norm import group_norm
+from ldm.layers.resample import DownsampleRightBottom, Upsample
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes that an encoder and its decoder share.
+
+    Attributes:
+        in_channels: Channels of the image.
+        out_channels: Channels of the reconstruction; None: ``in_channels``.
+        channels: Base width, a multiple of 32.
+        channel_mult: Width of each level in units of ``channels``; every level but the last
+            halves the sides.
+        num_res_blocks: Residual blocks per level (one more in the decoder).
+        attn_resolutions: Sides (in pixels, at the nominal ``resolution``) at which there is
+            attention besides the middle.
+        resolution: Nominal side of the images. It only places the attention: images of any size
+            can be used.
+        z_channels: Channels of the innermost map.
+        dropout: Probability of dropping a feature in the residual blocks.
+        mid_attention: False removes all attention, that of ``attn_resolutions`` included.
+        resample_with_conv: Learned kernels for going up and down.
+        tanh_out: Squash the reconstruction to (-1, 1).
+    """
+
+    in_channels: int = 3
+    out_channels: int | None = None
+    channels: int = 128
+    channel_mult: Sequence[int] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: Sequence[int] = ()
+    resolution: int = 256
+    z_channels: int = 4
+    dropout: float = 0.0
+    mid_attention: bool = True
+    resample_with_conv: bool = True
+    tanh_out: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.channel_mult:
+            raise ValueError("channel_mult needs at least one level")
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Side of the image over side of the latent, f."""
+        return int(2 ** (len(self.channel_mult) - 1))
+
+    def width(self, level: int) -> int:
+        """Channels of the feature maps of a level (0 has the highest resolution)."""
+        return self.channels * self.channel_mult[level]
+
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of a level are followed by attention."""
+        return self.mid_attention and self.resolution // 2**level in self.attn_resolutions
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, each followed by attention if ``attend``."""
+
+    def __init__(
+        self, channels: int, out_channels: int, blocks: int, dropout: float, attend: bool
+    ) -> None:
+        super().__init__()
+        widths = [channels] + [out_channels] * (blocks - 1)
+        self.block = nn.ModuleList(ResnetBlock(width, out_channels, dropout) for width in widths)
+        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in widths if attend)
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, out_channels, h', w')."""
+        for i, block in enumerate(self.block):
+            h = block(h)
+            if self.attn:
+                h = self.attn[i](h)
+        for resample in (self.downsample, self.upsample):
+            if resample is not None:
+                h = resample(h)
+        return h
+
+
+class Middle(nn.Module):
+    """Two residual blocks at the lowest resolution with attention between them."""
+
+    def __init__(self, channels: int, dropout: float, attend: bool) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, dropout)
+        self.attn_1 = AttnBlock(channels) if attend else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels, dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return self.block_2(self.attn_1(self.block_1(h)))
+
+
+class Encoder(nn.Module):
+    """Image (B, in_channels, H, W) -> feature map at 1/f of the sides (odd sides round down).
+
+    Args:
+        architecture: Sizes.
+        double_z: Give 2 * z_channels channels (mean and log-variance) instead of z_channels.
+    """
+
+    def __init__(self, architecture: Architecture, double_z: bool) -> None:
+        super().__init__()
+        a = architecture
+        self.factor = a.downsampling_factor
+        channels = a.channels
+        self.conv_in = nn.Conv2d(a.in_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i in range(len(a.channel_mult)):
+            level = Level(channels, a.width(i), a.num_res_blocks, a.dropout, a.attends(i))
+            channels = a.width(i)
+            if i != len(a.channel_mult) - 1:
+                level.downsample = DownsampleRightBottom(channels, a.resample_with_conv)
+            self.down.append(level)
+        self.mid = Middle(channels, a.dropout, a.mid_attention)
+        self.norm_out = group_norm(channels, EPS)
+        self.conv_out = nn.Conv2d(channels, (1 + double_z) * a.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, z_channels or twice that, H // f, W // f)."""
+        if min(x.shape[2:]) < self.factor:
+            raise ValueError(f"sides must be at least {self.factor}, got {tuple(x.shape)}")
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        h = self.mid(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Latent (B, z_channels, h, w) -> image (B, out_channels, f*h, f*w)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = architecture
+        last = len(a.channel_mult) - 1
+        channels = a.width(last)
+        self.tanh_out = a.tanh_out
+        self.conv_in = nn.Conv2d(a.z_channels, channels, 3, padding=1)
+        self.mid = Middle(channels, a.dropout, a.mid_attention)
+        levels = []
+        for i in range(last, -1, -1):
+            level = Level(channels, a.width(i), a.num_res_blocks + 1, a.dropout, a.attends(i))
+            channels = a.width(i)
+            if i != 0:
+                level.upsample = Upsample(channels, a.resample_with_conv)
+            levels.append(level)
+        # Published names count levels from the highest resolution, which is applied last.
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = group_norm(channels, EPS)
+        out_channels = a.in_channels if a.out_channels is None else a.out_channels
+        self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, z_channels, h, w) -> (B, out_channels, f*h, f*w)."""
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return torch.tanh(h) if self.tanh_out else h

@@ -1,0 +1,173 @@
+"""State dicts of the original code (CompVis) under the names of this library, and back.
+
+Inside a network the names are the same; only the composition differs:
+
+=================================  ==================================================
+CompVis                            here
+=================================  ==================================================
+``model.diffusion_model.X``        ``denoiser.X``
+``model_ema.`` + name, no dots     the averaged copy of ``denoiser.X``
+``first_stage_model.X``            ``autoencoder.X``
+``cond_stage_model.X``             ``conditioners.0.X``
+``logvar``                         ``weighting.logvar``
+``loss.X`` (autoencoder files)     ``objective.X``
+schedule buffers                   follow from the config: compared, then dropped
+=================================  ==================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ldm.errors import CheckpointError
+
+PREFIXES = {
+    "model.diffusion_model.": "denoiser.",
+    "first_stage_model.": "autoencoder.",
+    "cond_stage_model.": "conditioners.0.",
+    "loss.": "objective.",
+}
+EMA = "model_ema."
+SCHEDULE = (
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+)
+_INERT = ("model_ema.decay", "model_ema.num_updates", "lvlb_weights")
+_NETWORKS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+_RTOL = 1e-5
+
+
+def is_compvis(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a diffusion model or autoencoder of the original code."""
+    return any(key.startswith((*PREFIXES, EMA)) for key in keys)
+
+
+def from_compvis(
+    state: Mapping[str, Tensor], schedule: Mapping[str, Tensor] | None = None, ema: bool = True
+) -> dict[str, Tensor]:
+    """Native names for the state dict of a diffusion model or an autoencoder.
+
+    Args:
+        state: the state dict, as published.
+        schedule: the model's own schedule buffers by name, which those in ``state`` must equal;
+            None drops them unseen.
+        ema: take the averaged weights of the denoiser where there are any.
+
+    Returns:
+        Weights; names that the original code does not have come back unchanged.
+
+    Raises:
+        CheckpointError: the schedules differ, or an averaged weight belongs to no weight.
+    """
+    result: dict[str, Tensor] = {}
+    shadows = {
+        key: value for key, value in state.items() if key.startswith(EMA) and key not in _INERT
+    }
+    for key, value in state.items():
+        if key in SCHEDULE:
+            _compare(key, value, schedule)
+        elif key not in _INERT and not key.startswith(EMA):
+            shadow = shadows.pop(_ema_name(key), None)
+            result[native_name(key)] = shadow if ema and shadow is not None else value
+    if shadows:
+        raise CheckpointError(
+            f"{len(shadows)} averaged weights belong to no weight of the denoiser, "
+            f"first {next(iter(shadows))}"
+        )
+    return result
+
+
+def to_compvis(
+    state: Mapping[str, Tensor],
+    schedule: Mapping[str, Tensor] | None = None,
+    shadow: Mapping[str, Tensor] | None = None,
+    num_updates: int = 0,
+    decay: float = 0.9999,
+) -> dict[str, Tensor]:
+    """The inverse of ``from_compvis``, in the order of published files.
+
+    Args:
+        state: native state dict of a diffusion model or an autoencoder.
+        schedule: schedule buffers by name, for diffusion models.
+        shadow: averaged weights by native name; only those of the denoiser have a place.
+        num_updates: number of updates of the average.
+        decay: its decay.
+
+    Raises:
+        CheckpointError: a weight has no name in the original code.
+    """
+    first = {key: value for key, value in state.items() if key == "weighting.logvar"}
+    first |= {key: schedule[key] for key in SCHEDULE} if schedule is not None else {}
+    first |= {key: value for key, value in state.items() if key == "scale_factor"}
+    rest = {key: value for key, value in state.items() if key not in first}
+    denoiser = {key: value for key, value in rest.items() if key.startswith("denoiser.")}
+    others = {key: value for key, value in rest.items() if key not in denoiser}
+    result = {compvis_name(key): value for key, value in (first | denoiser).items()}
+    if shadow is not None:
+        result["model_ema.decay"] = torch.tensor(decay, dtype=torch.float32)
+        result["model_ema.num_updates"] = torch.tensor(num_updates, dtype=torch.int32)
+        for key, value in shadow.items():
+            if key.startswith("denoiser."):
+                result[_ema_name(compvis_name(key))] = value
+    return result | {compvis_name(key): value for key, value in others.items()}
+
+
+def native_name(key: str) -> str:
+    """The name here of a weight of the original code."""
+    for theirs, ours in PREFIXES.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return "weighting.logvar" if key == "logvar" else key
+
+
+def compvis_name(key: str) -> str:
+    """The name in the original code of a weight here.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for theirs, ours in PREFIXES.items():
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    if key == "weighting.logvar":
+        return "logvar"
+    if key in ("scale_factor", *SCHEDULE) or key.startswith(_NETWORKS):
+        return key
+    raise CheckpointError(f"{key} has no name in the original code")
+
+
+def _ema_name(key: str) -> str:
+    """Name of the averaged copy of ``model.diffusion_model.X``: all dots below it removed."""
+    return EMA + key.removeprefix("model.").replace(".", "")
+
+
+def _compare(key: str, value: Tensor, schedule: Mapping[str, Tensor] | None) -> None:
+    if schedule is None:
+        return
+    expected = schedule[key].detach().cpu().double()
+    rtol = max(_RTOL, 2 * torch.finfo(value.dtype).eps)  # files in half precision round more
+    got = value.detach().cpu().double()
+    if got.shape != expected.shape:
+        raise CheckpointError(
+            f"its noise schedule has {got.numel()} steps, the config's {expected.numel()}; "
+            "use the config that belongs to the checkpoint"
+        )
+    if not torch.allclose(got, expected, rtol=rtol, atol=rtol * 1e-2):
+        worst = int((got - expected).abs().argmax())
+        raise CheckpointError(
+            f"its noise schedule differs from the config's: {key}[{worst}] is {got[worst]:.6g}, "
+            f"not {expected[worst]:.6g}; use the config that belongs to the checkpoint"
+        )

@@ -1,0 +1,62 @@
+"""Text, through a transformer that is trained together with the diffusion model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ldm.conditioners.base import Conditioner
+from ldm.conditioners.tokenizer import Tokenizer
+from ldm.errors import ConfigError
+from ldm.layers.token_transformer import TokenTransformer
+
+
+class TextTransformer(Conditioner):
+    """Token ids (B, L) as a sequence of embeddings (B, L, dim) for cross-attention.
+
+    Args:
+        vocab_size: Number of token ids; 30522 for BERT's vocabulary.
+        dim: Width of the embeddings.
+        depth: Number of transformer layers.
+        length: Longest sequence.
+        tokenizer: Makes ids of texts; needed for ``drop_prob`` and guidance, where "no
+            condition" is the empty text.
+        key: Name of the batch entry.
+        drop_prob: See :class:`~ldm.conditioners.base.Conditioner`.
+
+    Raises:
+        ConfigError: If the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        depth: int,
+        length: int,
+        tokenizer: Tokenizer | None = None,
+        key: str = "tokens",
+        drop_prob: float = 0.0,
+    ) -> None:
+        super().__init__(key, "crossattn", drop_prob)
+        if tokenizer is None and drop_prob > 0:
+            raise ConfigError(f"drop_prob={drop_prob} of {key!r} needs a tokenizer")
+        if tokenizer is not None and (
+            tokenizer.length != length or (tokenizer.vocab_size or 0) > vocab_size
+        ):
+            raise ConfigError(
+                f"the tokenizer of {key!r} makes {tokenizer.length} ids of "
+                f"{tokenizer.vocab_size}, but the transformer takes length={length} ids of "
+                f"vocab_size={vocab_size}"
+            )
+        self.tokenizer = tokenizer
+        self.transformer = TokenTransformer(vocab_size, dim, depth, length)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Ids (B, L) with L <= length -> (B, L, dim)."""
+        return self.transformer(value)
+
+    def null(self, n: int, like: Tensor) -> Tensor:
+        """Ids of the empty text, n times."""
+        if self.tokenizer is None:
+            raise ConfigError(f"guidance needs a tokenizer in the conditioner of {self.key!r}")
+        return self.tokenizer("").to(like.device).expand(n, -1)

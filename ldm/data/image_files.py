@@ -1,0 +1,70 @@
+"""Reading of image files: any common mode becomes 8-bit RGB, upright."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ldm.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_image(path: Path, at_least: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a file to an upright RGB image.
+
+    Args:
+        path: a jpg, png or webp file.
+        at_least: the shorter side that will be needed. A JPEG that is several times larger is
+            decoded at a half, a quarter or an eighth of its size, with a factor 2 in reserve.
+
+    Returns:
+        The image and its (width, height) as stored and turned upright, before any reduction.
+
+    Raises:
+        DataError: the file is missing, truncated or not an image; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            stored = image.size
+            if at_least is not None:
+                image.draft("RGB", (2 * at_least, 2 * at_least))
+            image.load()
+            reduced = image.size
+            upright = ImageOps.exif_transpose(image)
+            turned = upright.size != reduced
+            return to_rgb(upright), (stored[1], stored[0]) if turned else stored
+    except _DECODING_ERRORS as error:
+        raise DataError(
+            f"cannot read image '{path}' ({error}): repair the file or remove it"
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to 8-bit RGB.
+
+    Transparency is laid over white, CMYK goes through Pillow's conversion, and 16-bit grey is
+    divided by 257, which maps 65535 to 255. (Pillow itself reduces 16-bit RGB to 8 bits.)
+    """
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image).astype(np.int64) + 128) // 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

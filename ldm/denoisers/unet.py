@@ -1,0 +1,239 @@
+"""The time-conditional UNet of latent diffusion models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldm.denoisers.unet_layers import UNSET, LayerFactory, TimestepBlock
+from ldm.layers.initialisation import zeroed
+from ldm.layers.norm import group_norm
+from ldm.layers.timestep import timestep_embedding
+
+
+class UNet(nn.Module):
+    """Denoiser of LDM (section 3.2 and appendix E.2; the architecture of ADM).
+
+    Parameter names are those of the published checkpoints (below ``model.diffusion_model.``).
+
+    Args:
+        in_channels: Channels of x, those of a concatenated condition included.
+        out_channels: Channels of the prediction.
+        model_channels: Base width, a multiple of 32.
+        num_res_blocks: Residual blocks per level (one more in the upsampling half).
+        attention_resolutions: Down-sampling factors (1, 2, 4, ...) at which there is attention;
+            the middle always has it.
+        channel_mult: Width of each level in units of ``model_channels``; starts with 1.
+        num_heads: Heads per attention layer; -1: not given.
+        num_head_channels: Width of a head, wins over ``num_heads``; -1: not given. If neither is
+            given, heads are 32 wide.
+        num_heads_upsample: Heads in the upsampling half; -1: as ``num_heads``. When it counts is
+            told by :func:`~ldm.denoisers.unet_layers.attention_heads`.
+        use_spatial_transformer: Attention layers are transformers that can attend to a context.
+        transformer_depth: Transformer blocks per spatial transformer.
+        context_dim: Width of the context; None: no context.
+        num_classes: Number of class ids ``y`` whose embedding is added to that of the step.
+        dropout: Probability of dropping a feature in the residual blocks.
+        conv_resample: Learned kernels for going up and down.
+        use_scale_shift_norm: The step embedding scales and shifts normalised features.
+        resblock_updown: Residual blocks go up and down instead.
+        use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
+        legacy: See :func:`~ldm.denoisers.unet_layers.attention_heads`.
+        use_checkpoint: Recompute activations in the backward pass: less memory, slower.
+
+    Raises:
+        ValueError: If the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        model_channels: int,
+        num_res_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (2, 4),
+        channel_mult: Sequence[int] = (1, 2, 4),
+        num_heads: int = UNSET,
+        num_head_channels: int = UNSET,
+        num_heads_upsample: int = UNSET,
+        use_spatial_transformer: bool = False,
+        transformer_depth: int = 1,
+        context_dim: int | None = None,
+        num_classes: int | None = None,
+        dropout: float = 0.0,
+        conv_resample: bool = True,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        legacy: bool = True,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if not channel_mult or channel_mult[0] != 1:
+            raise ValueError(f"channel_mult must start with 1, got {list(channel_mult)}")
+        if context_dim is not None and not use_spatial_transformer:
+            raise ValueError(f"context_dim={context_dim} needs use_spatial_transformer=True")
+        if num_heads == UNSET and num_head_channels == UNSET:
+            num_head_channels = 32
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.model_channels = model_channels
+        self.context_dim = context_dim
+        self.num_classes = num_classes
+        self.downsampling_factor = 2 ** (len(channel_mult) - 1)
+        emb_channels = 4 * model_channels
+        make = LayerFactory(
+            emb_channels=emb_channels,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            num_heads_upsample=num_heads_upsample,
+            use_spatial_transformer=use_spatial_transformer,
+            transformer_depth=transformer_depth,
+            context_dim=context_dim,
+            dropout=dropout,
+            conv_resample=conv_resample,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            use_new_attention_order=use_new_attention_order,
+            legacy=legacy,
+            use_checkpoint=use_checkpoint,
+        )
+        widths = [mult * model_channels for mult in channel_mult]
+        attend = [2**level in attention_resolutions for level in range(len(widths))]
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, emb_channels),
+            nn.SiLU(),
+            nn.Linear(emb_channels, emb_channels),
+        )
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, emb_channels)
+        self.input_blocks, skips = _downsampling_half(
+            make, in_channels, widths, attend, num_res_blocks
+        )
+        self.middle_block = TimestepBlock(
+            [
+                make.residual(widths[-1], widths[-1]),
+                make.attention(widths[-1]),
+                make.residual(widths[-1], widths[-1]),
+            ]
+        )
+        self.output_blocks = _upsampling_half(make, skips, widths, attend, num_res_blocks)
+        self.out = nn.Sequential(
+            group_norm(model_channels),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(model_channels, out_channels, 3, padding=1)),
+        )
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """Predict from a noisy latent.
+
+        Args:
+            x: (B, in_channels, h, w); sides are multiples of ``downsampling_factor``.
+            t: Diffusion steps (B,), integer or fractional.
+            context: (B, L, context_dim).
+            y: Class ids (B,).
+
+        Returns:
+            Prediction (B, out_channels, h, w) in the dtype of ``x``.
+
+        Raises:
+            ValueError: If a shape does not fit, or a condition is missing or not expected.
+        """
+        self._check(x, t, context, y)
+        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        h = x
+        skips = []
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return self.out(h).to(x.dtype)
+
+    def _check(self, x: Tensor, t: Tensor, context: Tensor | None, y: Tensor | None) -> None:
+        factor = self.downsampling_factor
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x must be (B, {self.in_channels}, h, w), got {tuple(x.shape)}")
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(
+                f"sides of x must be multiples of {factor} (there are {factor.bit_length()} levels)"
+                f", got {tuple(x.shape)}"
+            )
+        batch = x.shape[0]
+        if t.shape != (batch,):
+            raise ValueError(f"t must have shape ({batch},), got {tuple(t.shape)}")
+        if context is not None and self.context_dim is None:
+            raise ValueError("got a context, but this UNet was built without context_dim")
+        if self.context_dim is not None and (
+            context is None
+            or context.ndim != 3
+            or context.shape[0] != batch
+            or context.shape[2] != self.context_dim
+        ):
+            got = None if context is None else tuple(context.shape)
+            raise ValueError(f"context must be ({batch}, L, {self.context_dim}), got {got}")
+        if y is not None and self.num_classes is None:
+            raise ValueError("got class ids y, but this UNet was built without num_classes")
+        if self.num_classes is not None and (
+            y is None or y.shape != (batch,) or y.is_floating_point()
+        ):
+            raise ValueError(
+                f"y must be class ids of shape ({batch},), got "
+                f"{None if y is None else (tuple(y.shape), y.dtype)}"
+            )
+
+
+def _downsampling_half(
+    make: LayerFactory,
+    in_channels: int,
+    widths: Sequence[int],
+    attend: Sequence[bool],
+    num_res_blocks: int,
+) -> tuple[nn.ModuleList, list[int]]:
+    """Blocks of the first half and the widths of their outputs, which the second half reuses."""
+    channels = widths[0]
+    blocks = nn.ModuleList([TimestepBlock([nn.Conv2d(in_channels, channels, 3, padding=1)])])
+    skips = [channels]
+    for level, width in enumerate(widths):
+        for _ in range(num_res_blocks):
+            layers: list[nn.Module] = [make.residual(channels, width)]
+            channels = width
+            if attend[level]:
+                layers.append(make.attention(channels))
+            blocks.append(TimestepBlock(layers))
+            skips.append(channels)
+        if level != len(widths) - 1:
+            blocks.append(TimestepBlock([make.down(channels)]))
+            skips.append(channels)
+    return blocks, skips
+
+
+def _upsampling_half(
+    make: LayerFactory,
+    skips: list[int],
+    widths: Sequence[int],
+    attend: Sequence[bool],
+    num_res_blocks: int,
+) -> nn.ModuleList:
+    """Blocks of the second half; each takes one output of the first half, last one first."""
+    skips = list(skips)
+    channels = widths[-1]
+    blocks = nn.ModuleList()
+    for level in reversed(range(len(widths))):
+        for i in range(num_res_blocks + 1):
+            layers: list[nn.Module] = [make.residual(channels + skips.pop(), widths[level])]
+            channels = widths[level]
+            if attend[level]:
+                layers.append(make.attention(channels, upsampling=True))
+            if level != 0 and i == num_res_blocks:
+                layers.append(make.up(channels))
+            blocks.append(TimestepBlock(layers))
+    return blocks

@@ -1,0 +1,234 @@
+"""Attention over the positions of a feature map, and from them to a conditioning sequence."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.layers.activation_checkpoint import run
+from ldm.layers.initialisation import zeroed
+from ldm.layers.norm import group_norm
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Feature map (B, C, h, w) as a sequence (B, h*w, C), row by row.
+
+    Contiguous, because the fast attention kernels refuse anything else (a channels_last map is
+    so already and is not copied).
+    """
+    return x.flatten(2).transpose(1, 2).contiguous()
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """Sequence (B, h*w, C) as a feature map (B, C, h, w) with the sides of ``like``."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a context, softmax(QK^T / sqrt(d)) V (LDM, Eq. 3).
+
+    Args:
+        query_dim: Width of the attending sequence, also of the result.
+        context_dim: Width of the context; None: the sequence attends to itself.
+        num_heads: Number of heads.
+        head_dim: Width of a head, d.
+        dropout: Probability of dropping an output feature.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None = None,
+        num_heads: int = 8,
+        head_dim: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inner_dim = num_heads * head_dim
+        context_dim = query_dim if context_dim is None else context_dim
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Dropout(dropout))
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend from ``x`` (B, N, query_dim) to ``context`` (B, L, context_dim).
+
+        Args:
+            x: The attending sequence.
+            context: What to attend to; None: ``x`` itself.
+            mask: (B, L) bool, False where a context entry is hidden; each sample needs one True.
+
+        Returns:
+            Tensor of the shape of ``x``.
+        """
+        context = x if context is None else context
+        q, k, v = (
+            rearrange(tokens, "b n (heads d) -> b heads n d", heads=self.num_heads)
+            for tokens in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        mask = None if mask is None else mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+        return out
+
+
+class GEGLU(nn.Module):
+    """Linear layer gated by the GELU of a second one (Shazeer, 2020)."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) -> (..., dim_out); the first half of the projection is the value."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Gated position-wise network of four times the width."""
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        return self.net(x)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, attention to the context, feed-forward; each pre-norm with a residual.
+
+    Args:
+        dim: Width of the sequence.
+        num_heads: Heads of both attentions.
+        head_dim: Width of a head.
+        context_dim: Width of the context; None: the second attention is self-attention too.
+        dropout: Probability of dropping a feature.
+        use_checkpoint: Recompute activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        context_dim: int | None = None,
+        dropout: float = 0.0,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.attn1 = CrossAttention(dim, None, num_heads, head_dim, dropout)
+        self.ff = FeedForward(dim, dropout)
+        self.attn2 = CrossAttention(dim, context_dim, num_heads, head_dim, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, N, dim), (B, L, context_dim) -> (B, N, dim)."""
+        return run(self._forward, x, context, recompute=self.use_checkpoint)
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer over the positions of a feature map, conditioned by cross-attention.
+
+    LDM, appendix E.2.1: norm, 1x1 convolution, ``depth`` transformer blocks, 1x1 convolution,
+    residual. The last convolution starts at zero.
+
+    Args:
+        channels: Width of the feature map, a multiple of 32.
+        num_heads: Heads of every attention.
+        head_dim: Width of a head; the blocks are ``num_heads * head_dim`` wide.
+        depth: Number of transformer blocks.
+        context_dim: Width of the context; None: self-attention in its place.
+        dropout: Probability of dropping a feature inside the blocks.
+        use_checkpoint: Recompute activations of the blocks in the backward pass.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        head_dim: int,
+        depth: int = 1,
+        context_dim: int | None = None,
+        dropout: float = 0.0,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        inner_dim = num_heads * head_dim
+        self.norm = group_norm(channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, inner_dim, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                inner_dim, num_heads, head_dim, context_dim, dropout, use_checkpoint
+            )
+            for _ in range(depth)
+        )
+        self.proj_out = zeroed(nn.Conv2d(inner_dim, channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, C, h, w), (B, L, context_dim) -> (B, C, h, w)."""
+        tokens = to_tokens(self.proj_in(self.norm(x)))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(to_map(tokens, like=x))
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention over the positions of a feature map, with a residual.
+
+    From ADM (Dhariwal & Nichol, 2021). The last projection starts at zero.
+
+    Args:
+        channels: Width of the feature map, a multiple of 32.
+        num_heads: Number of heads; divides ``channels``.
+        use_new_attention_order: How q, k, v and the heads lie in the fused projection: (q,k,v)
+            outermost if True, heads outermost if False. Matters only for published weights.
+        use_checkpoint: Recompute activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        use_new_attention_order: bool = False,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(f"{channels} channels cannot be split evenly over {num_heads} heads")
+        self.num_heads = num_heads
+        self.use_new_attention_order = use_new_attention_order
+        self.use_checkpoint = use_checkpoint
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return run(self._forward, x, recompute=self.use_checkpoint)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        # A convolution of width 1 is a linear layer; as such it gives the layout attention wants.
+        qkv = F.linear(to_tokens(self.norm(x)), self.qkv.weight[:, :, 0], self.qkv.bias)
+        order = "(three heads d)" if self.use_new_attention_order else "(heads three d)"
+        q, k, v = rearrange(
+            qkv, f"b n {order} -> three b heads n d", three=3, heads=self.num_heads
+        ).unbind(0)
+        out = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+        out = F.linear(out, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return x + to_map(out, like=x)

@@ -1,0 +1,189 @@
+"""Ready models from run folders, configs and checkpoints, without Lightning."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from ldm.checkpoint import SUFFIXES, load_weights, read_state
+from ldm.config import instantiate, load_config
+from ldm.errors import CheckpointError, ConfigError
+
+PRETRAINED = "ldm.load.pretrained"
+_CHECKPOINTS = ("last", "best")
+
+
+def load_model(
+    source: str | Path | DictConfig,
+    checkpoint: str | Path | None = None,
+    ema: bool = True,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Build a model, load its weights and set it to eval mode.
+
+    Args:
+        source: a run folder, a checkpoint inside one, a config file, or a config with ``model``.
+        checkpoint: a checkpoint file of this library or of the original code; inside a run folder
+            also ``last`` (the default) or ``best``.
+        ema: use averaged weights where the checkpoint has them.
+        device: where the model goes.
+
+    Returns:
+        A ``LatentDiffusion`` or an autoencoder, whatever ``model`` describes.
+
+    Raises:
+        ConfigError: the config cannot be built.
+        CheckpointError: the checkpoint is missing, damaged or belongs to another config.
+    """
+    if isinstance(source, DictConfig):
+        config, folder = source, None
+    else:
+        path, checkpoint = _split(source, checkpoint)
+        config, folder = load_config(_config_file(path)), path if path.is_dir() else None
+    file = _checkpoint_file(folder, checkpoint)
+    if "model" not in config:
+        raise ConfigError("model: missing; the config describes no model")
+    model = instantiate(inline_pretrained(config).model, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: builds a {type(model).__name__}, not a network")
+    load_weights(model, read_state(file), ema)
+    return model.eval().to(device)
+
+
+def pretrained(
+    path: str | Path | nn.Module,
+    checkpoint: str | Path | None = None,
+    ema: bool = True,
+    part: str | None = None,
+) -> nn.Module:
+    """A trained network as a node of a config, e.g. the first stage of a latent diffusion model.
+
+    Args:
+        path: as ``source`` of ``load_model``; or a network (a node that builds one), whose weights
+            are then read from ``checkpoint``.
+        checkpoint: as for ``load_model``.
+        ema: as for ``load_model``.
+        part: name of the submodule of a given network that takes the weights; None: all of it.
+    """
+    if not isinstance(path, nn.Module):
+        if part is not None:
+            raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
+        return load_model(path, checkpoint, ema)
+    target = path.get_submodule(part or "")
+    load_weights(target, read_state(_checkpoint_file(None, checkpoint)), ema)
+    return path
+
+
+def inline_pretrained(config: DictConfig) -> DictConfig:
+    """The config with every ``ldm.load.pretrained`` node replaced by its architecture.
+
+    A run that saves the result needs nothing but its own checkpoint, which holds all weights.
+    Interpolations are kept.
+    """
+    result = copy.deepcopy(config)
+    for parent, key in list(_pretrained_nodes(result)):
+        parent[key] = _architecture(parent, key)
+    return result
+
+
+def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
+    """SHA-256 of every checkpoint file that ``ldm.load.pretrained`` nodes will read, by its path.
+
+    Raises:
+        CheckpointError: one of them is missing.
+    """
+    digests = {}
+    for parent, key in _pretrained_nodes(config):
+        params = parent[key].params
+        folder, checkpoint = None, params.get("checkpoint")
+        if not _is_node(params, "path"):
+            path, checkpoint = _split(params.path, checkpoint)
+            folder = path if path.is_dir() else None
+        file = _checkpoint_file(folder, checkpoint)
+        digests[str(file)] = _sha256(file)
+    return digests
+
+
+def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
+    """(parent, key) of all ``ldm.load.pretrained`` nodes, innermost first."""
+    if isinstance(node, DictConfig):
+        keys: list[Any] = list(node)
+    elif isinstance(node, ListConfig):
+        keys = list(range(len(node)))
+    else:
+        return
+    for key in keys:
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        child = node[key]
+        yield from _pretrained_nodes(child)
+        if isinstance(child, DictConfig) and child.get("target") == PRETRAINED:
+            if "path" not in (child.get("params") or {}):
+                raise ConfigError(f"{child._get_full_key('')}.params: missing key path")
+            yield node, key
+
+
+def _split(source: str | Path, checkpoint: Any) -> tuple[Path, Any]:
+    """Run folder (or config file) and checkpoint; ``source`` may be a checkpoint of a run."""
+    path = Path(source)
+    if checkpoint is None and path.suffix in SUFFIXES:
+        return path.parent.parent, path
+    return path, checkpoint
+
+
+def _is_node(params: DictConfig, key: str) -> bool:
+    return isinstance(params[key], DictConfig)
+
+
+def _architecture(parent: Any, key: Any) -> Any:
+    """What stands in place of a pretrained node: the node it was given, or that of its run."""
+    params = parent[key].params
+    if _is_node(params, "path"):
+        return OmegaConf.to_container(params)["path"]  # type: ignore[index, call-overload]
+    path, _ = _split(params.path, params.get("checkpoint"))
+    config = load_config(_config_file(path))
+    if "model" not in config:
+        raise ConfigError(f"{_config_file(path)}: model: missing; it describes no model")
+    return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)
+
+
+def _config_file(path: Path) -> Path:
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such run folder or config; train it first, or correct the path"
+        )
+    if path.is_dir() and not (path / "config.yaml").exists():
+        raise ConfigError(f"{path}: not a run folder, it has no config.yaml")
+    return path / "config.yaml" if path.is_dir() else path
+
+
+def _checkpoint_file(folder: Path | None, checkpoint: str | Path | None) -> Path:
+    if folder is None:
+        if checkpoint is None:
+            raise CheckpointError("a config alone has no weights; give a checkpoint file")
+        return Path(checkpoint)
+    if checkpoint is not None and str(checkpoint) not in _CHECKPOINTS:
+        return Path(checkpoint)
+    names = _CHECKPOINTS if checkpoint is None else (str(checkpoint),)
+    files = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise CheckpointError(f"{folder} has no checkpoints/{names[0]}.ckpt; has it been trained?")
+    return found[0]
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

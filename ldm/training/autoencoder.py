@@ -1,0 +1,110 @@
+"""Stage 1: train an autoencoder against reconstruction, regularisation and a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.evaluation.reconstruction import psnr
+from ldm.training.lr_schedule import Constant
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class AutoencoderTask(pl.LightningModule):
+    """Alternates one step of the autoencoder and one of the discriminator on every batch.
+
+    ``trainer.max_steps`` and ``disc_start`` both count batches: the discriminator's optimiser is
+    stepped past Lightning's counter, which would otherwise count two steps per batch.
+
+    Args:
+        model: autoencoder; called with images (B, C, H, W) in [-1, 1].
+        objective: ``KLObjective`` or ``VQObjective``.
+        optimizer: makes the optimiser of the autoencoder from its parameters.
+        discriminator_optimizer: the same for the discriminator.
+        lr_schedule: multiplier of both learning rates as a function of the step.
+        gradient_clip: largest gradient norm of the autoencoder; None does not clip.
+    """
+
+    monitor = "val/rec_loss"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
+        gradient_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective = objective
+        self._optimizer = optimizer
+        self._discriminator_optimizer = discriminator_optimizer
+        self._lr_schedule = lr_schedule
+        self._gradient_clip = gradient_clip
+
+    def configure_optimizers(self) -> Any:
+        """Two optimisers, each with the same learning-rate schedule."""
+        generator = self._optimizer(self.model.parameters())
+        discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
+        optimizers = [generator, discriminator]
+        return optimizers, [LambdaLR(optimizer, self._lr_schedule) for optimizer in optimizers]
+
+    def training_step(self, batch: dict[str, Any], _index: int) -> None:
+        """One step of the autoencoder, then one of the discriminator."""
+        images = batch["image"]
+        generator, discriminator = self.optimizers()
+        output = self.model(images)
+
+        loss, logs = self.objective.generator(
+            images, output, self.model.last_layer, self.global_step
+        )
+        generator.zero_grad()
+        self.manual_backward(loss)
+        if self._gradient_clip is not None:
+            logs["grad_norm"] = clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+        step = self.global_step
+        generator.step()
+
+        if step >= self.objective.disc_start:
+            disc_loss, disc_logs = self.objective.discriminator_loss(
+                images, output.image.detach(), step
+            )
+            discriminator.zero_grad()
+            self.manual_backward(disc_loss)
+            self.trainer.strategy.optimizer_step(
+                discriminator.optimizer, closure=lambda: None, model=self
+            )
+            logs |= disc_logs
+        for scheduler in self.lr_schedulers():
+            scheduler.step()
+        logs["lr"] = torch.tensor(generator.param_groups[0]["lr"])
+        self.log_dict({f"train/{name}": value for name, value in logs.items()})
+        self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
+
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
+        """Reconstruction error of the posterior mode, and the objective's terms."""
+        images = batch["image"]
+        output = self.model(images)
+        _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
+        logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()
+        size = len(images)
+        self.log_dict(
+            {f"val/{name}": value for name, value in logs.items()}, batch_size=size, sync_dist=True
+        )
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any], count: int = 8) -> Tensor:
+        """Images above their reconstructions, (2 * count, C, H, W), ``count`` per row."""
+        images = batch["image"][:count].to(self.device)
+        return torch.cat([images, self.model.decode(self.model.encode(images).mode())])

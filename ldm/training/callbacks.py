@@ -1,0 +1,168 @@
+"""What happens beside the optimisation: EMA, picture grids and loss curves."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torchvision.utils import make_grid, save_image
+
+from ldm.training.curves import draw_curves
+from ldm.training.ema import EMA
+
+
+class EpochOfData(pl.Callback):
+    """Tells the training set which epoch it is in, so that its augmentations differ from the last.
+
+    Data sets with a ``set_epoch`` method derive crops and flips from (seed, epoch, index).
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+        """Pass the epoch on."""
+        dataset = trainer.datamodule.train
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(trainer.current_epoch)
+
+
+class EMACallback(pl.Callback):
+    """Keeps an exponential moving average of ``task.model`` and validates with it.
+
+    Checkpoints carry the average under their top-level key ``ema``.
+
+    Args:
+        decay: limit of the decay; the first steps use (1 + n) / (10 + n).
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        self.decay = decay
+        self.ema: EMA | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._last_step = 0
+        self._swapped = ExitStack()
+
+    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Start from the live weights, or from the average of the checkpoint resumed from."""
+        self.ema = EMA(task.model, self.decay)
+        if self._loaded is not None:
+            self.ema.load_state_dict(self._loaded)
+        self._last_step = trainer.global_step
+
+    def on_load_checkpoint(
+        self, _trainer: pl.Trainer, _task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the stored average until the weights are on their device."""
+        self._loaded = checkpoint.get("ema")
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Take up the stored average if Lightning restored the checkpoint after ``on_fit_start``."""
+        if self._loaded is not None and self.ema is not None:
+            self.ema.load_state_dict(self._loaded)
+            self._loaded = None
+        self._last_step = trainer.global_step
+
+    def on_save_checkpoint(
+        self, _trainer: pl.Trainer, _task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the average."""
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, *_args: Any
+    ) -> None:
+        """Follow the weights once per optimiser step."""
+        if self.ema is not None and trainer.global_step != self._last_step:
+            self._last_step = trainer.global_step
+            self.ema.update(task.model)
+
+    def on_validation_start(self, _trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Validate with the averaged weights."""
+        if self.ema is not None:
+            self._swapped.enter_context(self.ema.applied(task.model))
+
+    def on_validation_end(self, _trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+        """Return to the live weights."""
+        self._swapped.close()
+
+    def on_exception(self, *_args: Any) -> None:
+        """Never leave the averaged weights in place of the live ones."""
+        self._swapped.close()
+
+
+class PictureGrid(pl.Callback):
+    """Draws ``task.preview(batch)`` to ``folder/step-N.png`` and to TensorBoard.
+
+    Args:
+        folder: where the PNG files go.
+        every: optimiser steps between pictures.
+        columns: pictures per row.
+        ema: callback whose averaged weights draw the pictures.
+    """
+
+    def __init__(
+        self, folder: Path, every: int, columns: int = 8, ema: EMACallback | None = None
+    ) -> None:
+        self.folder = folder
+        self.every = every
+        self.columns = columns
+        self._ema = ema
+        self._batch: dict[str, Any] | None = None
+        self._last_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+        """Keep the first validation batch: every picture shows the same conditions."""
+        self._batch = next(iter(trainer.datamodule.val_dataloader()))
+        self._last_step = trainer.global_step
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, *_args: Any
+    ) -> None:
+        """Draw if it is time."""
+        step = trainer.global_step
+        if step % self.every == 0 and step != self._last_step:
+            self._last_step = step
+            self._draw(trainer, task, step)
+
+    def _draw(self, trainer: pl.Trainer, task: pl.LightningModule, step: int) -> None:
+        average = self._ema.ema if self._ema is not None else None
+        was_training = task.training
+        task.eval()
+        with average.applied(task.model) if average is not None else nullcontext():
+            pictures = task.preview(self._batch).float().cpu()
+        task.train(was_training)
+        grid = make_grid(pictures.clamp(-1, 1).add(1).div(2), nrow=self.columns)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid, self.folder / f"step-{step:07d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("preview", grid, step)
+
+
+class LossCurves(pl.Callback):
+    """Redraws ``curves.png`` from ``metrics.jsonl`` after every validation and at the end.
+
+    Args:
+        metrics: the file that ``MetricsLog`` writes.
+        out: the picture.
+    """
+
+    def __init__(self, metrics: Path, out: Path) -> None:
+        self._metrics = metrics
+        self._out = out
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+        """Redraw, unless this was Lightning's check before training."""
+        if self._metrics.exists() and not trainer.sanity_checking:
+            draw_curves(self._metrics, self._out)
+
+    @rank_zero_only
+    def on_fit_end(self, _trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+        """Redraw with the last steps."""
+        if self._metrics.exists():
+            draw_curves(self._metrics, self._out)

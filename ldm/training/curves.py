@@ -1,0 +1,38 @@
+"""Loss curves as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldm.training.metrics_log import read_metrics
+
+
+def draw_curves(metrics: Path, out: Path) -> None:
+    """Draw every metric of a run, training and validation over each other, into a PNG.
+
+    Args:
+        metrics: a ``metrics.jsonl``.
+        out: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    curves = read_metrics(metrics)
+    names = sorted({name.partition("/")[2] for name in curves if "/" in name})
+    columns = min(3, max(1, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for split, style in (("train", "-"), ("val", "o-")):
+            points = curves.get(f"{split}/{name}")
+            if points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, style, markersize=3, linewidth=1, label=split)
+        if "loss" in name and all(
+            value > 0 for split in ("train", "val") for _, value in curves.get(f"{split}/{name}", [])
+        ):
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=7, frameon=False)
+    figure.savefig(out, dpi=110)

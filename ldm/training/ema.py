@@ -1,0 +1,105 @@
+"""Exponential moving average of a module's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import CheckpointError
+
+
+class EMA:
+    """Average of the trainable parameters of a module: shadow <- d shadow + (1 - d) weight.
+
+    The n-th update (from 1) uses d = min(decay, (1 + n) / (10 + n)), so that the average forgets
+    the initial weights quickly. Buffers and frozen parameters are not tracked. Averages are kept
+    at least in float32, on the device of the weights.
+
+    Args:
+        module: the module to follow; its present weights are the first average.
+        decay: largest decay.
+        warmup: whether to use the smaller decay at the beginning.
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.9999, warmup: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of an EMA must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.warmup = warmup
+        self.num_updates = 0
+        self.shadow = {name: _wide(p).clone() for name, p in _trainable(module).items()}
+
+    def current_decay(self) -> float:
+        """The decay of the latest update."""
+        n = self.num_updates
+        return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take the present weights of ``module`` into the average."""
+        shadows, weights = self._pairs(module)
+        self.num_updates += 1
+        torch._foreach_lerp_(shadows, [_wide(w) for w in weights], 1 - self.current_decay())
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the weights of ``module`` by the averages."""
+        shadows, weights = self._pairs(module)
+        torch._foreach_copy_(weights, shadows)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Use the averages inside a ``with`` block; the weights come back in any case."""
+        _, weights = self._pairs(module)
+        saved = [weight.detach().clone() for weight in weights]
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, saved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Number of updates and the averages under the parameters' names."""
+        return {"num_updates": self.num_updates, "shadow": dict(self.shadow)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            CheckpointError: if names or shapes are not those of the tracked parameters.
+        """
+        saved = state["shadow"]
+        odd = sorted(saved.keys() ^ self.shadow.keys())
+        odd += [k for k in self.shadow if k in saved and saved[k].shape != self.shadow[k].shape]
+        if odd:
+            raise CheckpointError(
+                f"EMA weights do not fit the model: {len(odd)} names or shapes differ, "
+                f"first {odd[0]!r}"
+            )
+        self.num_updates = int(state["num_updates"])
+        self.shadow = {name: _wide(saved[name]).clone() for name in self.shadow}
+
+    def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Averages and weights in the same order, with the averages moved to the weights."""
+        parameters = _trainable(module)
+        if parameters.keys() != self.shadow.keys():
+            odd = sorted(parameters.keys() ^ self.shadow.keys())
+            raise ValueError(f"the module's trainable parameters have changed, e.g. {odd[0]!r}")
+        for name, weight in parameters.items():
+            if self.shadow[name].device != weight.device:
+                self.shadow[name] = self.shadow[name].to(weight.device)
+        return [self.shadow[name] for name in parameters], list(parameters.values())
+
+
+def _trainable(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """Half-precision weights as float32: they could not hold small changes."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))

@@ -1,0 +1,111 @@
+"""Stage 2: train the denoiser, and its conditioners, on latents of a frozen autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.diffusion.latent import LatentDiffusion
+from ldm.samplers.ddim import DDIM
+from ldm.samplers.noise import SeededNoise
+from ldm.training.lr_schedule import Constant
+from ldm.training.scale_factor import measure_scale_factor
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class LatentDiffusionTask(pl.LightningModule):
+    """Optimises a ``LatentDiffusion`` model.
+
+    Args:
+        model: the model; its autoencoder stays frozen. If its scale factor is still unknown, it is
+            measured on training data before the first step.
+        optimizer: makes the optimiser from the trainable parameters.
+        lr_schedule: multiplier of the learning rate as a function of the step.
+        gradient_clip: largest gradient norm; None does not clip.
+        preview_steps: DDIM steps of the sample grids drawn during training.
+        preview_guidance: classifier-free guidance scale of those grids.
+        scale_factor_samples: images over which an unknown scale factor is measured.
+    """
+
+    monitor = "val/loss_simple"
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        optimizer: OptimizerFactory,
+        lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
+        gradient_clip: float | None = None,
+        preview_steps: int = 50,
+        preview_guidance: float = 1.0,
+        scale_factor_samples: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._optimizer = optimizer
+        self._lr_schedule = lr_schedule
+        self._gradient_clip = gradient_clip
+        self._preview_steps = preview_steps
+        self._preview_guidance = preview_guidance
+        self._scale_factor_samples = scale_factor_samples
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over everything that is not frozen."""
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = self._optimizer(trainable)
+        schedule = LambdaLR(optimizer, self._lr_schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by norm if asked to; Lightning has unscaled the gradients by now."""
+        if self._gradient_clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self._gradient_clip)
+            self.log("train/grad_norm", norm)
+
+    def on_train_start(self) -> None:
+        """Measure the scale factor if neither the config nor a checkpoint gave one."""
+        if not self.model.has_scale_factor:
+            measure_scale_factor(self, self._scale_factor_samples)
+
+    def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
+        """The denoising loss of one batch."""
+        loss, logs = self.model(batch)
+        self.log_dict({f"train/{name}": value for name, value in logs.items()})
+        self.log("loss", logs["loss_simple"], prog_bar=True, logger=False)
+        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/lr", learning_rate)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        """The same loss with the same noise and time steps at every validation."""
+        generator = torch.Generator(self.device).manual_seed(index)
+        _, logs = self.model(batch, generator=generator)
+        size = len(batch["image"])
+        self.log_dict(
+            {f"val/{name}": value for name, value in logs.items()}, batch_size=size, sync_dist=True
+        )
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any], count: int = 16) -> Tensor:
+        """Samples under the conditions of ``batch``, (count, C, H, W), the same noise each time."""
+        batch = {
+            key: value[:count].to(self.device) if isinstance(value, Tensor) else value[:count]
+            for key, value in batch.items()
+        }
+        return self.model.sample(
+            batch,
+            sampler=DDIM(steps=self._preview_steps),
+            noise=SeededNoise(range(len(batch["image"]))),
+            guidance_scale=self._preview_guidance,
+            size=tuple(batch["image"].shape[-2:]),
+        )

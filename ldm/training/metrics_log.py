@@ -1,0 +1,61 @@
+"""Metrics as lines of JSON: appended as they come, so a killed or resumed run loses none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class MetricsLog(Logger):
+    """Appends ``{"step": 10, "train/loss": 0.5}`` lines to a file.
+
+    Args:
+        path: the file; created with its first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        """Name of the log."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """One file, one version."""
+        return "0"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one line."""
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        if values:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, *_args: Any, **_kwargs: Any) -> None:
+        """The run folder's ``config.yaml`` records them."""
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Curves of a metrics file: name -> (step, value) pairs.
+
+    Steps that were logged twice, as happens after a kill and resume, keep the later value.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line a kill cut short
+        step = record.pop("step")
+        for name, value in record.items():
+            curves.setdefault(name, {})[step] = value
+    return {name: sorted(curve.items()) for name, curve in curves.items()}

@@ -1,0 +1,51 @@
+"""What all scripts share: one-line errors, quiet libraries, a run folder as an argument."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from ldm.errors import UserError
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run ``main``; bad input ends in one line on stderr and exit status 2."""
+    sys.path.append(os.getcwd())  # targets may live in the user's own modules
+    _quiet_libraries()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _quiet_libraries() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("httpx", "urllib3", "matplotlib", "PIL", "fsspec", "transformers"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The number of training batches.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*not using `distributed.sampler.*",
+        ".*module.s. in eval mode at the start of training.*",  # the frozen first stage
+        ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want
+    ):
+        warnings.filterwarnings("ignore", message=text)
+
+
+def say(text: str) -> None:
+    """Tell the user what is being done."""
+    print(text, flush=True)

@@ -1,0 +1,104 @@
+"""Train one stage of a latent diffusion model from a config.
+
+examples:
+  python scripts/train.py configs/folder/autoencoder.yaml data_root=photos
+  python scripts/train.py configs/folder/unconditional.yaml data_root=photos
+  python scripts/train.py base.yaml mine.yaml model.params.embed_dim=8    later files and key=value win
+  python scripts/train.py --resume runs/mine                             continue where it stopped
+  python scripts/train.py --resume runs/mine trainer.max_steps=200000    continue, and for longer
+  python scripts/train.py CONFIG --dry-run                               build it, count parameters
+
+A run writes runs/NAME/: config.yaml (resolved), checkpoints/{last,best}.ckpt, metrics.jsonl,
+curves.png, samples/*.png, tensorboard/, status.json. NAME is the config's `name`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from _cli import run, say
+from omegaconf import DictConfig
+
+from ldm.config import load_config
+from ldm.errors import ConfigError, UserError
+from ldm.load import inline_pretrained
+from ldm.training.run import RunFolder, build, open_run, train, trainer_options
+
+
+def main() -> None:
+    """Read the arguments and start, continue or rehearse a run."""
+    arguments = _parser().parse_intermixed_args()
+    files = [item for item in arguments.config if "=" not in item]
+    overrides = [item for item in arguments.config if "=" in item]
+    if arguments.resume:
+        if files:
+            raise UserError(f"--resume takes its config from the run; leave out {files[0]}")
+        folder = RunFolder(Path(arguments.resume))
+        if not folder.config.exists():
+            raise UserError(f"--resume {folder.path}: no such run (it has no config.yaml)")
+        config = load_config(folder.config, overrides=overrides)
+    elif files:
+        config = load_config(*files, overrides=overrides)
+        if "name" not in config:
+            raise ConfigError("name: missing; it names the run folder, e.g. name=my-first-run")
+        folder = RunFolder(Path(arguments.runs) / config.name)
+    else:
+        raise UserError("give a config file, or --resume RUN; --help shows examples")
+
+    if arguments.dry_run:
+        _dry_run(config)
+    elif arguments.resume:
+        say(f"continuing {folder.path}")
+        train(config, folder, resume=True)
+    else:
+        open_run(folder, config, arguments.if_exists, say)
+    if not arguments.dry_run:
+        _summary(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config", nargs="*", help="YAML files, merged left to right, then key=value overrides"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument(
+        "--if-exists",
+        choices=["error", "resume"],
+        default="error",
+        help="if the run folder exists: stop (default), or continue/reuse it when its config is "
+        "the same",
+    )
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build model, data and optimiser without storage for weights, print sizes, and stop",
+    )
+    return parser
+
+
+def _dry_run(config: DictConfig) -> None:
+    trainer_options(config)
+    with torch.device("meta"):
+        task, data = build(inline_pretrained(config))
+    say(f"{config.name}: builds")
+    for name, module in task.model.named_children():
+        total = sum(p.numel() for p in module.parameters())
+        trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        say(f"  {name:<16} {total / 1e6:9.3f} M parameters, {trainable / 1e6:9.3f} M trained")
+    say(f"  training set     {len(data.train)} items, validation set {len(data.validation)} items")
+
+
+def _summary(folder: RunFolder) -> None:
+    status = folder.status()
+    say(f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s")
+    say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")
+
+
+if __name__ == "__main__":
+    run(main)

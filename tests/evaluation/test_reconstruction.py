@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ldm.data.scenes import SceneDataset
+from ldm.evaluation.reconstruction import psnr, ssim
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    dataset = SceneDataset((32, 40), 3)
+    real = torch.stack([dataset[i]["image"] for i in range(3)])
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    return real, (real + noise * torch.tensor([0.02, 0.1, 0.4]).view(3, 1, 1, 1)).clamp(-1, 1)
+
+
+def test_psnr_of_a_known_error() -> None:
+    real = torch.zeros(2, 3, 8, 8)
+    off = torch.stack([torch.full((3, 8, 8), 0.2), torch.full((3, 8, 8), 0.02)])
+    assert psnr(real, off).tolist() == pytest.approx([20.0, 40.0], abs=1e-4)
+    assert psnr(real, real).tolist() == [math.inf, math.inf]
+    # Beyond the range of images there is no error to see.
+    assert math.isinf(psnr(torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 1.5)))
+
+
+def test_psnr_and_ssim_agree_with_skimage() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    real, fake = pair()
+    for i in range(3):
+        a, b = real[i].double().numpy(), fake[i].double().numpy()
+        want = metrics.peak_signal_noise_ratio(a, b, data_range=2.0)
+        assert float(psnr(real, fake)[i]) == pytest.approx(want, rel=1e-5)
+        want = metrics.structural_similarity(
+            a,
+            b,
+            channel_axis=0,
+            data_range=2.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert float(ssim(real, fake)[i]) == pytest.approx(want, rel=1e-6)
+
+
+def test_ssim_is_one_value_per_image_and_one_for_a_copy() -> None:
+    real, fake = pair()
+    values = ssim(real, fake)
+    assert values.shape == (3,)
+    assert values[0] > values[1] > values[2]
+    assert ssim(real, real).tolist() == pytest.approx([1.0] * 3)
+    assert ssim(real[:1], fake[:1]).tolist() == pytest.approx(values[:1].tolist())
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        psnr(torch.zeros(1, 3, 16, 16), torch.zeros(2, 3, 16, 16))
+    with pytest.raises(ValueError, match="one shape"):
+        ssim(torch.zeros(3, 16, 16), torch.zeros(3, 16, 16))
+    with pytest.raises(ValueError, match="11 x 11 pixels"):
+        ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
