@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_state(path: str | Path) -> LoadedCheckpoint:
     except pickle.UnpicklingError:
         content = _torch_load_inert(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+        raise CheckpointError(f"{path} holds no dict of weights")
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: its entry 'state_dict' is no dict of weights")
@@ -216,7 +217,9 @@ def _torch_load(path: Path, **options: Any) -> Any:
     """``torch.load`` with one kind of error for all that may be wrong with a file."""
     options = {"map_location": "cpu", **options}
     try:
-        return torch.load(path, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about formats that are refused anyway
+            return torch.load(path, **options)
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # a damaged file can raise anything at all
@@ -244,6 +247,9 @@ class _Inert:
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         pass
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> _Inert:
+        return self
 
     def _ignore(self, *_args: Any, **_kwargs: Any) -> None:
         pass

@@ -247,9 +247,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
     try:
-        return compvis.translate_file({str(key): value for key, value in plain.items()})
+        named = {str(key): value for key, value in plain.items()}
+        return compvis.translate_file(named, name=_run_name(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _run_name(path: Path) -> str:
+    """The name of a run whose file gives none: ``models/cin256/config.yaml`` -> ``cin256``."""
+    return path.absolute().parent.name if path.stem == "config" else path.stem
 
 
 def _merge(left: Any, right: Any) -> Any:
@@ -270,7 +276,7 @@ def _override(config: DictConfig, override: str) -> None:
     if not equals or not parts:
         raise ConfigError(f"override {override!r}: expected key=value")
     known = dict(_walk(OmegaConf.to_container(config)))
-    if not new and tuple(parts) not in known and OmegaConf.select(config, key) is None:
+    if not new and tuple(parts) not in known and not _reachable(config, key):
         names = [".".join(path) for path in known]
         near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
         near = near or [name for name in names if name.split(".")[-1] == parts[-1]][:3]
@@ -287,6 +293,14 @@ def _override(config: DictConfig, override: str) -> None:
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=new)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
         raise ConfigError(f"override {override!r}: {_one_line(error)}") from error
+
+
+def _reachable(config: DictConfig, key: str) -> bool:
+    """Whether a key exists behind an interpolation."""
+    try:
+        return OmegaConf.select(config, key) is not None
+    except OmegaConfBaseException:
+        return False
 
 
 def _check_values(config: DictConfig, files: Mapping[str, dict[str, Any]]) -> None:

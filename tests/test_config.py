@@ -157,6 +157,15 @@ def test_messages_about_overrides(tmp_path: Path, override: str, message: str) -
     assert "\n" not in str(error.value)
 
 
+def test_published_files_are_named_after_their_file(tmp_path: Path) -> None:
+    node = {"target": "ldm.models.autoencoder.IdentityFirstStage"}
+    for name in ("cin256.yaml", "cin256/config.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        OmegaConf.save(OmegaConf.create({"model": node}), tmp_path / name)
+        assert load_config(tmp_path / name).name == "cin256"
+        assert load_config(tmp_path / name, overrides=["name=x"]).name == "x"
+
+
 # -- save_config ------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.layers.attention import to_map, to_tokens
-from ldm.layers.norm import group_norm
+from ldm.layers.norm import GROUPS, group_norm
 
 EPS = 1e-6
 
@@ -15,16 +15,23 @@ class ResnetBlock(nn.Module):
     """Two normalised 3x3 convolutions with a residual.
 
     Args:
-        channels: Width of the input, a multiple of 32.
+        channels: Width of the input, a multiple of ``norm_groups``.
         out_channels: Width of the output.
         dropout: Probability of dropping a feature before the second convolution.
+        norm_groups: Groups of the normalisations.
     """
 
-    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
+        norm_groups: int = GROUPS,
+    ) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels, EPS)
+        self.norm1 = group_norm(channels, EPS, norm_groups)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels, EPS)
+        self.norm2 = group_norm(out_channels, EPS, norm_groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = (
@@ -41,9 +48,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Self-attention over positions with one head as wide as the feature map, and a residual."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm_groups: int = GROUPS) -> None:
         super().__init__()
-        self.norm = group_norm(channels, EPS)
+        self.norm = group_norm(channels, EPS, norm_groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoders.blocks import EPS, AttnBlock, ResnetBlock
-from ldm.layers.norm import group_norm
+from ldm.layers.norm import GROUPS, group_norm
 from ldm.layers.resample import DownsampleRightBottom, Upsample
 
 
@@ -21,7 +21,7 @@ class Architecture:
     Attributes:
         in_channels: Channels of the image.
         out_channels: Channels of the reconstruction; None: ``in_channels``.
-        channels: Base width, a multiple of 32.
+        channels: Base width, a multiple of ``norm_groups``.
         channel_mult: Width of each level in units of ``channels``; every level but the last
             halves the sides.
         num_res_blocks: Residual blocks per level (one more in the decoder).
@@ -34,6 +34,8 @@ class Architecture:
         mid_attention: False removes all attention, that of ``attn_resolutions`` included.
         resample_with_conv: Learned kernels for going up and down.
         tanh_out: Squash the reconstruction to (-1, 1).
+        norm_groups: Groups of all normalisations; below a width of 128 fewer than the published
+            32 train better, see :func:`~ldm.layers.norm.group_norm`.
     """
 
     in_channels: int = 3
@@ -48,6 +50,7 @@ class Architecture:
     mid_attention: bool = True
     resample_with_conv: bool = True
     tanh_out: bool = False
+    norm_groups: int = GROUPS
 
     def __post_init__(self) -> None:
         if not self.channel_mult:
@@ -68,15 +71,26 @@ class Architecture:
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention if ``attend``."""
+    """Residual blocks of one resolution, each followed by attention where there is to be some.
 
-    def __init__(
-        self, channels: int, out_channels: int, blocks: int, dropout: float, attend: bool
-    ) -> None:
+    Args:
+        architecture: Sizes.
+        level: Which level; 0 has the highest resolution.
+        channels: Width of the input.
+        blocks: Number of residual blocks.
+    """
+
+    def __init__(self, architecture: Architecture, level: int, channels: int, blocks: int) -> None:
         super().__init__()
+        a = architecture
+        out_channels = a.width(level)
         widths = [channels] + [out_channels] * (blocks - 1)
-        self.block = nn.ModuleList(ResnetBlock(width, out_channels, dropout) for width in widths)
-        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in widths if attend)
+        self.block = nn.ModuleList(
+            ResnetBlock(width, out_channels, a.dropout, a.norm_groups) for width in widths
+        )
+        self.attn = nn.ModuleList(
+            AttnBlock(out_channels, a.norm_groups) for _ in widths if a.attends(level)
+        )
         self.downsample: nn.Module | None = None
         self.upsample: nn.Module | None = None
 
@@ -95,11 +109,13 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Two residual blocks at the lowest resolution with attention between them."""
 
-    def __init__(self, channels: int, dropout: float, attend: bool) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, dropout)
-        self.attn_1 = AttnBlock(channels) if attend else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels, dropout)
+        a = architecture
+        channels = a.width(len(a.channel_mult) - 1)
+        self.block_1 = ResnetBlock(channels, channels, a.dropout, a.norm_groups)
+        self.attn_1 = AttnBlock(channels, a.norm_groups) if a.mid_attention else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels, a.dropout, a.norm_groups)
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
@@ -122,13 +138,13 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(a.in_channels, channels, 3, padding=1)
         self.down = nn.ModuleList()
         for i in range(len(a.channel_mult)):
-            level = Level(channels, a.width(i), a.num_res_blocks, a.dropout, a.attends(i))
+            level = Level(a, i, channels, a.num_res_blocks)
             channels = a.width(i)
             if i != len(a.channel_mult) - 1:
                 level.downsample = DownsampleRightBottom(channels, a.resample_with_conv)
             self.down.append(level)
-        self.mid = Middle(channels, a.dropout, a.mid_attention)
-        self.norm_out = group_norm(channels, EPS)
+        self.mid = Middle(a)
+        self.norm_out = group_norm(channels, EPS, a.norm_groups)
         self.conv_out = nn.Conv2d(channels, (1 + double_z) * a.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,17 +168,17 @@ class Decoder(nn.Module):
         channels = a.width(last)
         self.tanh_out = a.tanh_out
         self.conv_in = nn.Conv2d(a.z_channels, channels, 3, padding=1)
-        self.mid = Middle(channels, a.dropout, a.mid_attention)
+        self.mid = Middle(a)
         levels = []
         for i in range(last, -1, -1):
-            level = Level(channels, a.width(i), a.num_res_blocks + 1, a.dropout, a.attends(i))
+            level = Level(a, i, channels, a.num_res_blocks + 1)
             channels = a.width(i)
             if i != 0:
                 level.upsample = Upsample(channels, a.resample_with_conv)
             levels.append(level)
         # Published names count levels from the highest resolution, which is applied last.
         self.up = nn.ModuleList(reversed(levels))
-        self.norm_out = group_norm(channels, EPS)
+        self.norm_out = group_norm(channels, EPS, a.norm_groups)
         out_channels = a.in_channels if a.out_channels is None else a.out_channels
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
 

@@ -81,13 +81,18 @@ def translate(foreign: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return TRANSLATORS[name](params, name, f"{path}.params" if path else "params")
 
 
-def translate_file(tree: dict[str, Any]) -> dict[str, Any]:
+def translate_file(tree: dict[str, Any], name: str) -> dict[str, Any]:
     """A whole configuration file; a file of this library comes back as it is.
 
-    A published experiment ``{model, data, lightning}`` becomes ``{model, task, trainer, every,
-    ema_decay, data}``. ``model`` is the architecture alone; checkpoints that the file names are
-    loaded by ``task.params.model``. ``data`` stays as it is and has to be replaced by a native node
-    before training. Without ``data`` there is no batch size, hence no learning rate and no task.
+    A published experiment ``{model, data, lightning}`` becomes ``{name, model, task, trainer,
+    every, ema_decay, data}``. ``model`` is the architecture alone; checkpoints that the file names
+    are loaded by ``task.params.model``. ``data`` stays as it is and has to be replaced by a native
+    node before training. Without ``data`` there is no batch size, hence no learning rate and no
+    task.
+
+    Args:
+        tree: content of the file.
+        name: what to call a published experiment, which has no name of its own.
 
     Raises:
         ConfigError: see ``translate``.
@@ -97,14 +102,14 @@ def translate_file(tree: dict[str, Any]) -> dict[str, Any]:
         native = _translate_nodes(tree, "")
         assert isinstance(native, dict)
         return native
-    name, params = split(model, "model", beside=("base_learning_rate",))
+    target, params = split(model, "model", beside=("base_learning_rate",))
     foreign = {key: value for key, value in model.items() if key != "base_learning_rate"}
-    result: dict[str, Any] = {"model": translate(foreign, "model")}
-    task = _task(tree, name, params)
+    result: dict[str, Any] = {"name": name, "model": translate(foreign, "model")}
+    task = _task(tree, target, params)
     if task is not None:
         result["task"] = task
-    result |= trainer_options(tree.get("lightning"), "lightning")
-    if name == LATENT_DIFFUSION_NAME and (params or {}).get("use_ema", True):
+        result |= trainer_options(tree.get("lightning"), "lightning")
+    if target == LATENT_DIFFUSION_NAME and (params or {}).get("use_ema", True):
         result["ema_decay"] = EMA_DECAY
     rest = {key: value for key, value in tree.items() if key not in ("model", "lightning")}
     for key, value in rest.items():

@@ -21,6 +21,8 @@ from ldm.compat.rules import (
 from ldm.errors import ConfigError
 
 EMA_DECAY = 0.9999
+MAX_EPOCHS = 1000
+"""Where Lightning ended at the time if nothing was said."""
 _UNUSED = Ignored("the original reads it and never uses it")
 _DISPLAY = Ignored("only says what is drawn or printed")
 
@@ -173,9 +175,10 @@ def trainer_options(lightning: Any, path: str) -> dict[str, Any]:
     for key in lightning:
         if key not in ("trainer", "callbacks"):
             raise ConfigError(f"{path}.{key}: has no native counterpart; remove it")
-    options: dict[str, Any] = {}
-    if lightning.get("trainer"):
-        options["trainer"] = dict(lightning["trainer"])
+    trainer = dict(lightning.get("trainer") or {})
+    if not trainer.keys() & {"max_epochs", "max_steps"}:
+        trainer["max_epochs"] = MAX_EPOCHS
+    options: dict[str, Any] = {"trainer": trainer}
     for key, callback in (lightning.get("callbacks") or {}).items():
         if key != "image_logger":
             raise ConfigError(f"{path}.callbacks.{key}: has no native counterpart; remove it")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.denoisers.unet_layers import UNSET, LayerFactory, TimestepBlock
 from ldm.layers.initialisation import zeroed
-from ldm.layers.norm import group_norm
+from ldm.layers.norm import GROUPS, group_norm
 from ldm.layers.timestep import timestep_embedding
 
 
@@ -42,6 +42,8 @@ class UNet(nn.Module):
         use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
         legacy: See :func:`~ldm.denoisers.unet_layers.attention_heads`.
         use_checkpoint: Recompute activations in the backward pass: less memory, slower.
+        norm_groups: Groups of all normalisations; below a width of 128 fewer than the published
+            32 train better, see :func:`~ldm.layers.norm.group_norm`.
 
     Raises:
         ValueError: If the arguments do not fit together.
@@ -69,6 +71,7 @@ class UNet(nn.Module):
         use_new_attention_order: bool = False,
         legacy: bool = True,
         use_checkpoint: bool = False,
+        norm_groups: int = GROUPS,
     ) -> None:
         super().__init__()
         if not channel_mult or channel_mult[0] != 1:
@@ -99,6 +102,7 @@ class UNet(nn.Module):
             use_new_attention_order=use_new_attention_order,
             legacy=legacy,
             use_checkpoint=use_checkpoint,
+            norm_groups=norm_groups,
         )
         widths = [mult * model_channels for mult in channel_mult]
         attend = [2**level in attention_resolutions for level in range(len(widths))]
@@ -122,7 +126,7 @@ class UNet(nn.Module):
         )
         self.output_blocks = _upsampling_half(make, skips, widths, attend, num_res_blocks)
         self.out = nn.Sequential(
-            group_norm(model_channels),
+            group_norm(model_channels, groups=norm_groups),
             nn.SiLU(),
             zeroed(nn.Conv2d(model_channels, out_channels, 3, padding=1)),
         )

@@ -93,6 +93,7 @@ class LayerFactory:
     use_new_attention_order: bool
     legacy: bool
     use_checkpoint: bool
+    norm_groups: int
 
     def residual(
         self, channels: int, out_channels: int, up: bool = False, down: bool = False
@@ -107,6 +108,7 @@ class LayerFactory:
             up=up,
             down=down,
             use_checkpoint=self.use_checkpoint,
+            norm_groups=self.norm_groups,
         )
 
     def attention(self, channels: int, upsampling: bool = False) -> nn.Module:
@@ -126,7 +128,11 @@ class LayerFactory:
                     f"heads of num_head_channels={head_dim} do not fill {channels} channels"
                 )
             return AttentionBlock(
-                channels, heads, self.use_new_attention_order, self.use_checkpoint
+                channels,
+                heads,
+                self.use_new_attention_order,
+                self.use_checkpoint,
+                self.norm_groups,
             )
         return SpatialTransformer(
             channels,
@@ -135,6 +141,7 @@ class LayerFactory:
             self.transformer_depth,
             self.context_dim,
             use_checkpoint=self.use_checkpoint,
+            norm_groups=self.norm_groups,
         )
 
     def down(self, channels: int) -> nn.Module:

@@ -26,6 +26,9 @@ UNKNOWN = "unknown"
 MIN_AREA = 0.015
 """Smaller regions are specks: area over the square of the shorter image side."""
 
+MAX_AREA = 0.5
+"""Larger regions have no known shape: an image all of one colour is not a square."""
+
 MIN_OVERLAP = 0.76
 """Intersection over union below which a region has no known shape."""
 
@@ -77,9 +80,10 @@ def judge(image: Tensor) -> list[FoundObject]:
             inside = regions[window] == k
             if inside.sum() >= MIN_AREA * min(image.shape[1:]) ** 2:
                 soft = _soft_mask(window, regions == k, coverage)
+                too_large = soft.sum() > MAX_AREA * min(coverage.shape) ** 2
                 found.append(
                     FoundObject(
-                        _name_shape(soft),
+                        UNKNOWN if too_large else _name_shape(soft),
                         _name_colour(index, rgb[:, regions == k], coverage[regions == k]),
                         _box(window, coverage.shape),
                         float(soft.sum()) / coverage.size,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ldm.layers.activation_checkpoint import run
 from ldm.layers.initialisation import zeroed
-from ldm.layers.norm import group_norm
+from ldm.layers.norm import GROUPS, group_norm
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -149,13 +149,14 @@ class SpatialTransformer(nn.Module):
     residual. The last convolution starts at zero.
 
     Args:
-        channels: Width of the feature map, a multiple of 32.
+        channels: Width of the feature map, a multiple of ``norm_groups``.
         num_heads: Heads of every attention.
         head_dim: Width of a head; the blocks are ``num_heads * head_dim`` wide.
         depth: Number of transformer blocks.
         context_dim: Width of the context; None: self-attention in its place.
         dropout: Probability of dropping a feature inside the blocks.
         use_checkpoint: Recompute activations of the blocks in the backward pass.
+        norm_groups: Groups of the normalisation.
     """
 
     def __init__(
@@ -167,10 +168,11 @@ class SpatialTransformer(nn.Module):
         context_dim: int | None = None,
         dropout: float = 0.0,
         use_checkpoint: bool = False,
+        norm_groups: int = GROUPS,
     ) -> None:
         super().__init__()
         inner_dim = num_heads * head_dim
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, eps=1e-6, groups=norm_groups)
         self.proj_in = nn.Conv2d(channels, inner_dim, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
@@ -194,11 +196,12 @@ class AttentionBlock(nn.Module):
     From ADM (Dhariwal & Nichol, 2021). The last projection starts at zero.
 
     Args:
-        channels: Width of the feature map, a multiple of 32.
+        channels: Width of the feature map, a multiple of ``norm_groups``.
         num_heads: Number of heads; divides ``channels``.
         use_new_attention_order: How q, k, v and the heads lie in the fused projection: (q,k,v)
             outermost if True, heads outermost if False. Matters only for published weights.
         use_checkpoint: Recompute activations in the backward pass.
+        norm_groups: Groups of the normalisation.
     """
 
     def __init__(
@@ -207,6 +210,7 @@ class AttentionBlock(nn.Module):
         num_heads: int,
         use_new_attention_order: bool = False,
         use_checkpoint: bool = False,
+        norm_groups: int = GROUPS,
     ) -> None:
         super().__init__()
         if num_heads < 1 or channels % num_heads:
@@ -214,7 +218,7 @@ class AttentionBlock(nn.Module):
         self.num_heads = num_heads
         self.use_new_attention_order = use_new_attention_order
         self.use_checkpoint = use_checkpoint
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups=norm_groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 GROUPS = 32
+"""Groups of every published network."""
 
 
 class GroupNorm(nn.GroupNorm):
@@ -19,19 +20,23 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x).to(x.dtype)
 
 
-def group_norm(channels: int, eps: float = 1e-5) -> GroupNorm:
-    """Affine group normalisation with 32 groups (Wu & He, 2018).
+def group_norm(channels: int, eps: float = 1e-5, groups: int = GROUPS) -> GroupNorm:
+    """Affine group normalisation (Wu & He, 2018).
 
     Args:
-        channels: Width of the feature map, a multiple of 32.
+        channels: Width of the feature map, a multiple of ``groups``.
         eps: 1e-5 in the UNet; 1e-6 in the autoencoders and the spatial transformer.
+        groups: Number of groups. A group of one channel loses its mean, and with it whatever is
+            constant over an image: choose fewer groups than the 32 of the published networks for
+            widths below 128.
 
     Raises:
-        ValueError: If ``channels`` is not a multiple of 32.
+        ValueError: If ``channels`` is not a multiple of ``groups``.
     """
-    if channels <= 0 or channels % GROUPS:
+    if groups < 1 or channels <= 0 or channels % groups:
         raise ValueError(
-            f"{channels} channels cannot be normalised in {GROUPS} groups: choose a base width "
-            f"(model_channels of a UNet, channels of an autoencoder) that is a multiple of {GROUPS}"
+            f"{channels} channels cannot be normalised in {groups} groups: choose a base width "
+            "(model_channels of a UNet, channels of an autoencoder) that is a multiple of "
+            f"{groups}, or another norm_groups"
         )
-    return GroupNorm(GROUPS, channels, eps=eps)
+    return GroupNorm(groups, channels, eps=eps)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ldm.layers.activation_checkpoint import run
 from ldm.layers.initialisation import zeroed
-from ldm.layers.norm import group_norm
+from ldm.layers.norm import GROUPS, group_norm
 from ldm.layers.resample import double, halve
 
 
@@ -16,7 +16,7 @@ class ResBlock(nn.Module):
     The second convolution starts at zero.
 
     Args:
-        channels: Width of the input, a multiple of 32.
+        channels: Width of the input, a multiple of ``norm_groups``.
         emb_channels: Width of the step embedding.
         out_channels: Width of the output; None: ``channels``.
         dropout: Probability of dropping a feature before the second convolution.
@@ -25,6 +25,7 @@ class ResBlock(nn.Module):
         up: Double the sides (both branches).
         down: Halve the sides (both branches).
         use_checkpoint: Recompute activations in the backward pass.
+        norm_groups: Groups of the normalisations.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ResBlock(nn.Module):
         up: bool = False,
         down: bool = False,
         use_checkpoint: bool = False,
+        norm_groups: int = GROUPS,
     ) -> None:
         super().__init__()
         if up and down:
@@ -46,7 +48,7 @@ class ResBlock(nn.Module):
         self.use_checkpoint = use_checkpoint
         self.resample = double if up else halve if down else None
         self.in_layers = nn.Sequential(
-            group_norm(channels),
+            group_norm(channels, groups=norm_groups),
             nn.SiLU(),
             nn.Conv2d(channels, out_channels, 3, padding=1),
         )
@@ -55,7 +57,7 @@ class ResBlock(nn.Module):
             nn.Linear(emb_channels, 2 * out_channels if use_scale_shift_norm else out_channels),
         )
         self.out_layers = nn.Sequential(
-            group_norm(out_channels),
+            group_norm(out_channels, groups=norm_groups),
             nn.SiLU(),
             nn.Dropout(dropout),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),

@@ -84,8 +84,8 @@ class _Objective(nn.Module):
         Returns:
             The loss (0 before ``disc_start``) and detached scalars to log.
         """
-        real = self.discriminator(x.detach()).float()
-        fake = self.discriminator(reconstruction.detach()).float()
+        real = self.discriminator(x.float()).float()
+        fake = self.discriminator(reconstruction.detach().float()).float()
         factor = disc_factor(step, self.disc_start, self.disc_factor)
         loss = factor * D_LOSSES[self.disc_loss](real, fake)
         return loss, _detached(disc_loss=loss, logits_real=real.mean(), logits_fake=fake.mean())

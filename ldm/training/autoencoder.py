@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.evaluation.reconstruction import psnr
+from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -66,19 +67,17 @@ class AutoencoderTask(pl.LightningModule):
         generator, discriminator = self.optimizers()
         output = self.model(images)
 
-        loss, logs = self.objective.generator(
-            images, output, self.model.last_layer, self.global_step
-        )
+        step = self.global_step
+        loss, logs = self.objective.generator(images, output, self.model.last_layer, step)
         generator.zero_grad()
         self.manual_backward(loss)
         if self._gradient_clip is not None:
             logs["grad_norm"] = clip_grad_norm_(self.model.parameters(), self._gradient_clip)
-        step = self.global_step
         generator.step()
 
         if step >= self.objective.disc_start:
             disc_loss, disc_logs = self.objective.discriminator_loss(
-                images, output.image.detach(), step
+                images, output.image, step
             )
             discriminator.zero_grad()
             self.manual_backward(disc_loss)
@@ -89,7 +88,7 @@ class AutoencoderTask(pl.LightningModule):
         for scheduler in self.lr_schedulers():
             scheduler.step()
         logs["lr"] = torch.tensor(generator.param_groups[0]["lr"])
-        self.log_dict({f"train/{name}": value for name, value in logs.items()})
+        log_values(self, "train", logs, step)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 
     def validation_step(self, batch: dict[str, Any], _index: int) -> None:
@@ -98,10 +97,7 @@ class AutoencoderTask(pl.LightningModule):
         output = self.model(images)
         _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
         logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()
-        size = len(images)
-        self.log_dict(
-            {f"val/{name}": value for name, value in logs.items()}, batch_size=size, sync_dist=True
-        )
+        log_values(self, "val", logs, self.global_step, batch_size=len(images))
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any], count: int = 8) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant
 
 
@@ -47,11 +48,11 @@ class FeatureTask(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
         """The network's own loss."""
         loss: Tensor = self.model.loss(batch)
-        self.log("train/loss", loss.detach())
+        log_values(self, "train", {"loss": loss.detach()}, self.global_step)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: dict[str, Any], _index: int) -> None:
         """Loss and accuracy on held-out images."""
-        logs = {"val/loss": self.model.loss(batch), "val/accuracy": self.model.accuracy(batch)}
-        self.log_dict(logs, batch_size=len(batch["image"]), sync_dist=True)
+        logs = {"loss": self.model.loss(batch), "accuracy": self.model.accuracy(batch)}
+        log_values(self, "val", logs, self.global_step, batch_size=len(batch["image"]))

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
+from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant
 from ldm.training.scale_factor import measure_scale_factor
 
@@ -70,7 +71,7 @@ class LatentDiffusionTask(pl.LightningModule):
         if self._gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, self._gradient_clip)
-            self.log("train/grad_norm", norm)
+            log_values(self, "train", {"grad_norm": norm}, self.global_step)
 
     def on_train_start(self) -> None:
         """Measure the scale factor if neither the config nor a checkpoint gave one."""
@@ -80,20 +81,16 @@ class LatentDiffusionTask(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
         """The denoising loss of one batch."""
         loss, logs = self.model(batch)
-        self.log_dict({f"train/{name}": value for name, value in logs.items()})
+        logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        log_values(self, "train", logs, self.global_step)
         self.log("loss", logs["loss_simple"], prog_bar=True, logger=False)
-        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log("train/lr", learning_rate)
         return loss
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         """The same loss with the same noise and time steps at every validation."""
         generator = torch.Generator(self.device).manual_seed(index)
         _, logs = self.model(batch, generator=generator)
-        size = len(batch["image"])
-        self.log_dict(
-            {f"val/{name}": value for name, value in logs.items()}, batch_size=size, sync_dist=True
-        )
+        log_values(self, "val", logs, self.global_step, batch_size=len(batch["image"]))
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any], count: int = 16) -> Tensor:

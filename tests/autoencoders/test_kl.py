@@ -33,7 +33,7 @@ def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert_close(moments, want[f"moments{suffix}"], what=suffix)
         assert_close(model.decode(i["z"]), want["dec_z"])
         assert_close(model.decode(i["z_small"]), want["dec_z_small"])
-        monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: i["noise"])
+        monkeypatch.setattr(torch, "randn", lambda *_, **__: i["noise"])
         assert_close(posterior.sample(), want["sample"])
 
 

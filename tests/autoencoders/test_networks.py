@@ -50,6 +50,14 @@ def test_channels_of_the_result() -> None:
     assert Decoder(other)(torch.randn(1, 4, 3, 2)).shape == (1, 5, 6, 4)
 
 
+def test_narrow_networks_with_fewer_groups() -> None:
+    narrow = dataclasses.replace(SMALL, channels=24, norm_groups=8, attn_resolutions=[8])
+    for network in (Encoder(narrow, double_z=False), Decoder(narrow)):
+        groups = {m.num_groups for m in network.modules() if isinstance(m, torch.nn.GroupNorm)}
+        assert groups == {8}
+    assert Encoder(narrow, double_z=False)(torch.randn(1, 3, 6, 4)).shape == (1, 4, 3, 2)
+
+
 def test_tanh_out_bounds_the_image() -> None:
     z = 1e4 * torch.randn(1, 4, 3, 2)
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ def test_golden_divergences_and_likelihood() -> None:
 
 
 def test_golden_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: CASE.inputs["noise"])
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: CASE.inputs["noise"])
     sample = DiagonalGaussian(CASE.inputs["parameters"]).sample()
     assert_close(sample, CASE.outputs["sample"], rtol=1e-6)
 

@@ -46,5 +46,5 @@ def test_nodes() -> None:
     assert split({"target": "a.B", "params": {"x": 1}}, "p") == ("a.B", {"x": 1})
     with pytest.raises(ConfigError, match=r"^p\.x: unknown key beside target and params$"):
         split({"target": "a.B", "x": 1}, "p")
-    with pytest.raises(ConfigError, match="^p: expected a node with target and params, got 'a'$"):
+    with pytest.raises(ConfigError, match=r"^p: expected a node with target and params, got 'a'$"):
         split("a", "p")

@@ -88,7 +88,7 @@ def test_a_name_is_looked_up_at_the_first_use(
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*args: Any, **kwargs: Any) -> str:
+    def download(*_: Any, **__: Any) -> str:
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

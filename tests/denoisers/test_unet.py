@@ -45,6 +45,14 @@ def test_defaults_are_enough() -> None:
     assert model(x, t).shape == x.shape
 
 
+def test_narrow_networks_with_fewer_groups() -> None:
+    model = unet(**{**SMALL, "model_channels": 24}, num_heads=2, norm_groups=8)
+    x, t = inputs()
+    assert model(x, t).shape == (2, 3, 4, 4)
+    groups = {m.num_groups for m in model.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert groups == {8}
+
+
 @pytest.mark.parametrize("sizes", [(1, 4, 6, 10), (3, 4, 2, 8)])
 def test_any_multiple_of_the_factor(sizes: tuple[int, ...]) -> None:
     y = unet(**SMALL)(torch.randn(sizes), torch.zeros(sizes[0]))

@@ -182,12 +182,13 @@ def test_weighting_is_plugged_in() -> None:
     assert loss != logs["loss_simple"]
 
 
-def test_half_precision_network_has_a_full_precision_loss() -> None:
+def test_half_precision_stays_inside_the_networks() -> None:
     model = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = model(batch(), seeded())
         z = model.encode(batch()["image"], seeded())
-    assert loss.dtype == z.dtype == torch.float32
+        x0, eps = model.denoise(Conditioning())(z, torch.full((4,), 50))
+    assert {v.dtype for v in (loss, z, x0, eps)} == {torch.float32}
 
 
 # -- conditions and guidance

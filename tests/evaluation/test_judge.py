@@ -128,6 +128,12 @@ def test_a_bar_is_no_square() -> None:
     assert [f.shape for f in judge(image)] == [UNKNOWN]
 
 
+def test_an_image_of_one_colour_is_no_square() -> None:
+    image = torch.tensor((0.9, 0.13, 0.15)).view(3, 1, 1).expand(3, 32, 32) * 2 - 1
+    assert [(f.shape, f.colour) for f in judge(image)] == [(UNKNOWN, "red")]
+    assert judge(torch.full((3, 32, 32), torch.nan)) == []
+
+
 def test_validation_refuses_scenes_that_the_judge_cannot_read() -> None:
     class Mislabelled:
         def __len__(self) -> int:

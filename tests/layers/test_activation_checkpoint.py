@@ -9,7 +9,7 @@ from ldm.layers.activation_checkpoint import run
 def test_the_function_runs_again_in_the_backward_pass_only_if_asked() -> None:
     calls = []
 
-    def function(x: Tensor, absent: None) -> Tensor:
+    def function(x: Tensor, _absent: None) -> Tensor:
         calls.append(x)
         return x.sin()
 

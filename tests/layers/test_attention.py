@@ -96,6 +96,7 @@ def test_tokens_run_row_by_row_and_back() -> None:
     x = torch.randn(2, 4, 3, 5)
     tokens = to_tokens(x)
     assert torch.equal(tokens[:, 5 + 2], x[:, :, 1, 2])
+    assert tokens.is_contiguous()
     assert torch.equal(to_map(tokens, like=x), x)
     last = x.contiguous(memory_format=torch.channels_last)
     assert to_tokens(last).data_ptr() == last.data_ptr()

@@ -30,6 +30,11 @@ def test_the_graph_survives() -> None:
     assert layer.grad is not None
 
 
+def test_float32_norms_of_half_precision_weights() -> None:
+    layer = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    assert adaptive_weight(3 * layer.sum(), layer.sum(), layer).dtype == torch.float32
+
+
 def test_float32_under_autocast() -> None:
     torch.manual_seed(0)
     x, net = torch.randn(8, 16), torch.nn.Linear(16, 4)

@@ -41,7 +41,7 @@ def test_published_steps_and_coefficients(tag: str) -> None:
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("total", [1, 2, 7, 50, 1000])
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 7, 50, 1000])
 def test_exactly_the_steps_asked_for(spacing: str, total: int) -> None:
     for steps in range(1, total + 1, max(1, total // 60)):
         timesteps = ddim_timesteps(spacing, steps, total)

@@ -40,6 +40,15 @@ def test_clip_limits_the_estimate() -> None:
         torch.testing.assert_close(last.x, last.x0)
 
 
+def test_no_noise_in_the_last_step() -> None:
+    """Not even where the variance at t = 0 is not 0."""
+    schedule = NoiseSchedule(timesteps=5, v_posterior=1.0)
+    assert schedule.posterior_variance[0] > 0
+    steps = DDPM()(lambda x, t: (x * 0 + 1, x), torch.zeros(3, 2), schedule, torch.randn_like)
+    *_, last = steps
+    assert torch.equal(last.x, torch.ones(3, 2))
+
+
 def test_temperature_0_is_deterministic() -> None:
     schedule = NoiseSchedule(timesteps=20)
     denoise = gaussian_denoiser(schedule, torch.tensor(0.0), torch.tensor(1.0))

@@ -1,0 +1,34 @@
+"""How the tasks log their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+
+def log_values(
+    task: pl.LightningModule,
+    split: str,
+    values: Mapping[str, Tensor | float],
+    step: int,
+    batch_size: int | None = None,
+) -> None:
+    """Log ``split/name`` for every value at the given optimiser step.
+
+    Lightning's own count of logged steps is not that of the optimiser after a resume; the key
+    ``step`` replaces it.
+
+    Args:
+        task: who logs.
+        split: ``train`` or ``val``; the latter is averaged over batches and processes.
+        values: scalars by name.
+        step: optimiser steps taken so far.
+        batch_size: weight in the average over batches.
+    """
+    task.log_dict(
+        {f"{split}/{name}": value for name, value in values.items()} | {"step": float(step)},
+        batch_size=batch_size,
+        sync_dist=split == "val",
+    )

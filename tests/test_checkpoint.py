@@ -1,0 +1,302 @@
+"""Reading files of all kinds, among them old, damaged and hostile ones; strict loading; saving."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldm.checkpoint import load_training_checkpoint, load_weights, read_state, save
+from ldm.compat.checkpoints import SCHEDULE
+from ldm.diffusion.schedule import NoiseSchedule
+from ldm.errors import CheckpointError
+
+
+class Small(nn.Module):
+    """Shaped like a diffusion model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denoiser = nn.Linear(2, 3)
+        self.autoencoder = nn.Linear(2, 2)
+        self.schedule = NoiseSchedule(timesteps=10)
+        self.register_buffer("scale_factor", torch.tensor(0.5))
+
+
+def filled(model: nn.Module, value: float) -> dict[str, Tensor]:
+    return {key: torch.full_like(tensor, value) for key, tensor in model.state_dict().items()}
+
+
+def training_checkpoint(model: nn.Module) -> dict[str, Any]:
+    state = {f"model.{key}": value for key, value in filled(model, 1.0).items()}
+    return {
+        "state_dict": state | {"objective.logvar": torch.zeros(())},
+        "ema": {"num_updates": 3, "shadow": {"denoiser.weight": torch.full((3, 2), 2.0)}},
+        "global_step": 7,
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+    }
+
+
+# -- formats ----------------------------------------------------------------------------------
+
+
+def test_native_training_checkpoint(tmp_path: Path) -> None:
+    model, path = Small(), tmp_path / "a.ckpt"
+    save(training_checkpoint(model), path)
+    loaded = read_state(path)
+    assert loaded.format == "native"
+    assert loaded.metadata == {"global_step": 7}
+    load_weights(model, loaded)
+    assert (model.denoiser.weight == 2).all()
+    assert (model.denoiser.bias == 1).all()
+    load_weights(model, loaded, ema=False)
+    assert (model.denoiser.weight == 1).all()
+    assert load_training_checkpoint(path)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_bare_weights(tmp_path: Path, suffix: str) -> None:
+    model, path = Small(), tmp_path / f"a{suffix}"
+    save(filled(model, 3.0), path)
+    load_weights(model, read_state(path))
+    assert all((value == 3).all() for value in model.state_dict().values())
+
+
+def test_compvis_checkpoint(tmp_path: Path) -> None:
+    model, path = Small(), tmp_path / "a.ckpt"
+    ours = filled(model, 1.0)
+    state = {
+        "model.diffusion_model.weight": ours["denoiser.weight"],
+        "model.diffusion_model.bias": ours["denoiser.bias"],
+        "model_ema.diffusion_modelweight": torch.full((3, 2), 2.0),
+        "model_ema.decay": torch.tensor(0.9999),
+        "first_stage_model.weight": ours["autoencoder.weight"],
+        "first_stage_model.bias": ours["autoencoder.bias"],
+        **{key: getattr(model.schedule, key) for key in SCHEDULE},
+    }
+    torch.save({"state_dict": state}, path)
+    loaded = read_state(path)
+    assert loaded.format == "compvis"
+    load_weights(model, loaded)
+    assert (model.denoiser.weight == 2).all()
+    assert model.scale_factor == 0.5, "a file without scale factor leaves that of the config"
+    torch.save({"state_dict": state | {"scale_factor": torch.tensor([0.25])}}, path)
+    load_weights(model, read_state(path), ema=False)
+    assert (model.denoiser.weight == 1).all()
+    assert model.scale_factor == 0.25
+
+    autoencoder = nn.Linear(2, 2)
+    load_weights(autoencoder, read_state(path))
+    assert (autoencoder.weight == 1).all(), "the first stage of a whole model's file"
+
+    torch.save(state | {"betas": model.schedule.betas * 1.001}, path)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: its noise schedule differs from the con"):
+        load_weights(model, read_state(path))
+
+
+def test_parameters_and_numpy_scalars(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    state = nn.Linear(2, 2).state_dict(keep_vars=True)
+    torch.save({"state_dict": state, "best": np.float64(0.5), "epoch": 3}, path)
+    loaded = read_state(path)
+    assert loaded.state_dict.keys() == {"weight", "bias"}
+    assert not any(value.requires_grad for value in loaded.state_dict.values())
+    assert loaded.metadata["epoch"] == 3
+
+
+# -- strictness -------------------------------------------------------------------------------
+
+
+def test_misfits_are_listed(tmp_path: Path) -> None:
+    model, path = Small(), tmp_path / "a.pt"
+    state = filled(model, 0.0)
+    state["denoiser.weight"] = torch.zeros(4, 2)
+    del state["autoencoder.bias"]
+    state |= {f"extra.{i}": torch.zeros(1) for i in range(12)}
+    save(state, path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_weights(model, read_state(path))
+    listed = "; ".join(f"extra.{i}" for i in range(10))
+    assert str(error.value) == (
+        f"{path} does not fit the model: 1 missing (autoencoder.bias), 12 unexpected ({listed}, "
+        "...), 1 of another shape (denoiser.weight: (4, 2) in the file, (3, 2) in the model); use "
+        "the config that belongs to the checkpoint"
+    )
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), "a misfit must not change the model"
+
+
+# -- old and hostile files --------------------------------------------------------------------
+
+
+def foreign_class(name: str) -> type:
+    """A class in a module that exists while writing only, like callbacks of an old Lightning."""
+    module = types.ModuleType("gone_lightning")
+    cls = type(name, (), {"__module__": "gone_lightning"})
+    setattr(module, name, cls)
+    sys.modules["gone_lightning"] = module
+    return cls
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_old_lightning_files(tmp_path: Path, zipped: bool) -> None:
+    path, callback = tmp_path / "a.ckpt", foreign_class("ModelCheckpoint")
+    instance = callback()
+    instance.best = torch.ones(2)
+    instance.items = OrderedDict(a=[callback()])
+    content = {
+        "state_dict": OrderedDict(weight=torch.ones(3), bias=nn.Parameter(torch.zeros(3))),
+        "callbacks": {callback: {"best_model_path": "x", "object": instance}},
+        "hyper_parameters": {"score": np.float32(3), "array": np.arange(3), "path": path},
+        "global_step": 9,
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    del sys.modules["gone_lightning"]
+    loaded = read_state(path)
+    assert loaded.metadata["global_step"] == 9
+    torch.testing.assert_close(loaded.state_dict["weight"], torch.ones(3))
+    torch.testing.assert_close(loaded.state_dict["bias"], torch.zeros(3))
+    assert "gone_lightning" not in sys.modules
+    with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
+        load_training_checkpoint(path)
+
+
+class Hostile:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["beside", "weights", "key", "all"])
+def test_hostile_files_execute_nothing(tmp_path: Path, zipped: bool, place: str) -> None:
+    import os
+
+    path, mark = tmp_path / "a.ckpt", tmp_path / "executed"
+    for hostile in (
+        Hostile(os.system, f"touch {mark}"),
+        Hostile(eval, f"open({str(mark)!r}, 'w')"),
+        Hostile(exec, f"open({str(mark)!r}, 'w')"),
+        Hostile(getattr, Hostile(__import__, "os"), "system"),
+        Hostile(open, str(mark), "w"),
+        Hostile(Path.touch, mark),
+        Hostile(torch.load, str(mark)),
+    ):
+        weights: Any = {"weight": torch.ones(2)}
+        content: Any = {
+            "beside": {"state_dict": weights, "callbacks": hostile},
+            "weights": {"state_dict": weights | {"bias": hostile}},
+            "key": {"state_dict": weights, hostile: 1},
+            "all": hostile,
+        }[place]
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        if place == "all":
+            with pytest.raises(CheckpointError, match="holds no dict of weights"):
+                read_state(path)
+        else:
+            assert read_state(path).state_dict.keys() == {"weight"}
+        with pytest.raises(CheckpointError):
+            load_training_checkpoint(path)
+        assert not mark.exists()
+
+
+def test_a_pickle_cannot_change_what_it_may_use(tmp_path: Path) -> None:
+    """BUILD on an allowed function sets attributes; they must land on a copy of it."""
+    from torch._utils import _rebuild_tensor_v2
+
+    class Builds:
+        def __reduce__(self) -> Any:
+            return "_rebuild_tensor_v2"
+
+    path = tmp_path / "a.pt"
+    code = (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"  # the function
+        b"}X\x05\x00\x00\x00spoilK\x01sb."  # BUILD with {"spoil": 1}
+    )
+    path.write_bytes(code)
+    with pytest.raises(CheckpointError):
+        read_state(path)
+    assert not hasattr(_rebuild_tensor_v2, "spoil")
+
+
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.jit.script(nn.Linear(1, 1)).save(str(path))
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        read_state(path)
+
+
+# -- damaged files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "text", "pickle"])
+def test_damaged_files(tmp_path: Path, name: str, damage: str) -> None:
+    path = tmp_path / name
+    save({"weight": torch.ones(300)}, path)
+    content = {
+        "truncated": path.read_bytes()[:400],
+        "garbage": bytes(range(256)) * 8,
+        "empty": b"",
+        "text": b"<html>Not found</html>",
+        "pickle": pickle.dumps([1, 2]),
+    }[damage]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        read_state(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for read in (read_state, load_training_checkpoint):
+        with pytest.raises(CheckpointError, match=r"nix\.ckpt: no such checkpoint file"):
+            read(tmp_path / "nix.ckpt")
+        with pytest.raises(CheckpointError, match="is a folder; give the checkpoint file in it"):
+            read(tmp_path)
+
+
+def test_files_without_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    for content, message in (
+        ([torch.ones(1)], "holds no dict of weights"),
+        ({"epoch": 1}, "holds no weights"),
+        ({"state_dict": 3}, "its entry 'state_dict' is no dict of weights"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=message):
+            read_state(path)
+    save_file({}, str(tmp_path / "a.safetensors"))
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_state(tmp_path / "a.safetensors")
+
+
+# -- saving -----------------------------------------------------------------------------------
+
+
+def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "a.ckpt"
+    save({"weight": torch.ones(2)}, path)
+
+    def fail(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save({"weight": torch.zeros(2)}, path)
+    monkeypatch.undo()
+    assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
+    assert (read_state(path).state_dict["weight"] == 1).all()

@@ -1,0 +1,198 @@
+"""Runs from start to end: folders, resuming, and never mixing two runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ldm.checkpoint import load_training_checkpoint
+from ldm.config import instantiate, load_config
+from ldm.diffusion.latent import LatentDiffusion
+from ldm.errors import CheckpointError, ConfigError
+from ldm.load import load_model
+from ldm.training.autoencoder import AutoencoderTask
+from ldm.training.metrics_log import read_metrics
+from ldm.training.run import RunFolder, open_run, train
+from tests.training import tiny
+
+VOCAB = Path(__file__).parents[2] / "data" / "scenes" / "vocab.txt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
+    """A finished run of stage 1 and one of stage 2; tests must not change them."""
+    root = tmp_path_factory.mktemp("runs")
+    first, second = RunFolder(root / "stage1"), RunFolder(root / "stage2")
+    train(tiny.autoencoder(), first)
+    train(tiny.text2img(first.path, VOCAB), second)
+    return first, second
+
+
+def _weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_training_checkpoint(folder.last)["state_dict"]
+
+
+def test_a_run_leaves_all_its_parts(trained: tuple[RunFolder, RunFolder]) -> None:
+    for folder in trained:
+        assert folder.complete
+        assert folder.status()["step"] == 4
+        assert folder.last.exists()
+        assert folder.last.with_name("best.ckpt").exists()
+        assert folder.curves.stat().st_size > 1000
+        assert [p.name for p in sorted(folder.samples.iterdir())] == [
+            "step-0000002.png",
+            "step-0000004.png",
+        ]
+        assert list((folder.path / "tensorboard").glob("events.*"))
+
+
+def test_steps_are_counted_in_batches(trained: tuple[RunFolder, RunFolder]) -> None:
+    curves = read_metrics(trained[0].metrics)
+    assert [step for step, _ in curves["train/rec_loss"]] == [0, 1, 2, 3]
+    assert [step for step, _ in curves["train/disc_loss"]] == [2, 3]  # disc_start is 2
+    assert len(curves["val/rec_loss"]) == 2
+
+
+def test_discriminator_learns_only_from_its_start(tmp_path: Path) -> None:
+    states = {}
+    for steps in (1, 2, 3):
+        config = tiny.autoencoder(trainer={"max_steps": steps})
+        folder = RunFolder(tmp_path / str(steps))
+        train(config, folder)
+        weights = _weights(folder)
+        states[steps] = weights["objective.discriminator.main.0.weight"]
+    assert torch.equal(states[1], states[2])
+    assert not torch.equal(states[2], states[3])
+
+
+def test_the_first_stage_is_frozen_and_part_of_the_checkpoint(
+    trained: tuple[RunFolder, RunFolder],
+) -> None:
+    first, second = trained
+    averaged = load_training_checkpoint(first.last)["ema"]["shadow"]
+    weights = _weights(second)
+    for name, value in averaged.items():
+        assert torch.equal(weights[f"model.autoencoder.{name}"], value)
+    assert weights["model.scale_factor"].isfinite()
+
+
+def test_the_scale_factor_normalises_latents(trained: tuple[RunFolder, RunFolder]) -> None:
+    model = load_model(trained[1].path)
+    assert isinstance(model, LatentDiffusion)
+    config = load_config(trained[1].config)
+    config.data.params.train.params.length = 256
+    data = instantiate(config.data)
+    images = torch.stack([data.train[i]["image"] for i in range(256)])
+    assert model.encode(images, torch.Generator().manual_seed(0)).std().item() == pytest.approx(
+        1, abs=0.1
+    )
+
+
+def test_a_stage_2_run_needs_no_other_folder(
+    trained: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(trained[1].path, moved)
+    config = load_config(moved / "config.yaml")
+    assert "pretrained" not in OmegaConf.to_yaml(config)
+    config.trainer.max_steps = 6
+    train(config, RunFolder(moved), resume=True)
+    assert RunFolder(moved).status()["step"] == 6
+    assert isinstance(load_model(moved), LatentDiffusion)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_resume_continues_weights_optimiser_and_average(
+    trained: tuple[RunFolder, RunFolder], tmp_path: Path, stage: int
+) -> None:
+    """2 steps and 2 more end where the counters, moments and averages of 4 steps end."""
+    config = load_config(trained[stage].config)
+    config.trainer.max_steps = 2
+    folder = RunFolder(tmp_path / "run")
+    if stage == 1:
+        config.model.params.autoencoder = {
+            "target": "ldm.load.pretrained",
+            "params": {"path": str(trained[0].path)},
+        }
+    train(config, folder)
+    before = load_training_checkpoint(folder.last)
+    config.trainer.max_steps = 4
+    train(config, folder, resume=True)
+    after = load_training_checkpoint(folder.last)
+    assert (before["global_step"], after["global_step"]) == (2, 4)
+    assert (before["ema"]["num_updates"], after["ema"]["num_updates"]) == (2, 4)
+    for state in after["optimizer_states"][0]["state"].values():
+        assert int(state["step"]) == 4
+    steps = [step for step, _ in read_metrics(folder.metrics)["train/lr"]]
+    assert steps == [0, 1, 2, 3]
+
+
+def test_an_exception_leaves_a_checkpoint_to_resume_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AutoencoderTask.training_step
+
+    def explode(self: AutoencoderTask, batch: Any, index: int) -> None:
+        if self.global_step == 3:
+            raise MemoryError("no memory")
+        original(self, batch, index)
+
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(AutoencoderTask, "training_step", explode)
+    with pytest.raises(MemoryError):
+        train(tiny.autoencoder(), folder)
+    monkeypatch.undo()
+    assert not folder.complete
+    said: list[str] = []
+    open_run(folder, tiny.autoencoder(), "resume", said.append)
+    assert "continuing" in said[0]
+    assert folder.complete
+    open_run(folder, tiny.autoencoder(), "resume", said.append)
+    assert "complete" in said[1]
+
+
+def test_an_existing_run_is_never_overwritten(trained: tuple[RunFolder, RunFolder]) -> None:
+    with pytest.raises(ConfigError, match="exists already.*--resume"):
+        open_run(trained[0], tiny.autoencoder(), "error", print)
+
+
+def test_a_run_with_another_config_is_refused(trained: tuple[RunFolder, RunFolder]) -> None:
+    config = tiny.autoencoder(seed=7)
+    with pytest.raises(ConfigError, match="differs in seed"):
+        open_run(trained[0], config, "resume", print)
+
+
+def test_a_run_on_another_first_stage_is_refused(
+    trained: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    first, second = tmp_path / "stage1", RunFolder(tmp_path / "stage2")
+    shutil.copytree(trained[0].path, first)
+    config = tiny.text2img(first, VOCAB, trainer={"max_steps": 1})
+    train(config, second)
+    shutil.rmtree(first)
+    train(tiny.autoencoder(trainer={"max_steps": 3}), RunFolder(first))
+    with pytest.raises(ConfigError, match="another version of"):
+        open_run(second, config, "resume", print)
+
+
+def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoints/last\.ckpt"):
+        train(tiny.autoencoder(), RunFolder(tmp_path / "nothing"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trainer": {"max_stepz": 3}}, r"trainer\.max_stepz"),
+        ({"every": {"pictures": 3}}, r"every\.pictures"),
+        ({"data": {"params": {"batch_size": 64}}}, "fewer than batch_size 64"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(tiny.autoencoder(**change), RunFolder(tmp_path / "run"))

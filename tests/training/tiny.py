@@ -1,0 +1,140 @@
+"""The smallest experiments that go through all of training: 16-pixel scenes, thousands of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+TRAINER = {"max_steps": 4, "accelerator": "cpu"}
+EVERY = {"log": 1, "validation": 2, "checkpoint": 2, "images": 2}
+
+
+def _data(**options: Any) -> dict[str, Any]:
+    def scenes(split: str, length: int) -> dict[str, Any]:
+        params = {"resolution": 16, "length": length, "split": split, "num_objects": [1, 1]}
+        return {"target": "ldm.data.scenes.SceneDataset", "params": params | options}
+
+    return {
+        "target": "ldm.training.data.DataModule",
+        "params": {"batch_size": 4, "train": scenes("train", 32), "validation": scenes("validation", 4)},
+    }
+
+
+def autoencoder(**changes: Any) -> DictConfig:
+    """A KL autoencoder 16x16x3 -> 8x8x2 with a discriminator from batch 2 on."""
+    optimizer = {"target": "torch.optim.Adam", "partial": True, "params": {"lr": 1e-3}}
+    config = {
+        "name": "tiny-autoencoder",
+        "seed": 0,
+        "model": {
+            "target": "ldm.autoencoders.kl.AutoencoderKL",
+            "params": {
+                "embed_dim": 2,
+                "architecture": {
+                    "target": "ldm.autoencoders.networks.Architecture",
+                    "params": {
+                        "channels": 8,
+                        "channel_mult": [1, 1],
+                        "num_res_blocks": 1,
+                        "z_channels": 2,
+                        "norm_groups": 2,
+                    },
+                },
+            },
+        },
+        "task": {
+            "target": "ldm.training.autoencoder.AutoencoderTask",
+            "params": {
+                "model": "${model}",
+                "objective": {
+                    "target": "ldm.losses.autoencoder.KLObjective",
+                    "params": {
+                        "discriminator": {
+                            "target": "ldm.losses.discriminator.patch_discriminator",
+                            "params": {"width": 4, "num_layers": 1},
+                        },
+                        "disc_start": 2,
+                        "perceptual_weight": 0.0,
+                    },
+                },
+                "optimizer": optimizer,
+                "discriminator_optimizer": optimizer,
+                "gradient_clip": 1.0,
+            },
+        },
+        "data": _data(),
+        "trainer": TRAINER,
+        "every": EVERY,
+        "ema_decay": 0.9,
+    }
+    return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]
+
+
+def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
+    """A text-conditional diffusion model on the latents of a ``autoencoder`` run."""
+    tokenizer = {
+        "target": "ldm.conditioners.tokenizer.BertTokenizer",
+        "params": {"vocab": str(vocab), "length": 8},
+    }
+    config = {
+        "name": "tiny-text2img",
+        "seed": 0,
+        "image_size": 16,
+        "model": {
+            "target": "ldm.diffusion.latent.LatentDiffusion",
+            "params": {
+                "scale_factor": None,
+                "autoencoder": {"target": "ldm.load.pretrained", "params": {"path": str(first_stage)}},
+                "schedule": {
+                    "target": "ldm.diffusion.schedule.NoiseSchedule",
+                    "params": {"timesteps": 20},
+                },
+                "denoiser": {
+                    "target": "ldm.denoisers.unet.UNet",
+                    "params": {
+                        "in_channels": 2,
+                        "out_channels": 2,
+                        "model_channels": 8,
+                        "channel_mult": [1, 1],
+                        "num_res_blocks": 1,
+                        "attention_resolutions": [2],
+                        "num_heads": 1,
+                        "use_spatial_transformer": True,
+                        "context_dim": 8,
+                        "norm_groups": 2,
+                    },
+                },
+                "conditioners": [
+                    {
+                        "target": "ldm.conditioners.text.TextTransformer",
+                        "params": {
+                            "tokenizer": tokenizer,
+                            "vocab_size": 128,
+                            "dim": 8,
+                            "depth": 1,
+                            "length": 8,
+                            "drop_prob": 0.5,
+                        },
+                    }
+                ],
+            },
+        },
+        "task": {
+            "target": "ldm.training.latent_diffusion.LatentDiffusionTask",
+            "params": {
+                "model": "${model}",
+                "optimizer": {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-3}},
+                "gradient_clip": 1.0,
+                "preview_steps": 2,
+                "preview_guidance": 2.0,
+                "scale_factor_samples": 8,
+            },
+        },
+        "data": _data(tokenizer=tokenizer),
+        "trainer": TRAINER,
+        "every": EVERY,
+        "ema_decay": 0.9,
+    }
+    return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]
