@@ -33,8 +33,9 @@ def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig
     """Merge YAML files from left to right, then apply overrides.
 
     Mappings are merged key by key; lists are replaced. A node whose ``target`` differs from the one
-    to its left replaces that node with all its ``params``. Files of the original code (CompVis) are
-    translated to native names before they are merged.
+    to its left replaces that node with all its ``params``. A file whose top-level ``base`` names
+    another file, relative to itself, changes and extends that file. Files of the original code
+    (CompVis) are translated to native names before they are merged.
 
     Args:
         paths: YAML files; later ones win.
@@ -48,7 +49,7 @@ def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig
         ConfigError: A file cannot be read, an override does not fit, a mandatory value (``???``) is
             missing or an interpolation leads nowhere.
     """
-    files = {str(path): _read(Path(path)) for path in paths}
+    files = {str(file): tree for path in paths for file, tree in _with_bases(Path(path))}
     merged: dict[str, Any] = {}
     for tree in files.values():
         merged = _merge(merged, tree)
@@ -63,8 +64,12 @@ def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def save_config(config: DictConfig, path: str | Path) -> None:
-    """Write a configuration with all interpolations resolved; never leaves half a file."""
-    text = OmegaConf.to_yaml(config, resolve=True)
+    """Write a configuration; never leaves half a file.
+
+    Interpolations between its parts are kept, so that an override of the saved file reaches all
+    places that an override of the original would have reached.
+    """
+    text = OmegaConf.to_yaml(config)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -229,6 +234,20 @@ def _check_arguments(
     if missing and not partial:
         plural = "s" if len(missing) > 1 else ""
         raise ConfigError(f"{place}: missing key{plural} {', '.join(missing)} for {name}")
+
+
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A file after the one that its ``base`` names, and that one's, in the order of merging."""
+    if path in above:
+        chain = " -> ".join(str(file) for file in (*above, path))
+        raise ConfigError(f"{path}: base: the files name each other in a circle: {chain}")
+    tree = _read(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return [(path, tree)]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: expected the name of one file, got {base!r}")
+    return [*_with_bases(path.parent / base, (*above, path)), (path, tree)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -57,6 +57,25 @@ def load_model(
     return model.eval().to(device)
 
 
+def run_config(run: str | Path) -> DictConfig:
+    """The resolved config of a run folder.
+
+    Raises:
+        ConfigError: it is no run folder.
+    """
+    return load_config(_config_file(Path(run)))
+
+
+def run_checkpoint(run: str | Path, checkpoint: str | Path | None = None) -> Path:
+    """The file that ``load_model`` would read for the same arguments.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path, checkpoint = _split(run, checkpoint)
+    return _checkpoint_file(path if path.is_dir() else None, checkpoint)
+
+
 def pretrained(
     path: str | Path | nn.Module,
     checkpoint: str | Path | None = None,
@@ -107,8 +126,23 @@ def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
             path, checkpoint = _split(params.path, checkpoint)
             folder = path if path.is_dir() else None
         file = _checkpoint_file(folder, checkpoint)
-        digests[str(file)] = _sha256(file)
+        digests[str(file)] = file_sha256(file)
     return digests
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as a hex digest.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -177,13 +211,3 @@ def _checkpoint_file(folder: Path | None, checkpoint: str | Path | None) -> Path
     if not found:
         raise CheckpointError(f"{folder} has no checkpoints/{names[0]}.ckpt; has it been trained?")
     return found[0]
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

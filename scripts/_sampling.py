@@ -20,10 +20,9 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ldm.checkpoint import file_digest
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import UserError
-from ldm.load import find_checkpoint, load_config_of, load_model
+from ldm.load import file_sha256, load_model, run_checkpoint, run_config
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.noise import SeededNoise
@@ -79,7 +78,7 @@ class Job:
         """Read the run; refuse what is no latent diffusion model."""
         if arguments.batch_size < 1:
             raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
-        config = load_config_of(arguments.run)
+        config = run_config(arguments.run)
         model = load_model(
             arguments.run,
             checkpoint=arguments.checkpoint,
@@ -101,11 +100,11 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """All that is needed to make the same images again."""
         options = self.arguments
-        checkpoint = find_checkpoint(options.run, options.checkpoint)
+        checkpoint = run_checkpoint(options.run, options.checkpoint)
         return {
             "run": str(options.run),
             "checkpoint": str(checkpoint),
-            "checkpoint_sha256": file_digest(checkpoint),
+            "checkpoint_sha256": file_sha256(checkpoint),
             "ema": not options.no_ema,
             "sampler": options.sampler,
             "steps": options.steps if options.sampler == "ddim" else self.model.schedule.timesteps,
@@ -130,7 +129,9 @@ class Job:
     def images(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] for one batch of conditions."""
         options = self.arguments
-        sampler = DDIM(steps=options.steps, eta=options.eta) if options.sampler == "ddim" else DDPM()
+        sampler = (
+            DDIM(steps=options.steps, eta=options.eta) if options.sampler == "ddim" else DDPM()
+        )
         values = {
             key: value.to(options.device) if isinstance(value, Tensor) else value
             for key, value in batch.items()
@@ -187,7 +188,7 @@ def generate(
     shown = min(count, 64)
     columns = columns or math.ceil(math.sqrt(shown))
     save_grid((job.out / entry["file"] for entry in entries[:shown]), columns, job.out / "grid.png")
-    say(f"{count} images in {folder}   grid {job.out / 'grid.png'}   record {job.out / 'samples.json'}")
+    say(f"{count} images in {folder}   grid {job.out / 'grid.png'}")
 
 
 def _refuse_mixture(path: Path, settings: dict[str, Any], records: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """Measure a trained stage: how well it reconstructs, or how good its samples are.
 
-examples:
-  python scripts/evaluate.py runs/my-autoencoder                       PSNR, SSIM on validation images
+Examples:
+  python scripts/evaluate.py runs/my-autoencoder                PSNR, SSIM on validation images
   python scripts/evaluate.py runs/mine --samples runs/mine/generated --features inception
   python scripts/evaluate.py runs/quickstart-text2img --samples DIR --judge
                                           do the images show what their prompts say? (scenes only)
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from _cli import run, say
 from _sampling import default_device, save_grid, save_png
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.io import ImageReadMode, read_image
 from tqdm import tqdm
@@ -38,7 +38,7 @@ from ldm.evaluation.precision_recall import precision_recall
 from ldm.evaluation.reconstruction import psnr, ssim
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.statistics import FeatureStatistics
-from ldm.load import load_config_of, load_model
+from ldm.load import load_model, run_config
 
 Data = Dataset[Any]
 SHEET_IMAGES = 8
@@ -47,7 +47,7 @@ SHEET_IMAGES = 8
 def main() -> None:
     """Decide what is to be measured, measure, and write the report."""
     arguments = _parser().parse_args()
-    config = load_config_of(arguments.run)
+    config = run_config(arguments.run)
     source = load_config(arguments.real) if arguments.real else config.data
     real: Data = instantiate(source, "data").validation
     count = len(real)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def _images(dataset: Data, batch_size: int) -> Iterator[Tensor]:
 def _evaluate_autoencoder(
     arguments: argparse.Namespace, real: Data, extractor: FeatureExtractor | None
 ) -> EvaluationReport:
-    model = load_model(arguments.run, checkpoint=arguments.checkpoint, device=arguments.device)
+    model: Any = load_model(arguments.run, checkpoint=arguments.checkpoint, device=arguments.device)
     if not hasattr(model, "encode") or not hasattr(model, "last_layer"):
         raise UserError(
             f"{arguments.run} holds a {type(model).__name__}, not an autoencoder; to measure a "
@@ -188,7 +188,9 @@ def _add_distances(
 ) -> None:
     real_features = extract_features(extractor, real, device)
     fake_features = extract_features(extractor, fake, device)
-    statistics = [FeatureStatistics(extractor.dim).update(f) for f in (real_features, fake_features)]
+    statistics = [
+        FeatureStatistics(extractor.dim).update(f) for f in (real_features, fake_features)
+    ]
     about = {**about, "extractor": extractor}
     report.add(f"{prefix}fd", frechet_distance(*statistics), **about)
     shares = precision_recall(real_features, fake_features)
@@ -206,7 +208,11 @@ def _add_verdicts(
     accuracy = validate_judge(real, scenes)  # type: ignore[arg-type]
     size = fakes[0].shape[-2:]
     report.add(
-        "judge_accuracy", accuracy, num_real=scenes, num_fake=0, resolution=size,
+        "judge_accuracy",
+        accuracy,
+        num_real=scenes,
+        num_fake=0,
+        resolution=size,
         note="share of real scenes that the judge reads without error",
     )
     verdicts = [check(image, str(text)) for image, text in zip(fakes, prompts, strict=True)]
@@ -214,7 +220,11 @@ def _add_verdicts(
     for name, values, note in (
         ("shape_and_colour", [v.shape_and_colour for v in verdicts], "shows all that is named"),
         ("count", [v.count for v in verdicts], "shows exactly what is named"),
-        ("relation", [v.relation for v in verdicts if v.relation is not None], "left of, above, ..."),
+        (
+            "relation",
+            [v.relation for v in verdicts if v.relation is not None],
+            "left of, above, ...",
+        ),
         ("correct", [v.correct for v in verdicts], "all of these"),
     ):
         if values:

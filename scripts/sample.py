@@ -1,6 +1,6 @@
 """Sample an unconditional or class-conditional latent diffusion model.
 
-examples:
+Examples:
   python scripts/sample.py runs/mine --num 64
   python scripts/sample.py runs/mine --num 1000 --labels uniform --guidance 2
   python scripts/sample.py runs/mine --num 16 --labels 3,5
@@ -39,11 +39,11 @@ def main() -> None:
         return
     if len(conditioners) > 1 or not isinstance(conditioners[0], ClassLabel):
         kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners)
-        raise UserError(f"{arguments.run} is conditioned on {kinds}; text models: scripts/txt2img.py")
+        raise UserError(
+            f"{arguments.run} is conditioned on {kinds}; text models: scripts/txt2img.py"
+        )
     conditioner = conditioners[0]
-    labels = choose_labels(
-        arguments.labels, arguments.num, conditioner.num_classes, arguments.seed
-    )
+    labels = choose_labels(arguments.labels, arguments.num, conditioner.num_classes, arguments.seed)
 
     def conditions(indices: Sequence[int]) -> Batch:
         return {conditioner.key: torch.tensor([labels[k] for k in indices])}

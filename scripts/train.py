@@ -1,12 +1,12 @@
 """Train one stage of a latent diffusion model from a config.
 
-examples:
+Examples:
   python scripts/train.py configs/folder/autoencoder.yaml data_root=photos
   python scripts/train.py configs/folder/unconditional.yaml data_root=photos
-  python scripts/train.py base.yaml mine.yaml model.params.embed_dim=8    later files and key=value win
-  python scripts/train.py --resume runs/mine                             continue where it stopped
-  python scripts/train.py --resume runs/mine trainer.max_steps=200000    continue, and for longer
-  python scripts/train.py CONFIG --dry-run                               build it, count parameters
+  python scripts/train.py base.yaml mine.yaml seed=1           later files and key=value win
+  python scripts/train.py --resume runs/mine                   continue where it stopped
+  python scripts/train.py --resume runs/mine trainer.max_steps=200000       and for longer
+  python scripts/train.py CONFIG --dry-run                     build it, count parameters
 
 A run writes runs/NAME/: config.yaml (resolved), checkpoints/{last,best}.ckpt, metrics.jsonl,
 curves.png, samples/*.png, tensorboard/, status.json. NAME is the config's `name`.
@@ -42,7 +42,7 @@ def main() -> None:
     elif files:
         config = load_config(*files, overrides=overrides)
         if "name" not in config:
-            raise ConfigError("name: missing; it names the run folder, e.g. name=my-first-run")
+            raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
         folder = RunFolder(Path(arguments.runs) / config.name)
     else:
         raise UserError("give a config file, or --resume RUN; --help shows examples")
@@ -96,7 +96,9 @@ def _dry_run(config: DictConfig) -> None:
 
 def _summary(folder: RunFolder) -> None:
     status = folder.status()
-    say(f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s")
+    say(
+        f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s"
+    )
     say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")
 
 

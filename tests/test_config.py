@@ -169,11 +169,11 @@ def test_published_files_are_named_after_their_file(tmp_path: Path) -> None:
 # -- save_config ------------------------------------------------------------------------------
 
 
-def test_saved_configs_are_resolved_and_whole(tmp_path: Path) -> None:
+def test_saved_configs_keep_their_links_and_are_whole(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "a.yaml", "a: 1\nb: '${a}'\n"))
     path = tmp_path / "new" / "config.yaml"
     save_config(config, path)
-    assert path.read_text() == "a: 1\nb: 1\n"
+    assert load_config(path, overrides=["a=2"]) == {"a": 2, "b": 2}
     assert [file.name for file in path.parent.iterdir()] == ["config.yaml"]
 
 
@@ -331,3 +331,22 @@ def test_published_nodes_are_built_at_any_depth() -> None:
     assert type(built).__module__ == "ldm.conditioners.class_label"
     with pytest.raises(ConfigError, match=r"^a\[0\]\.params\.n_class: unknown key of ldm\.modules"):
         instantiate({"a": [{**foreign, "params": {"embed_dim": 3, "n_class": 5}}]})
+
+
+def test_a_base_file_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text("a: 1\nb: {c: 2, d: 3}\n")
+    (tmp_path / "sub" / "middle.yaml").write_text("base: ../base.yaml\nb: {c: 4}\n")
+    (tmp_path / "sub" / "top.yaml").write_text("base: middle.yaml\ne: 5\n")
+    config = load_config(tmp_path / "sub" / "top.yaml")
+    assert config == {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
+
+
+def test_bases_in_a_circle_and_missing_bases(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("base: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
+        load_config(tmp_path / "c.yaml")

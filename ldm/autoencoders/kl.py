@@ -16,9 +16,14 @@ class AutoencoderKL(nn.Module):
     Args:
         architecture: Sizes of encoder and decoder.
         embed_dim: Channels of the latent.
+        initial_logvar: Log-variance of the posterior at the start of training. At the published 0
+            the latents of an untrained encoder drown in unit noise, which a small KL weight takes
+            thousands of steps to remove; -4 to -6 lets the decoder learn from the first step.
     """
 
-    def __init__(self, architecture: Architecture, embed_dim: int) -> None:
+    def __init__(
+        self, architecture: Architecture, embed_dim: int, initial_logvar: float = 0.0
+    ) -> None:
         super().__init__()
         self.downsampling_factor = architecture.downsampling_factor
         self.latent_channels = embed_dim
@@ -26,6 +31,8 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(architecture)
         self.quant_conv = nn.Conv2d(2 * architecture.z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, architecture.z_channels, 1)
+        with torch.no_grad():
+            self.quant_conv.bias[embed_dim:] += initial_logvar  # type: ignore[index]
 
     @property
     def last_layer(self) -> Tensor:

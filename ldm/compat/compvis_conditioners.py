@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm.compat.rules import Ignored, Inert, Renamed, Required, Table, apply, node
 
-ENTRY_NAMES = {"class": "class_label", "cls": "class_label", "txt": "caption"}
+ENTRY_NAMES = {"class": "class_label", "cls": "class_label"}
 """Entries of the original batches that have another name here."""
 
 CLASS: Table = {
@@ -51,7 +51,11 @@ def class_embedder(params: Any, name: str, path: str, key: str | None = None) ->
 
 
 def bert_embedder(params: Any, name: str, path: str, key: str | None = None) -> dict[str, Any]:
-    """``BERTEmbedder``: the text transformer with (or without) the BERT tokenizer."""
+    """``BERTEmbedder``: the text transformer with (or without) the BERT tokenizer.
+
+    The original tokenises inside the network; here loaders do, so the batch entry is ``tokens``
+    whatever the original called the texts.
+    """
     values = apply(BERT, params, name, path)
     tokenizer = None
     if values.pop("use_tokenizer"):
@@ -60,7 +64,7 @@ def bert_embedder(params: Any, name: str, path: str, key: str | None = None) -> 
             vocab="bert-base-uncased",
             length=values["length"],
         )
-    return _text(values, key or ("caption" if tokenizer else "tokens"), tokenizer)
+    return _text(values, "tokens" if tokenizer else key or "tokens", tokenizer)
 
 
 def transformer_embedder(

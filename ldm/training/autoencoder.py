@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -47,8 +47,8 @@ class AutoencoderTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = model
-        self.objective = objective
+        self.model: Any = model
+        self.objective: Any = objective
         self._optimizer = optimizer
         self._discriminator_optimizer = discriminator_optimizer
         self._lr_schedule = lr_schedule
@@ -64,7 +64,7 @@ class AutoencoderTask(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], _index: int) -> None:
         """One step of the autoencoder, then one of the discriminator."""
         images = batch["image"]
-        generator, discriminator = self.optimizers()
+        generator, discriminator = cast("list[Any]", self.optimizers())
         output = self.model(images)
 
         step = self.global_step
@@ -76,16 +76,14 @@ class AutoencoderTask(pl.LightningModule):
         generator.step()
 
         if step >= self.objective.disc_start:
-            disc_loss, disc_logs = self.objective.discriminator_loss(
-                images, output.image, step
-            )
+            disc_loss, disc_logs = self.objective.discriminator_loss(images, output.image, step)
             discriminator.zero_grad()
             self.manual_backward(disc_loss)
             self.trainer.strategy.optimizer_step(
                 discriminator.optimizer, closure=lambda: None, model=self
             )
             logs |= disc_logs
-        for scheduler in self.lr_schedulers():
+        for scheduler in cast("list[Any]", self.lr_schedulers()):
             scheduler.step()
         logs["lr"] = torch.tensor(generator.param_groups[0]["lr"])
         log_values(self, "train", logs, step)

@@ -21,7 +21,7 @@ class EpochOfData(pl.Callback):
     Data sets with a ``set_epoch`` method derive crops and flips from (seed, epoch, index).
     """
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Any, _task: Any) -> None:
         """Pass the epoch on."""
         dataset = trainer.datamodule.train
         if hasattr(dataset, "set_epoch"):
@@ -44,47 +44,35 @@ class EMACallback(pl.Callback):
         self._last_step = 0
         self._swapped = ExitStack()
 
-    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, task: Any) -> None:
         """Start from the live weights, or from the average of the checkpoint resumed from."""
         self.ema = EMA(task.model, self.decay)
         if self._loaded is not None:
             self.ema.load_state_dict(self._loaded)
-        self._last_step = trainer.global_step
-
-    def on_load_checkpoint(
-        self, _trainer: pl.Trainer, _task: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Remember the stored average until the weights are on their device."""
-        self._loaded = checkpoint.get("ema")
-
-    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Take up the stored average if Lightning restored the checkpoint after ``on_fit_start``."""
-        if self._loaded is not None and self.ema is not None:
-            self.ema.load_state_dict(self._loaded)
             self._loaded = None
         self._last_step = trainer.global_step
 
-    def on_save_checkpoint(
-        self, _trainer: pl.Trainer, _task: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
+        """Remember the stored average until the weights are on their device."""
+        self._loaded = checkpoint.get("ema")
+
+    def on_save_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
         """Store the average."""
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, *_args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, task: Any, *_args: Any) -> None:
         """Follow the weights once per optimiser step."""
         if self.ema is not None and trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
             self.ema.update(task.model)
 
-    def on_validation_start(self, _trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def on_validation_start(self, _trainer: Any, task: Any) -> None:
         """Validate with the averaged weights."""
         if self.ema is not None:
             self._swapped.enter_context(self.ema.applied(task.model))
 
-    def on_validation_end(self, _trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+    def on_validation_end(self, _trainer: Any, _task: Any) -> None:
         """Return to the live weights."""
         self._swapped.close()
 
@@ -113,22 +101,20 @@ class PictureGrid(pl.Callback):
         self._batch: dict[str, Any] | None = None
         self._last_step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
         """Keep the first validation batch: every picture shows the same conditions."""
         self._batch = next(iter(trainer.datamodule.val_dataloader()))
         self._last_step = trainer.global_step
 
     @rank_zero_only
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, *_args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, task: Any, *_args: Any) -> None:
         """Draw if it is time."""
         step = trainer.global_step
         if step % self.every == 0 and step != self._last_step:
             self._last_step = step
             self._draw(trainer, task, step)
 
-    def _draw(self, trainer: pl.Trainer, task: pl.LightningModule, step: int) -> None:
+    def _draw(self, trainer: Any, task: Any, step: int) -> None:
         average = self._ema.ema if self._ema is not None else None
         was_training = task.training
         task.eval()
@@ -156,13 +142,13 @@ class LossCurves(pl.Callback):
         self._out = out
 
     @rank_zero_only
-    def on_validation_end(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Any, _task: Any) -> None:
         """Redraw, unless this was Lightning's check before training."""
         if self._metrics.exists() and not trainer.sanity_checking:
             draw_curves(self._metrics, self._out)
 
     @rank_zero_only
-    def on_fit_end(self, _trainer: pl.Trainer, _task: pl.LightningModule) -> None:
+    def on_fit_end(self, _trainer: Any, _task: Any) -> None:
         """Redraw with the last steps."""
         if self._metrics.exists():
             draw_curves(self._metrics, self._out)

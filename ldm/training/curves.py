@@ -29,7 +29,9 @@ def draw_curves(metrics: Path, out: Path) -> None:
                 steps, values = zip(*points, strict=True)
                 axes.plot(steps, values, style, markersize=3, linewidth=1, label=split)
         if "loss" in name and all(
-            value > 0 for split in ("train", "val") for _, value in curves.get(f"{split}/{name}", [])
+            value > 0
+            for split in ("train", "val")
+            for _, value in curves.get(f"{split}/{name}", [])
         ):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=9)

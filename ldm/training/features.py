@@ -32,7 +32,7 @@ class FeatureTask(pl.LightningModule):
         lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
 

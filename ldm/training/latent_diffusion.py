@@ -48,7 +48,7 @@ class LatentDiffusionTask(pl.LightningModule):
         scale_factor_samples: int = 2048,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
         self._gradient_clip = gradient_clip

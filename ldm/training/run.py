@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config, save_config
 from ldm.errors import CheckpointError, ConfigError
 from ldm.load import inline_pretrained, pretrained_checkpoints
@@ -97,18 +98,16 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     # On resume all weights, those of a frozen first stage included, come from the checkpoint.
     task, data = build(inlined if resume else config)
     folder.path.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        folder.write_status(state="started", step=0, seconds=0, inputs=pretrained_checkpoints(config))
+    if resume:
+        _check_fit(task, folder.last)  # before anything in the folder is changed
+    else:
+        folder.write_status(
+            state="started", step=0, seconds=0, inputs=pretrained_checkpoints(config)
+        )
     save_config(inlined, folder.config)
     trainer = _trainer(config, folder, task)
     start, before = time.monotonic(), folder.status().get("seconds", 0)
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)
-    except RuntimeError as error:
-        if resume and "state_dict" in str(error):
-            first = " ".join(str(error).split()[:60])
-            raise CheckpointError(f"{folder.last} does not fit its config: {first}") from error
-        raise
+    trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)
     finished = trainer.state.finished and not trainer.interrupted
     if finished:
         trainer.save_checkpoint(folder.last)
@@ -121,16 +120,36 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
         raise KeyboardInterrupt
 
 
-def build(config: DictConfig) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+def _check_fit(task: Any, checkpoint: Path) -> None:
+    """Refuse a checkpoint whose weights are not those of the task, naming the first that differ."""
+    saved = load_training_checkpoint(checkpoint)["state_dict"]
+    own = task.state_dict()
+    odd = sorted(saved.keys() ^ own.keys())
+    odd += [key for key in own.keys() & saved.keys() if own[key].shape != saved[key].shape]
+    if odd:
+        raise CheckpointError(
+            f"{checkpoint} does not fit the config: {len(odd)} weights are missing or of another "
+            f"shape, first {', '.join(odd[:3])}; resume with the run's own config"
+        )
+
+
+def build(config: DictConfig) -> tuple[Any, Any]:
     """Build the task (with its model) and the data module of a config."""
     for key in ("name", "model", "task", "data", "trainer"):
         if key not in config:
-            raise ConfigError(f"{key}: missing; an experiment needs name, model, task, data, trainer")
+            raise ConfigError(
+                f"{key}: missing; an experiment needs name, model, task, data, trainer"
+            )
     return instantiate(config.task, "task"), instantiate(config.data, "data")
 
 
-def _trainer(config: DictConfig, folder: RunFolder, task: pl.LightningModule) -> pl.Trainer:
+def _trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer:
     options = trainer_options(config)
+    if options.get("accumulate_grad_batches", 1) > 1 and not task.automatic_optimization:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches: an autoencoder steps two optimisers on every batch "
+            "and cannot accumulate; set it to 1 and choose data.params.batch_size to fit"
+        )
     every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
     unknown = set(config.get("every", {})) - set(every)
     if unknown:
@@ -192,7 +211,9 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
     return options
 
 
-def open_run(folder: RunFolder, config: DictConfig, if_exists: str, say: Callable[[str], None]) -> None:
+def open_run(
+    folder: RunFolder, config: DictConfig, if_exists: str, say: Callable[[str], None]
+) -> None:
     """Start, continue or skip a run, and never mix two.
 
     Args:

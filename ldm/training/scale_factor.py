@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -15,14 +15,14 @@ from ldm.diffusion.scale import latent_moments, scale_from_moments
 logger = logging.getLogger(__name__)
 
 
-def measure_scale_factor(task: pl.LightningModule, samples: int) -> float:
+def measure_scale_factor(task: Any, samples: int) -> float:
     """Set ``task.model.scale_factor`` to 1 / std of unscaled latents of the training set.
 
     The original takes the first batch of the first process; here every process contributes its
     share of ``samples`` images and all end with the same number, which checkpoints then carry.
 
     Args:
-        task: a task with a ``LatentDiffusion`` as ``model``, attached to a running trainer.
+        task: a Lightning module with a ``LatentDiffusion`` as ``model``, in a running trainer.
         samples: images to look at, over all processes.
 
     Returns:
@@ -37,7 +37,7 @@ def measure_scale_factor(task: pl.LightningModule, samples: int) -> float:
     return factor
 
 
-def _latents(task: pl.LightningModule, share: int) -> Iterator[Tensor]:
+def _latents(task: Any, share: int) -> Iterator[Tensor]:
     generator = torch.Generator(task.device).manual_seed(task.global_rank)
     seen = 0
     for batch in task.trainer.datamodule.train_dataloader():

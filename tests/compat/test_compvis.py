@@ -145,7 +145,7 @@ def test_omitted_arguments_have_the_defaults_of_the_original() -> None:
     assert translate(ldm())["params"]["schedule"]["params"]["timesteps"] == 1000
     bert = {"target": ENCODERS + "BERTEmbedder", "params": {"n_embed": 12, "n_layer": 1}}
     params = translate(bert)["params"]
-    assert (params["vocab_size"], params["length"], params["key"]) == (30522, 77, "caption")
+    assert (params["vocab_size"], params["length"], params["key"]) == (30522, 77, "tokens")
     assert params["tokenizer"]["params"] == {"vocab": "bert-base-uncased", "length": 77}
 
 

@@ -157,7 +157,7 @@ def test_an_exception_leaves_a_checkpoint_to_resume_from(
 
 
 def test_an_existing_run_is_never_overwritten(trained: tuple[RunFolder, RunFolder]) -> None:
-    with pytest.raises(ConfigError, match="exists already.*--resume"):
+    with pytest.raises(ConfigError, match=r"exists already.*--resume"):
         open_run(trained[0], tiny.autoencoder(), "error", print)
 
 

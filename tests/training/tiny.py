@@ -1,4 +1,4 @@
-"""The smallest experiments that go through all of training: 16-pixel scenes, thousands of weights."""
+"""The smallest experiments that go through all of training, on scenes of 16 pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def _data(**options: Any) -> dict[str, Any]:
 
     return {
         "target": "ldm.training.data.DataModule",
-        "params": {"batch_size": 4, "train": scenes("train", 32), "validation": scenes("validation", 4)},
+        "params": {
+            "batch_size": 4,
+            "train": scenes("train", 32),
+            "validation": scenes("validation", 4),
+        },
     }
 
 
@@ -74,6 +78,7 @@ def autoencoder(**changes: Any) -> DictConfig:
 
 def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
     """A text-conditional diffusion model on the latents of a ``autoencoder`` run."""
+    optimizer = {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-3}}
     tokenizer = {
         "target": "ldm.conditioners.tokenizer.BertTokenizer",
         "params": {"vocab": str(vocab), "length": 8},
@@ -86,7 +91,10 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
             "target": "ldm.diffusion.latent.LatentDiffusion",
             "params": {
                 "scale_factor": None,
-                "autoencoder": {"target": "ldm.load.pretrained", "params": {"path": str(first_stage)}},
+                "autoencoder": {
+                    "target": "ldm.load.pretrained",
+                    "params": {"path": str(first_stage)},
+                },
                 "schedule": {
                     "target": "ldm.diffusion.schedule.NoiseSchedule",
                     "params": {"timesteps": 20},
@@ -125,7 +133,7 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
             "target": "ldm.training.latent_diffusion.LatentDiffusionTask",
             "params": {
                 "model": "${model}",
-                "optimizer": {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-3}},
+                "optimizer": optimizer,
                 "gradient_clip": 1.0,
                 "preview_steps": 2,
                 "preview_guidance": 2.0,
@@ -136,5 +144,28 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
         "trainer": TRAINER,
         "every": EVERY,
         "ema_decay": 0.9,
+    }
+    return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]
+
+
+def features(**changes: Any) -> DictConfig:
+    """A feature network of the synthetic scenes."""
+    config = {
+        "name": "tiny-features",
+        "seed": 0,
+        "model": {
+            "target": "ldm.evaluation.scene_features.SceneFeatures",
+            "params": {"width": 8, "dim": 4},
+        },
+        "task": {
+            "target": "ldm.training.features.FeatureTask",
+            "params": {
+                "model": "${model}",
+                "optimizer": {"target": "torch.optim.AdamW", "partial": True},
+            },
+        },
+        "data": _data(),
+        "trainer": TRAINER,
+        "every": EVERY,
     }
     return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]

@@ -1,0 +1,40 @@
+"""Run a script's ``main`` in this process, as the command line would."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """``script("train.py", "config.yaml", ...)`` -> exit code and what was printed."""
+
+    def call(name: str, *arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(SCRIPTS))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        captured = capsys.readouterr()
+        return Outcome(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return call
