@@ -24,7 +24,9 @@ from omegaconf import DictConfig
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
 from ldm.load import inline_pretrained
-from ldm.training.run import RunFolder, build, open_run, train, trainer_options
+from ldm.training.run import build, open_run, train
+from ldm.training.run_folder import RunFolder
+from ldm.training.trainer import trainer_options
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ from ldm.evaluation.frechet import frechet_distance
 from ldm.evaluation.statistics import FeatureStatistics
 from ldm.load import load_model
 from ldm.samplers.noise import SeededNoise
-from ldm.training.run import RunFolder, train
+from ldm.training.run import train
+from ldm.training.run_folder import RunFolder
 
 HERE = "tests.test_extension"
 

@@ -10,6 +10,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ldm.config import instantiate, load_config
+from ldm.training.run import train
+from ldm.training.run_folder import RunFolder
 from tests.scripts.conftest import Outcome
 from tests.training import tiny
 
@@ -22,8 +25,6 @@ Script = Callable[..., Outcome]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a trained first stage, text model and feature network."""
-    from ldm.training.run import RunFolder, train
-
     root = tmp_path_factory.mktemp("runs")
     train(tiny.autoencoder(), RunFolder(root / "ae"))
     train(tiny.text2img(root / "ae", VOCAB), RunFolder(root / "text"))
@@ -71,8 +72,6 @@ def test_dry_run_counts_parameters_and_writes_nothing(script: Script, tmp_path: 
 @pytest.mark.parametrize("name", sorted(p.relative_to(ROOT) for p in ROOT.glob("configs/*/*.yaml")))
 def test_every_config_of_the_repository_is_well_formed(name: Path) -> None:
     """All keys fit the constructors; what the config needs from outside may be absent."""
-    from ldm.config import instantiate, load_config
-
     needed = ["data_root=photos"] if "folder" in name.parts else []
     needed += ["num_classes=2"] if name.stem == "class" and needed else []
     config = load_config(ROOT / name, overrides=needed)

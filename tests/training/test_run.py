@@ -17,7 +17,8 @@ from ldm.errors import CheckpointError, ConfigError
 from ldm.load import load_model
 from ldm.training.autoencoder import AutoencoderTask
 from ldm.training.metrics_log import read_metrics
-from ldm.training.run import RunFolder, open_run, train
+from ldm.training.run import open_run, train
+from ldm.training.run_folder import RunFolder
 from tests.training import tiny
 
 VOCAB = Path(__file__).parents[2] / "data" / "scenes" / "vocab.txt"

@@ -1,0 +1,93 @@
+"""The Lightning trainer of a run, with what every run logs, draws and saves."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ldm.errors import ConfigError
+from ldm.training.callbacks import EMACallback, EpochOfData, LossCurves, PictureGrid
+from ldm.training.checkpoint_io import AtomicCheckpointIO
+from ldm.training.metrics_log import MetricsLog
+from ldm.training.progress import StepProgress
+from ldm.training.run_folder import RunFolder
+
+_RESERVED = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar")
+
+
+def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer:
+    """A trainer as the nodes ``trainer``, ``every`` and ``ema_decay`` of a config ask for.
+
+    Raises:
+        ConfigError: one of them holds a key or value that does not fit.
+    """
+    options = trainer_options(config)
+    if options.get("accumulate_grad_batches", 1) > 1 and not task.automatic_optimization:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches: an autoencoder steps two optimisers on every batch "
+            "and cannot accumulate; set it to 1 and choose data.params.batch_size to fit"
+        )
+    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
+    unknown = set(config.get("every", {})) - set(every)
+    if unknown:
+        raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
+    every |= dict(config.get("every", {}))
+    ema = EMACallback(config.ema_decay) if config.get("ema_decay") else None
+    callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData()]
+    if ema is not None:
+        callbacks.append(ema)
+    if hasattr(task, "preview"):
+        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema))
+    checkpoints = folder.path / "checkpoints"
+    callbacks += [
+        LossCurves(folder.metrics, folder.curves),
+        ModelCheckpoint(
+            checkpoints,
+            filename="last",
+            every_n_train_steps=every["checkpoint"],
+            enable_version_counter=False,
+            save_on_exception=True,
+        ),
+        ModelCheckpoint(
+            checkpoints, filename="best", monitor=task.monitor, enable_version_counter=False
+        ),
+    ]
+    defaults = {
+        "max_epochs": -1 if "max_steps" in options else None,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "val_check_interval": every["validation"],
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": every["log"],
+    }
+    return pl.Trainer(
+        **(defaults | options),
+        callbacks=callbacks,
+        logger=[
+            MetricsLog(folder.metrics),
+            TensorBoardLogger(folder.path, name="tensorboard", version=""),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder.path,
+        enable_progress_bar=False,
+    )
+
+
+def trainer_options(config: DictConfig) -> dict[str, Any]:
+    """Check the ``trainer`` node, which holds plain arguments of Lightning's ``Trainer``."""
+    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
+    accepted = [name for name in inspect.signature(pl.Trainer).parameters if name not in _RESERVED]
+    for key in options:
+        if key not in accepted:
+            raise ConfigError(
+                f"trainer.{key}: not an argument of Lightning's Trainer that a config may set; "
+                f"it accepts {', '.join(accepted)}"
+            )
+    if "max_steps" not in options and "max_epochs" not in options:
+        raise ConfigError("trainer: set max_steps (optimiser steps) or max_epochs")
+    return options

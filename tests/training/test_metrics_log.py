@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldm.training.curves import draw_curves
+from ldm.training.metrics_log import MetricsLog, read_metrics
+
+
+def test_lines_are_appended_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path).log_metrics({"train/loss": 2.0, "epoch": 0}, step=1)
+    MetricsLog(path).log_metrics({"train/loss": 1.0, "val/loss": 3.0}, step=2)
+    MetricsLog(path).log_metrics({"epoch": 1}, step=3)
+    assert read_metrics(path) == {"train/loss": [(1, 2.0), (2, 1.0)], "val/loss": [(2, 3.0)]}
+
+
+def test_a_repeated_step_keeps_the_later_value_and_a_cut_line_is_passed_over(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4, "train/loss": 1.0}\n{"step": 5, "trai')
+    path.write_text(path.read_text() + '\n{"step": 4, "train/loss": 0.5}\n')
+    assert read_metrics(path) == {"train/loss": [(4, 0.5)]}
+
+
+def test_curves_are_drawn_also_for_values_that_have_no_logarithm(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in range(3):
+        log.log_metrics({"train/loss": 1.0 / (step + 1), "train/g_loss": -1.0}, step=step)
+    draw_curves(path, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
