@@ -37,6 +37,7 @@ def sample_scene(
     shapes: Sequence[str],
     colours: Sequence[str],
     size: tuple[float, float] = (1.0, 1.0),
+    backgrounds: Sequence[str] = BACKGROUNDS,
 ) -> Scene:
     """Compose a scene.
 
@@ -46,6 +47,7 @@ def sample_scene(
         shapes: shapes to choose from.
         colours: colours to choose from.
         size: (height, width) of the canvas in units of its shorter side.
+        backgrounds: kinds of background to choose from.
     """
     # One block of draws as plain floats: a scalar draw from numpy costs as much as ten of these.
     uniform = iter(rng.random(_UNIFORMS).tolist()).__next__
@@ -55,7 +57,7 @@ def sample_scene(
     smallest, largest = _RADII[n]
     radii = [smallest + (largest - smallest) * uniform() for _ in range(n)]
     relation = RELATIONS[int(uniform() * 4)] if n == 2 else None
-    background = _choose_background(uniform)
+    background = _choose_background(uniform, backgrounds)
     if n == 1:
         places = [_anywhere(uniform, radii[0], size)]
     elif relation is not None:
@@ -83,8 +85,8 @@ def _choose_classes(
     return classes
 
 
-def _choose_background(uniform: Uniform) -> Background:
-    kind = BACKGROUNDS[int(uniform() * len(BACKGROUNDS))]
+def _choose_background(uniform: Uniform, kinds: Sequence[str]) -> Background:
+    kind = kinds[int(uniform() * len(kinds))]
     level, step = 0.56 + 0.24 * uniform(), 0.07 + 0.07 * uniform()
     hue, tint = 2.0 * math.pi * uniform(), 0.055 * uniform()
     dark, light = _muted(level, hue, tint), _muted(level + step, hue + 0.7 * uniform(), tint)

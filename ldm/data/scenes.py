@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.scene_captions import COLOURS, SHAPES, class_index, describe, write_caption
-from ldm.data.scene_drawing import draw_background, draw_object
+from ldm.data.scene_drawing import BACKGROUNDS, draw_background, draw_object
 from ldm.data.scene_layout import Scene, sample_scene
 from ldm.errors import DataError
 
@@ -42,6 +42,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         num_objects: smallest and largest number of objects, within 1 to 3.
         shapes: the shapes that appear. Class ids always count all of ``SHAPES``.
         colours: the colours that appear.
+        backgrounds: the kinds of background that appear; plain and gradient are quickest to learn.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
 
     Raises:
@@ -57,6 +58,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         num_objects: Sequence[int] = (1, 3),
         shapes: Sequence[str] = SHAPES,
         colours: Sequence[str] = COLOURS,
+        backgrounds: Sequence[str] = BACKGROUNDS,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         height, width = (
@@ -75,10 +77,12 @@ class SceneDataset(Dataset[dict[str, Any]]):
             )
         _check_subset("shapes", shapes, SHAPES)
         _check_subset("colours", colours, COLOURS)
+        _check_subset("backgrounds", backgrounds, BACKGROUNDS)
         self.height, self.width = height, width
         self.length = length
         self.num_objects = (low, high)
         self.shapes, self.colours = tuple(shapes), tuple(colours)
+        self.backgrounds = tuple(backgrounds)
         self.tokenizer = tokenizer
         self._entropy = (seed, _SPLITS.index(split))
 
@@ -92,7 +96,9 @@ class SceneDataset(Dataset[dict[str, Any]]):
         unit = min(self.height, self.width)
         size = (self.height / unit, self.width / unit)
         rng = np.random.default_rng((*self._entropy, index))
-        return sample_scene(rng, self.num_objects, self.shapes, self.colours, size)
+        return sample_scene(
+            rng, self.num_objects, self.shapes, self.colours, size, self.backgrounds
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
