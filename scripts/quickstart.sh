@@ -20,11 +20,11 @@ python scripts/train.py configs/quickstart/text2img.yaml --if-exists resume
 say 3/5 "Train a small network whose features measure how close samples are to real images"
 python scripts/train.py configs/quickstart/features.yaml --if-exists resume
 
-say 4/5 "Sample: 16 prompts of your own kind, and the captions of 512 held-out scenes"
+say 4/5 "Sample: 12 prompts, and the captions of 256 held-out scenes"
 python scripts/txt2img.py $model --prompts data/scenes/prompts.txt --per-prompt 8 \
-    --steps 25 --guidance 3 --out $model/prompts
-python scripts/txt2img.py $model --validation-captions 512 --per-prompt 1 \
-    --steps 25 --guidance 3 --seed 1000 --out $model/held-out
+    --steps 20 --guidance 3 --out $model/prompts
+python scripts/txt2img.py $model --validation-captions 256 --per-prompt 1 \
+    --steps 20 --guidance 3 --seed 1000 --out $model/held-out
 
 say 5/5 "Evaluate both stages and the samples"
 python scripts/evaluate.py $runs/quickstart-autoencoder --features $runs/quickstart-features
@@ -43,6 +43,6 @@ Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Where
                             $model/held-out/metrics.json
   checkpoints               $runs/quickstart-*/checkpoints/{last,best}.ckpt
   resolved configs          $runs/quickstart-*/config.yaml
-Next: your own prompts    .venv/bin/python scripts/txt2img.py $model --prompt "two red squares" --guidance 3
+Next: your own prompts    .venv/bin/python scripts/txt2img.py $model --prompt "a purple cross" --guidance 3
       your own images     README.md, "Train on your own folder of images"
 END

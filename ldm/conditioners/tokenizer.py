@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer as WordPieces
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MEMORY = 100_000
+"""Texts whose ids a tokenizer remembers."""
+
 ADVICE = "give the path of BERT's vocab.txt (it is at hf.co/bert-base-uncased) or its folder"
 
 
@@ -51,6 +54,7 @@ class BertTokenizer:
         self.vocab = vocab
         self.length = length
         self._word_pieces: WordPieces | None = None
+        self._memory: dict[str, Tensor] = {}
         path = Path(vocab).expanduser()
         file = path / "vocab.txt" if path.is_dir() else path
         if file.is_file():
@@ -65,13 +69,24 @@ class BertTokenizer:
 
     def __call__(self, texts: str | list[str]) -> Tensor:
         """One text or B texts -> ids (B, length), int64."""
+        if isinstance(texts, str):
+            return self._remembered(texts)
+        return self._encode(list(texts))
+
+    def _remembered(self, text: str) -> Tensor:
+        """Ids (1, length) of a text; captions come back every epoch and tokenising them is slow."""
+        ids = self._memory.get(text)
+        if ids is None:
+            ids = self._encode([text])
+            if len(self._memory) < MEMORY:
+                self._memory[text] = ids
+        return ids.clone()
+
+    def _encode(self, texts: list[str]) -> Tensor:
         if self._word_pieces is None:
             self._word_pieces = _word_pieces(_from_hub(self.vocab))
         encoded = self._word_pieces(
-            [texts] if isinstance(texts, str) else list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
+            texts, padding="max_length", truncation=True, max_length=self.length
         )
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
