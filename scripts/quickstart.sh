@@ -11,22 +11,33 @@ runs=runs
 model=$runs/quickstart-text2img
 say() { printf '\n[%s] %s\n' "$1" "$2"; }
 
-say 1/5 "Stage 1: train a KL autoencoder that squeezes 32x32 images into 8x8 latents"
-python scripts/train.py configs/quickstart/autoencoder.yaml --if-exists resume
+say 1/4 "Stage 1: train a KL autoencoder that squeezes 32x32 images into 8x8 latents (and, beside
+      it, a small network whose features will measure how close samples are to real images)"
+threads=""
+if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    threads=1  # such small batches gain nothing from a second core: give each training one
+fi
+mkdir -p $runs
+(export ${threads:+OMP_NUM_THREADS=$threads}
+    python scripts/train.py configs/quickstart/features.yaml --if-exists resume) \
+    >$runs/quickstart-features.log 2>&1 &
+features=$!
+trap 'kill $features 2>/dev/null || true' EXIT
+(export ${threads:+OMP_NUM_THREADS=$threads}
+    python scripts/train.py configs/quickstart/autoencoder.yaml --if-exists resume)
+wait $features || { tail -n 5 $runs/quickstart-features.log >&2; exit 2; }
+trap - EXIT
 
-say 2/5 "Stage 2: train a UNet with cross-attention that denoises those latents, guided by captions"
+say 2/4 "Stage 2: train a UNet with cross-attention that denoises those latents, guided by captions"
 python scripts/train.py configs/quickstart/text2img.yaml --if-exists resume
 
-say 3/5 "Train a small network whose features measure how close samples are to real images"
-python scripts/train.py configs/quickstart/features.yaml --if-exists resume
-
-say 4/5 "Sample: 12 prompts, and the captions of 256 held-out scenes"
+say 3/4 "Sample: 12 prompts, and the captions of 256 held-out scenes"
 python scripts/txt2img.py $model --prompts data/scenes/prompts.txt --per-prompt 8 \
     --steps 20 --guidance 3 --out $model/prompts
 python scripts/txt2img.py $model --validation-captions 256 --per-prompt 1 \
     --steps 20 --guidance 3 --seed 1000 --out $model/held-out
 
-say 5/5 "Evaluate both stages and the samples"
+say 4/4 "Evaluate both stages and the samples"
 python scripts/evaluate.py $runs/quickstart-autoencoder --features $runs/quickstart-features
 python scripts/evaluate.py $model --samples $model/prompts --judge
 python scripts/evaluate.py $model --samples $model/held-out --judge \
