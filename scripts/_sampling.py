@@ -29,6 +29,8 @@ from ldm.samplers.noise import SeededNoise
 
 Batch = dict[str, Any]
 
+MOST_IN_GRID = 128
+
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all sampling scripts have."""
@@ -185,7 +187,7 @@ def generate(
             for k, picture in zip(indices, pictures, strict=True):
                 save_png(picture, job.out / entries[k]["file"])
             bar.update(len(indices))
-    shown = min(count, 64)
+    shown = min(count, MOST_IN_GRID)
     columns = columns or math.ceil(math.sqrt(shown))
     save_grid((job.out / entry["file"] for entry in entries[:shown]), columns, job.out / "grid.png")
     say(f"{count} images in {folder}   grid {job.out / 'grid.png'}")

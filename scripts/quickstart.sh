@@ -13,18 +13,14 @@ say() { printf '\n[%s] %s\n' "$1" "$2"; }
 
 say 1/4 "Stage 1: train a KL autoencoder that squeezes 32x32 images into 8x8 latents (and, beside
       it, a small network whose features will measure how close samples are to real images)"
-threads=""
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    threads=1  # such small batches gain nothing from a second core: give each training one
-fi
+one_core="env OMP_NUM_THREADS=1"  # such small batches gain nothing from a second core
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then one_core=""; fi
 mkdir -p $runs
-(export ${threads:+OMP_NUM_THREADS=$threads}
-    python scripts/train.py configs/quickstart/features.yaml --if-exists resume) \
+$one_core python scripts/train.py configs/quickstart/features.yaml --if-exists resume \
     >$runs/quickstart-features.log 2>&1 &
 features=$!
 trap 'kill $features 2>/dev/null || true' EXIT
-(export ${threads:+OMP_NUM_THREADS=$threads}
-    python scripts/train.py configs/quickstart/autoencoder.yaml --if-exists resume)
+$one_core python scripts/train.py configs/quickstart/autoencoder.yaml --if-exists resume
 wait $features || { tail -n 5 $runs/quickstart-features.log >&2; exit 2; }
 trap - EXIT
 
