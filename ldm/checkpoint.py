@@ -87,7 +87,9 @@ def load_training_checkpoint(
     """
     path = _existing(path)
     try:
-        content: dict[str, Any] = _torch_load(path, weights_only=True, map_location=map_location)
+        content: dict[str, Any] = _torch_load(
+            path, weights_only=True, map_location=map_location or "cpu"
+        )
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or no training checkpoint of this library: it holds more than "

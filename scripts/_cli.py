@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+import torch
+
 from ldm.errors import UserError
 
 
@@ -44,6 +46,14 @@ def _quiet_libraries() -> None:
         ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want
     ):
         warnings.filterwarnings("ignore", message=text)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: not available on this machine") from None
 
 
 def say(text: str) -> None:

@@ -20,10 +20,10 @@ find_python() {
 }
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python="$(find_python)" || exit 2
         echo "Making .venv with $("$python" --version)"
-        "$python" -m venv .venv
+        "$python" -m venv --clear .venv
     fi
     echo "Installing ldm and its dependencies, about 6 GB with PyTorch (several minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import say
+from _cli import check_device, say
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
@@ -80,6 +80,7 @@ class Job:
         """Read the run; refuse what is no latent diffusion model."""
         if arguments.batch_size < 1:
             raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
+        check_device(arguments.device)
         config = run_config(arguments.run)
         model = load_model(
             arguments.run,

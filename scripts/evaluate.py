@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import run, say
+from _cli import check_device, run, say
 from _sampling import default_device, save_grid, save_png
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -42,14 +42,21 @@ from ldm.load import load_model, run_config
 
 Data = Dataset[Any]
 SHEET_IMAGES = 8
+FEWEST = 4  # precision and recall look at the third neighbour
 
 
 def main() -> None:
     """Decide what is to be measured, measure, and write the report."""
     arguments = _parser().parse_args()
+    if arguments.num is not None and arguments.num < 1:
+        raise UserError(f"--num {arguments.num}: must be at least 1")
+    check_device(arguments.device)
     config = run_config(arguments.run)
     source = load_config(arguments.real) if arguments.real else config.data
-    real: Data = instantiate(source, "data").validation
+    module = instantiate(source, "data")
+    if not hasattr(module, "validation"):
+        raise UserError(f"--real {arguments.real}: not a node of ldm.training.data.DataModule")
+    real: Data = module.validation
     count = len(real)  # type: ignore[arg-type]
     real = Subset(real, range(min(count, arguments.num))) if arguments.num else real
     extractor = _extractor(arguments.features, arguments.device)
@@ -159,10 +166,14 @@ def _evaluate_samples(
             "scripts/sample.py or scripts/txt2img.py"
         )
     record = json.loads(record_file.read_text())
-    fakes = [
-        read_image(str(arguments.samples / entry["file"]), ImageReadMode.RGB).float() / 127.5 - 1
-        for entry in record["samples"]
-    ]
+    files = [arguments.samples / entry["file"] for entry in record["samples"]]
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        raise UserError(
+            f"{arguments.samples}: {len(absent)} of its images are absent, first {absent[0].name}: "
+            "repeat the sampling command, it goes on where it stopped"
+        )
+    fakes = [read_image(str(file), ImageReadMode.RGB).float() / 127.5 - 1 for file in files]
     report = EvaluationReport(f"{arguments.samples} by {record['settings']['run']}")
     if extractor is None and not arguments.judge:
         raise UserError("nothing to measure: give --features, and --judge for synthetic scenes")
@@ -188,6 +199,8 @@ def _add_distances(
 ) -> None:
     real_features = extract_features(extractor, real, device)
     fake_features = extract_features(extractor, fake, device)
+    if min(len(real_features), len(fake_features)) < FEWEST:
+        raise UserError(f"--features needs at least {FEWEST} real and {FEWEST} other images")
     statistics = [
         FeatureStatistics(extractor.dim).update(f) for f in (real_features, fake_features)
     ]

@@ -19,6 +19,8 @@ from _sampling import Batch, Job, generate, parser
 from ldm.conditioners.class_label import ClassLabel
 from ldm.errors import UserError
 
+MOST_COLUMNS = 16
+
 
 def main() -> None:
     """Choose the labels and sample."""
@@ -48,7 +50,10 @@ def main() -> None:
     def conditions(indices: Sequence[int]) -> Batch:
         return {conditioner.key: torch.tensor([labels[k] for k in indices])}
 
-    generate(job, arguments.num, conditions, [{"label": label} for label in labels])
+    in_turn = arguments.labels == "uniform" and conditioner.num_classes <= MOST_COLUMNS
+    columns = conditioner.num_classes if in_turn else None  # a column a class
+    records = [{"label": label} for label in labels]
+    generate(job, arguments.num, conditions, records, columns)
 
 
 def choose_labels(policy: str, count: int, num_classes: int, seed: int) -> list[int]:

@@ -88,6 +88,7 @@ def _dry_run(config: DictConfig) -> None:
     trainer_options(config)
     with torch.device("meta"):
         task, data = build(inline_pretrained(config))
+        task.configure_optimizers()
     say(f"{config.name}: builds")
     for name, module in task.model.named_children():
         total = sum(p.numel() for p in module.parameters())

@@ -52,6 +52,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         captions: txt (beside the image), metadata (metadata.jsonl with file_name and text or
             caption), none, or auto.
         classes: folder (first-level sub-folders, sorted), none, or auto.
+        num_classes: how many classes there must be; None accepts any number.
         broken: what an unreadable image does: skip = warn once per file (and worker) and take
             the next readable one instead, error = raise.
         small: what an image below the crop does: upscale = enlarge it, with one warning, or
@@ -74,6 +75,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         flip: float = 0.0,
         captions: str = "auto",
         classes: str = "auto",
+        num_classes: int | None = None,
         broken: str = "skip",
         small: str = "upscale",
         tokenizer: Tokenizer | None = None,
@@ -102,6 +104,11 @@ class ImageFolder(Dataset[dict[str, Any]]):
             )
         self.files = [listing.images[i] for i in chosen]
         self.classes = find_classes(self.root, listing.images, classes)
+        if num_classes is not None and len(self.classes) != num_classes:
+            raise DataError(
+                f"image folder '{self.root}' has {len(self.classes)} class folders, but "
+                f"num_classes says {num_classes}"
+            )
         self.captions = find_captions(self.root, listing, captions)
         if tokenizer is not None and self.captions is None:
             raise DataError(
@@ -112,7 +119,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         self._class_ids = {name: i for i, name in enumerate(self.classes)}
         self._warned_small = False
         # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
 
     def __len__(self) -> int:
         return len(self.files)

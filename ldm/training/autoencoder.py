@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.evaluation.reconstruction import psnr
 from ldm.training.log import log_values
-from ldm.training.lr_schedule import Constant
+from ldm.training.lr_schedule import Constant, scheduler
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -59,7 +58,7 @@ class AutoencoderTask(pl.LightningModule):
         generator = self._optimizer(self.model.parameters())
         discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
         optimizers = [generator, discriminator]
-        return optimizers, [LambdaLR(optimizer, self._lr_schedule) for optimizer in optimizers]
+        return optimizers, [scheduler(optimizer, self._lr_schedule) for optimizer in optimizers]
 
     def training_step(self, batch: dict[str, Any], _index: int) -> None:
         """One step of the autoencoder, then one of the discriminator."""
@@ -71,8 +70,6 @@ class AutoencoderTask(pl.LightningModule):
         loss, logs = self.objective.generator(images, output, self.model.last_layer, step)
         generator.zero_grad()
         self.manual_backward(loss)
-        if self._gradient_clip is not None:
-            logs["grad_norm"] = clip_grad_norm_(self.model.parameters(), self._gradient_clip)
         generator.step()
 
         if step >= self.objective.disc_start:
@@ -83,16 +80,23 @@ class AutoencoderTask(pl.LightningModule):
                 discriminator.optimizer, closure=lambda: None, model=self
             )
             logs |= disc_logs
-        for scheduler in cast("list[Any]", self.lr_schedulers()):
-            scheduler.step()
+        for schedule in cast("list[Any]", self.lr_schedulers()):
+            schedule.step()
         logs["lr"] = torch.tensor(generator.param_groups[0]["lr"])
         log_values(self, "train", logs, step)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 
-    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
-        """Reconstruction error of the posterior mode, and the objective's terms."""
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the autoencoder's gradients, which are unscaled by now, by norm if asked to."""
+        generator = cast("list[Any]", self.optimizers())[0]
+        if self._gradient_clip is not None and optimizer is generator.optimizer:
+            norm = clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+            log_values(self, "train", {"grad_norm": norm}, self.global_step)
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        """Reconstruction from a posterior sample, with the same noise at every validation."""
         images = batch["image"]
-        output = self.model(images)
+        output = self.model(images, generator=torch.Generator(self.device).manual_seed(index))
         _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
         logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()
         log_values(self, "val", logs, self.global_step, batch_size=len(images))

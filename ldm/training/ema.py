@@ -82,7 +82,9 @@ class EMA:
                 f"first {odd[0]!r}"
             )
         self.num_updates = int(state["num_updates"])
-        self.shadow = {name: _wide(saved[name]).clone() for name in self.shadow}
+        self.shadow = {
+            name: _wide(saved[name]).to(old.device, copy=True) for name, old in self.shadow.items()
+        }
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """Averages and weights in the same order, with the averages moved to the weights."""

@@ -8,10 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.training.log import log_values
-from ldm.training.lr_schedule import Constant
+from ldm.training.lr_schedule import Constant, scheduler
 
 
 class FeatureTask(pl.LightningModule):
@@ -39,7 +38,7 @@ class FeatureTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimiser over the whole network."""
         optimizer = self._optimizer(self.model.parameters())
-        schedule = LambdaLR(optimizer, self._lr_schedule)
+        schedule = scheduler(optimizer, self._lr_schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -9,13 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from ldm.training.log import log_values
-from ldm.training.lr_schedule import Constant
+from ldm.training.lr_schedule import Constant, scheduler
 from ldm.training.scale_factor import measure_scale_factor
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -60,7 +59,7 @@ class LatentDiffusionTask(pl.LightningModule):
         """One optimiser over everything that is not frozen."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = self._optimizer(trainable)
-        schedule = LambdaLR(optimizer, self._lr_schedule)
+        schedule = scheduler(optimizer, self._lr_schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

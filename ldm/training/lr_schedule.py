@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def scheduler(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
+    """The torch scheduler that multiplies learning rates by ``factor(step)``.
+
+    ``LambdaLR`` saves the attributes of callable objects in checkpoints and restores them over the
+    new ones, so that a resumed run would ignore a changed schedule; it leaves functions alone.
+    """
+    return LambdaLR(optimizer, lambda step: factor(step))
 
 
 @dataclass(frozen=True)

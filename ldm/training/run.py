@@ -31,12 +31,15 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
             "start again"
         )
     inlined = inline_pretrained(config)
-    pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
+    # A resumed run must not repeat the noise and the order of data with which it began.
+    offset = load_training_checkpoint(folder.last)["global_step"] if resume else 0
+    pl.seed_everything(config.get("seed", 0) + offset, workers=True, verbose=False)
     # On resume all weights, those of a frozen first stage included, come from the checkpoint.
     task, data = build(inlined if resume else config)
     folder.path.mkdir(parents=True, exist_ok=True)
     if resume:
         _check_fit(task, folder.last)  # before anything in the folder is changed
+        folder.write_status(state="started")
     else:
         folder.write_status(
             state="started", step=0, seconds=0, inputs=pretrained_checkpoints(config)
@@ -44,7 +47,11 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     save_config(inlined, folder.config)
     trainer = make_trainer(config, folder, task)
     start, before = time.monotonic(), folder.status().get("seconds", 0)
-    trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        if not trainer.interrupted:
+            raise
     finished = trainer.state.finished and not trainer.interrupted
     if finished:
         trainer.save_checkpoint(folder.last)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.errors import ConfigError
 from ldm.training.callbacks import EMACallback, EpochOfData, LossCurves, PictureGrid
@@ -17,7 +18,10 @@ from ldm.training.metrics_log import MetricsLog
 from ldm.training.progress import StepProgress
 from ldm.training.run_folder import RunFolder
 
-_RESERVED = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar")
+_RESERVED = (
+    *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),
+    *("enable_checkpointing", "gradient_clip_val", "gradient_clip_algorithm"),
+)
 
 
 def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer:
@@ -37,6 +41,12 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
     if unknown:
         raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
     every |= dict(config.get("every", {}))
+    for key, value in every.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"every.{key}: expected a number of steps from 1, got {value!r}")
+    decay = config.get("ema_decay")
+    if decay is not None and not 0 <= decay < 1:
+        raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
     ema = EMACallback(config.ema_decay) if config.get("ema_decay") else None
     callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData()]
     if ema is not None:
@@ -58,24 +68,28 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
         ),
     ]
     defaults = {
+        "devices": 1,
         "max_epochs": -1 if "max_steps" in options else None,
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
-        "val_check_interval": every["validation"],
+        "val_check_interval": every["validation"] * options.get("accumulate_grad_batches", 1),
         "check_val_every_n_epoch": None,
         "log_every_n_steps": every["log"],
     }
-    return pl.Trainer(
-        **(defaults | options),
-        callbacks=callbacks,
-        logger=[
-            MetricsLog(folder.metrics),
-            TensorBoardLogger(folder.path, name="tensorboard", version=""),
-        ],
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder.path,
-        enable_progress_bar=False,
-    )
+    try:
+        return pl.Trainer(
+            **(defaults | options),
+            callbacks=callbacks,
+            logger=[
+                MetricsLog(folder.metrics),
+                TensorBoardLogger(folder.path, name="tensorboard", version=""),
+            ],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder.path,
+            enable_progress_bar=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def trainer_options(config: DictConfig) -> dict[str, Any]:

@@ -280,3 +280,18 @@ def test_cifar10_archives_unpack_to_a_folder_with_classes(tmp_path: Path) -> Non
     images = torch.stack([item["image"] for item in items])
     assert images.shape[1:] == (3, 32, 32)
     assert 0.2 < images.std() < 0.8
+
+
+def test_the_number_of_classes_is_checked(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png", "eel/1.png"):
+        save(tmp_path / name)
+    assert len(ImageFolder(tmp_path, 16, split="all", num_classes=3).classes) == 3
+    with pytest.raises(DataError, match="has 3 class folders, but num_classes says 2"):
+        ImageFolder(tmp_path, 16, split="all", num_classes=2)
+
+
+def test_it_can_be_built_beside_a_model_on_the_meta_device(plain: Path) -> None:
+    """As ``train.py --dry-run`` does."""
+    with torch.device("meta"):
+        dataset = ImageFolder(plain, 16, split="all")
+    assert dataset[0]["image"].device.type == "cpu"

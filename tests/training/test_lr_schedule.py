@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.training.lr_schedule import Constant, CosineCycles, LinearCycles, WarmupCosine
+from ldm.training.lr_schedule import Constant, CosineCycles, LinearCycles, WarmupCosine, scheduler
 from tests.parity import load_case
 
 CASE = load_case("lr_schedules")
@@ -72,3 +72,18 @@ def test_with_torch() -> None:
 def test_lists_of_different_length() -> None:
     with pytest.raises(ValueError, match=r"got \[1, 2, 1, 1, 1\]"):
         CosineCycles([10], [1, 2], [0.0], [1.0], [0.0])
+
+
+def test_a_resumed_run_follows_its_new_schedule() -> None:
+    """LambdaLR would put the attributes of the old schedule over those of the new one."""
+
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+    saved = scheduler(optimizer(), WarmupCosine(0, 10)).state_dict()
+    resumed = scheduler(optimizer(), WarmupCosine(0, 1000))
+    resumed.load_state_dict(saved)
+    resumed.optimizer.step()
+    for _ in range(10):
+        resumed.step()
+    assert resumed.get_last_lr()[0] > 0.99

@@ -191,9 +191,69 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     [
         ({"trainer": {"max_stepz": 3}}, r"trainer\.max_stepz"),
         ({"every": {"pictures": 3}}, r"every\.pictures"),
+        ({"every": {"images": 0}}, r"every\.images: expected a number of steps"),
+        ({"ema_decay": 2}, "ema_decay: must lie in"),
+        ({"trainer": {"accelerator": "abacus"}}, "trainer: .*abacus"),
+        ({"trainer": {"gradient_clip_val": 1}}, r"trainer\.gradient_clip_val"),
         ({"data": {"params": {"batch_size": 64}}}, "fewer than batch_size 64"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         train(tiny.autoencoder(**change), RunFolder(tmp_path / "run"))
+
+
+def test_the_autoencoder_is_clipped(trained: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    """The norm is logged before clipping; with a tiny limit plain SGD hardly moves."""
+    assert len(read_metrics(trained[0].metrics)["train/grad_norm"]) == 4
+    sgd = {"target": "torch.optim.SGD", "partial": True, "params": {"lr": 1.0}}
+    moved = {}
+    for clip in (1e-6, 1e-3):
+        folder = RunFolder(tmp_path / str(clip))
+        config = tiny.autoencoder(trainer={"max_steps": 1})
+        config.task.params.optimizer = sgd
+        config.task.params.gradient_clip = clip
+        start = instantiate(config.model)  # only for its names
+        train(config, folder)
+        weights = _weights(folder)
+        moved[clip] = {name: weights[f"model.{name}"] for name in start.state_dict()}
+    distance = sum(
+        float((moved[1e-6][name] - moved[1e-3][name]).square().sum()) for name in moved[1e-6]
+    )
+    assert distance**0.5 == pytest.approx(1e-3, rel=0.02)
+
+
+def test_an_interrupted_longer_training_is_not_complete(
+    trained: tuple[RunFolder, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(trained[0].path, folder.path)
+
+    def explode(*_: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(AutoencoderTask, "training_step", explode)
+    config = load_config(folder.config, overrides=["trainer.max_steps=9"])
+    with pytest.raises(MemoryError):
+        train(config, folder, resume=True)
+    assert not folder.complete
+
+
+def test_ctrl_c_is_recorded_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AutoencoderTask.training_step
+
+    def stop(self: AutoencoderTask, batch: Any, index: int) -> None:
+        if self.global_step == 3:
+            raise KeyboardInterrupt
+        original(self, batch, index)
+
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(AutoencoderTask, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.autoencoder(), folder)
+    assert folder.status()["state"] == "interrupted"
+    monkeypatch.undo()
+    train(tiny.autoencoder(), folder, resume=True)
+    assert folder.complete
