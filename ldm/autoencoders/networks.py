@@ -34,8 +34,8 @@ class Architecture:
         mid_attention: False removes all attention, that of ``attn_resolutions`` included.
         resample_with_conv: Learned kernels for going up and down.
         tanh_out: Squash the reconstruction to (-1, 1).
-        norm_groups: Groups of all normalisations; below a width of 128 fewer than the published
-            32 train better, see :func:`~ldm.layers.norm.group_norm`.
+        norm_groups: Groups of all normalisations, 32 as published; see
+            :func:`~ldm.layers.norm.group_norm`.
     """
 
     in_channels: int = 3

@@ -42,8 +42,8 @@ class UNet(nn.Module):
         use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
         legacy: See :func:`~ldm.denoisers.unet_layers.attention_heads`.
         use_checkpoint: Recompute activations in the backward pass: less memory, slower.
-        norm_groups: Groups of all normalisations; below a width of 128 fewer than the published
-            32 train better, see :func:`~ldm.layers.norm.group_norm`.
+        norm_groups: Groups of all normalisations, 32 as published; see
+            :func:`~ldm.layers.norm.group_norm`.
 
     Raises:
         ValueError: If the arguments do not fit together.

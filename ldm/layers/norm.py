@@ -27,8 +27,7 @@ def group_norm(channels: int, eps: float = 1e-5, groups: int = GROUPS) -> GroupN
         channels: Width of the feature map, a multiple of ``groups``.
         eps: 1e-5 in the UNet; 1e-6 in the autoencoders and the spatial transformer.
         groups: Number of groups. A group of one channel loses its mean, and with it whatever is
-            constant over an image: choose fewer groups than the 32 of the published networks for
-            widths below 128.
+            constant over an image.
 
     Raises:
         ValueError: If ``channels`` is not a multiple of ``groups``.
