@@ -95,7 +95,17 @@ def _objective(native: str, values: dict[str, Any]) -> dict[str, Any]:
         key: values.pop(key) for key in ("in_channels", "width", "num_layers") if key in values
     }
     discriminator = node("ldm.losses.discriminator.patch_discriminator", **sizes)
-    return node(f"ldm.losses.autoencoder.{native}", discriminator=discriminator, **values)
+    perceptual = None
+    if values["perceptual_weight"] != 0:
+        # the original's shift by three values makes three channels of one
+        channels = "repeat" if sizes["in_channels"] == 1 else None
+        perceptual = node("ldm.losses.perceptual.lpips", channels=channels)
+    return node(
+        f"ldm.losses.autoencoder.{native}",
+        discriminator=discriminator,
+        perceptual=perceptual,
+        **values,
+    )
 
 
 def cosine(params: Any, name: str, path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 from ldm.compat.compvis import is_published, translate, translate_file
 from ldm.config import instantiate, load_config
 from ldm.diffusion.weighting import LogVariance, Uniform
-from ldm.errors import ConfigError
+from ldm.errors import CheckpointError, ConfigError
 
 DDPM = "ldm.models.diffusion.ddpm.LatentDiffusion"
 UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
@@ -389,7 +389,8 @@ def test_training_of_autoencoders() -> None:
         tree = translate_file(experiment(first_stage(kind, lossconfig=lossconfig)), "x")
         assert "ema_decay" not in tree
         objective = instantiate(tree["task"]["params"]["objective"])
-        assert (objective.disc_start, objective.disc_weight) == (7, 0.5)
+        assert (objective.settings.disc_start, objective.settings.disc_weight) == (7, 0.5)
+        assert objective.perceptual_loss is None
         for key, value in extra.items():
             assert getattr(objective, key, value) == value
         weights = iter(torch.nn.Linear(1, 1).parameters())
@@ -398,14 +399,30 @@ def test_training_of_autoencoders() -> None:
         assert optimizer.defaults["lr"] == pytest.approx(1e-5)
 
 
-def test_lpips_is_not_silently_left_out() -> None:
-    lossconfig = {
-        "target": "ldm.modules.losses.LPIPSWithDiscriminator",
-        "params": {"disc_start": 7},
-    }
-    tree = translate_file(experiment(first_stage(lossconfig=lossconfig)), "x")
-    with pytest.raises(ConfigError, match=r"^task\.params\.objective: perceptual_weight is 1\.0"):
-        instantiate(tree["task"]["params"]["objective"], "task.params.objective")
+@pytest.mark.parametrize(("in_channels", "channels"), [(3, "rgb"), (1, "repeat")])
+@pytest.mark.parametrize(
+    "loss", ["LPIPSWithDiscriminator", "vqperceptual.VQLPIPSWithDiscriminator"]
+)
+def test_autoencoders_train_with_lpips(
+    loss: str,
+    in_channels: int,
+    channels: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As published; and where its weights are absent, it is not silently left out."""
+    params = {"disc_start": 7, "disc_in_channels": in_channels}
+    lossconfig = {"target": f"ldm.modules.losses.{loss}", "params": params}
+    kind = "AutoencoderKL" if loss.startswith("LPIPS") else "VQModel"
+    tree = translate_file(experiment(first_stage(kind, lossconfig=lossconfig)), "x")
+    node = tree["task"]["params"]["objective"]
+    objective = build(node)
+    assert objective.perceptual_weight == 1.0
+    assert objective.perceptual_loss.channels == channels
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = r"^task\.params\.objective\.params\.perceptual: .*vgg16-397923af\.pth: no such file"
+    with pytest.raises(CheckpointError, match=place):
+        instantiate(node, "task.params.objective")
 
 
 def test_files_without_data_have_no_learning_rate_and_no_task() -> None:

@@ -100,7 +100,26 @@ def test_parts_that_training_needs_are_kept(published: tuple[str, DictConfig]) -
     if "lr_schedule" in task:
         assert instantiate(task.lr_schedule)(10_000) == pytest.approx(1.0)
     if "objective" in task:
-        task.objective.params.perceptual_weight = 0.0
-        got = shapes(instantiate(task.objective).state_dict())
+        objective = instantiate(task.objective)
+        assert objective.perceptual_weight == 1.0
         want = below("loss.", published_shapes(name))
-        assert got == {k: v for k, v in want.items() if not k.startswith("perceptual_loss.")}
+        assert list(shapes(objective.state_dict()).items()) == list(want.items())
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in official_names() if "autoencoder" in n or "first" in n]
+)
+def test_a_whole_training_state_of_an_autoencoder_has_the_published_keys(
+    name: str, tmp_path: Path
+) -> None:
+    """The model and its objective, LPIPS and discriminator included."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(published_configs()[official_keys(name)["config"]]))
+    with torch.device("meta"):
+        task = instantiate(load_config(file).task)
+    state = {key.removeprefix("model."): value for key, value in task.state_dict().items()}
+    theirs, want = shapes(to_compvis(state)), published_shapes(name)
+    assert theirs == want
+    for part in ("encoder.", "decoder.", "loss."):
+        assert list(below(part, theirs)) == list(below(part, want))
+    assert from_compvis(to_compvis(state)).keys() == state.keys()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from ldm.errors import ConfigError
 from ldm.losses.discriminator import patch_discriminator
 from tests.parity import assert_close, formula_weights, load_case, official_keys
 
@@ -55,3 +57,38 @@ def test_initialisation() -> None:
     assert abs(kernel.mean().item()) < 0.001
     assert abs(scale.mean().item() - 1) < 0.01
     assert net.main[3].bias.abs().max() == 0
+
+
+def test_group_norm_stands_where_batch_norm_stood() -> None:
+    batch, group = (seeded(norm=norm) for norm in ("batch", "group"))
+    assert [type(m).__name__ for m in group.modules()].count("GroupNorm") == 3
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in group.modules())
+    weights = dict(batch.named_parameters())
+    assert weights.keys() == group.state_dict().keys()
+    for key, value in group.named_parameters():
+        assert torch.equal(value, weights[key]), key
+
+
+def seeded(**options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return patch_discriminator(**options)
+
+
+@pytest.mark.parametrize(("width", "groups"), [(4, [2, 4, 8]), (6, [3, 6, 12]), (64, [32] * 3)])
+def test_groups_divide_any_width(width: int, groups: list[int]) -> None:
+    net = patch_discriminator(width=width, norm="group")
+    assert [m.num_groups for m in net.modules() if isinstance(m, torch.nn.GroupNorm)] == groups
+
+
+def test_with_group_norm_an_image_does_not_depend_on_its_batch() -> None:
+    net = seeded(width=8, norm="group").train()
+    x = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(net(x)[:1], net(x[:1]))
+    assert net(x[:1]).isfinite().all()
+    mixed = seeded(width=8).train()
+    assert not torch.allclose(mixed(x)[:1], mixed(x[:1]), rtol=0.01)
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(ConfigError, match="unknown norm 'layer'"):
+        patch_discriminator(norm="layer")
