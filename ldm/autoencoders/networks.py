@@ -187,5 +187,9 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = F.silu(self.norm_out(h))
+        # In full precision also under autocast: the adaptive weight of the adversarial loss is a
+        # ratio of gradients at this kernel, which are sums over all pixels and overflow float16.
+        with torch.autocast(h.device.type, enabled=False):
+            h = self.conv_out(h.to(self.conv_out.weight.dtype))
         return torch.tanh(h) if self.tanh_out else h
