@@ -20,3 +20,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not fit; the message names file and keys."""
+
+
+class TrainingError(UserError):
+    """Training that must not go on; the message names the step and what was wrong."""

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
 from ldm.load import inline_pretrained
+from ldm.training.processes import is_main_process
 from ldm.training.run import build, open_run, train
 from ldm.training.run_folder import RunFolder
 from ldm.training.trainer import trainer_options
@@ -56,7 +57,7 @@ def main() -> None:
         train(config, folder, resume=True)
     else:
         open_run(folder, config, arguments.if_exists, say)
-    if not arguments.dry_run:
+    if not arguments.dry_run and is_main_process():
         _summary(folder)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -11,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from ldm.errors import ConfigError
 from ldm.evaluation.reconstruction import psnr
+from ldm.training.code_usage import CodeUsage, mean_logs
+from ldm.training.finite import FiniteGuard
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
 
@@ -22,7 +27,9 @@ class AutoencoderTask(pl.LightningModule):
     """Alternates one step of the autoencoder and one of the discriminator on every batch.
 
     ``trainer.max_steps`` and ``disc_start`` both count batches: the discriminator's optimiser is
-    stepped past Lightning's counter, which would otherwise count two steps per batch.
+    stepped past Lightning's counter, which would otherwise count two steps per batch. With
+    ``trainer.accumulate_grad_batches`` = n a batch is worked on in n parts, one after the other, to
+    save memory; it is still one batch, one step.
 
     Args:
         model: autoencoder; called with images (B, C, H, W) in [-1, 1].
@@ -31,6 +38,8 @@ class AutoencoderTask(pl.LightningModule):
         discriminator_optimizer: the same for the discriminator.
         lr_schedule: multiplier of both learning rates as a function of the step.
         gradient_clip: largest gradient norm of the autoencoder; None does not clip.
+        on_nonfinite: ``skip`` or ``stop``: what a batch does whose loss or gradient is NaN or
+            infinite; see :class:`~ldm.training.finite.FiniteGuard`.
     """
 
     monitor = "val/rec_loss"
@@ -43,54 +52,135 @@ class AutoencoderTask(pl.LightningModule):
         discriminator_optimizer: OptimizerFactory,
         lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
         gradient_clip: float | None = None,
+        on_nonfinite: str = "skip",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.micro_batches = 1
         self.model: Any = model
         self.objective: Any = objective
+        if hasattr(objective, "logvar"):
+            objective.logvar.requires_grad_(False)  # in no optimiser, as published
         self._optimizer = optimizer
         self._discriminator_optimizer = discriminator_optimizer
         self._lr_schedule = lr_schedule
         self._gradient_clip = gradient_clip
+        self._guard = FiniteGuard(on_nonfinite)
+        quantizer = getattr(model, "quantize", None)
+        self._usage = {
+            split: CodeUsage(quantizer.num_codes)
+            for split in ("train", "val")
+            if quantizer is not None
+        }
 
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""
-        generator = self._optimizer(self.model.parameters())
+        generator = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
         discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
         optimizers = [generator, discriminator]
         return optimizers, [scheduler(optimizer, self._lr_schedule) for optimizer in optimizers]
 
     def training_step(self, batch: dict[str, Any], _index: int) -> None:
         """One step of the autoencoder, then one of the discriminator."""
-        images = batch["image"]
-        generator, discriminator = cast("list[Any]", self.optimizers())
-        output = self.model(images)
-
         step = self.global_step
-        loss, logs = self.objective.generator(images, output, self.model.last_layer, step)
-        generator.zero_grad()
-        self.manual_backward(loss)
-        generator.step()
-
-        if step >= self.objective.disc_start:
-            disc_loss, disc_logs = self.objective.discriminator_loss(images, output.image, step)
-            discriminator.zero_grad()
-            self.manual_backward(disc_loss)
-            self.trainer.strategy.optimizer_step(
-                discriminator.optimizer, closure=lambda: None, model=self
-            )
-            logs |= disc_logs
+        parts = self._parts(batch["image"])
+        trained = self._autoencoder_step(parts, step)
+        if trained is None:
+            return
+        reconstructions, logs = trained
+        if self.objective.adversarial(step):
+            logs |= self._discriminator_step(parts, reconstructions, step)
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
-        logs["lr"] = torch.tensor(generator.param_groups[0]["lr"])
+        self._guard.stepped()
+        logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         log_values(self, "train", logs, step)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 
+    def _autoencoder_step(
+        self, parts: list[Tensor], step: int
+    ) -> tuple[list[Tensor], dict[str, Tensor]] | None:
+        """The reconstructions and what to log; None if the batch had to be left out."""
+        optimizer = cast("list[Any]", self.optimizers())[0]
+        optimizer.zero_grad()
+        reconstructions, logs = [], []
+        with self._frozen_discriminator():
+            for i, images in enumerate(parts):
+                output = self.model(images)
+                reconstruction = output.image.detach()
+                seen = {"images": images, "reconstruction": reconstruction}
+                if not self._guard.passes(step, seen):  # before it reaches any running statistics
+                    return None
+                loss, terms = self.objective.generator(images, output, self.model.last_layer, step)
+                with self._synchronised(i == len(parts) - 1):
+                    self.manual_backward(loss / len(parts))
+                reconstructions.append(reconstruction)
+                logs.append(terms)
+                if output.indices is not None:
+                    self._usage["train"].add(output.indices)
+        means = mean_logs(logs)
+        if not self._scaled:
+            means["grad_norm"] = self._clip(optimizer.optimizer, self._gradient_clip)
+        if not self._guard.passes(step, means):
+            return None
+        optimizer.step()
+        return reconstructions, means
+
+    def _discriminator_step(
+        self, parts: list[Tensor], reconstructions: list[Tensor], step: int
+    ) -> dict[str, Tensor]:
+        optimizer = cast("list[Any]", self.optimizers())[1].optimizer
+        optimizer.zero_grad()
+        logs = []
+        for i, (images, copies) in enumerate(zip(parts, reconstructions, strict=True)):
+            loss, terms = self.objective.discriminator_loss(images, copies, step)
+            with self._synchronised(i == len(parts) - 1):
+                self.manual_backward(loss / len(parts))
+            logs.append(terms)
+        means = mean_logs(logs)
+        if not self._scaled:
+            means["disc_grad_norm"] = self._clip(optimizer, None)
+        if self._guard.passes(step, means):
+            self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
+        return means
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        if len(images) % self.micro_batches:
+            raise ConfigError(
+                f"trainer.accumulate_grad_batches: {self.micro_batches} parts of a batch need a "
+                f"batch size per device that they divide; it is {len(images)}"
+            )
+        return list(images.chunk(self.micro_batches))
+
+    @contextmanager
+    def _frozen_discriminator(self) -> Iterator[None]:
+        """Let gradients pass through the discriminator, but not into its weights."""
+        self.objective.discriminator.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.objective.discriminator.requires_grad_(True)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Average gradients over the processes only once per step, with those of the last part."""
+        no_sync = getattr(self.trainer.strategy.model, "no_sync", nullcontext)
+        return nullcontext() if last else no_sync()
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether gradients are scaled against float16's underflow until the optimiser's step."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def _clip(self, optimizer: Optimizer, limit: float | None) -> Tensor:
+        """Clip by norm if there is a limit; the norm before that."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return clip_grad_norm_(parameters, math.inf if limit is None else limit)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the autoencoder's gradients, which are unscaled by now, by norm if asked to."""
-        generator = cast("list[Any]", self.optimizers())[0]
-        if self._gradient_clip is not None and optimizer is generator.optimizer:
-            norm = clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+        """Clip the autoencoder's gradients where they have only now been unscaled."""
+        generator = cast("list[Any]", self.optimizers())[0].optimizer
+        if self._scaled and self._gradient_clip is not None and optimizer is generator:
+            norm = self._clip(optimizer, self._gradient_clip)
             log_values(self, "train", {"grad_norm": norm}, self.global_step)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
@@ -98,8 +188,25 @@ class AutoencoderTask(pl.LightningModule):
         images = batch["image"]
         output = self.model(images, generator=torch.Generator(self.device).manual_seed(index))
         _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
+        latents = output.posterior.mode().float()
+        logs |= {"latent_mean": latents.mean(), "latent_std": latents.std()}
         logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()
         log_values(self, "val", logs, self.global_step, batch_size=len(images))
+        if output.indices is not None:
+            self._usage["val"].add(output.indices)
+
+    def on_train_epoch_end(self) -> None:
+        """Log how evenly the codebook was used in this epoch."""
+        self._log_usage("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how evenly the codebook was used on the validation set."""
+        self._log_usage("val")
+
+    def _log_usage(self, split: str) -> None:
+        summary = self._usage[split].summary() if split in self._usage else {}
+        if summary:
+            log_values(self, split, summary, self.global_step)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any], count: int = 8) -> Tensor:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torchvision.utils import make_grid, save_image
 
+from ldm.evaluation.pictures import as_rgb
 from ldm.training.curves import draw_curves
 from ldm.training.ema import EMA
 
@@ -26,6 +28,15 @@ class EpochOfData(pl.Callback):
         dataset = trainer.datamodule.train
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(trainer.current_epoch)
+
+
+class NoiseOfProcess(pl.Callback):
+    """Gives each of several processes its own random numbers once all have the same weights."""
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Seed anew; a single process goes on with the numbers it has."""
+        if trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
 
 class EMACallback(pl.Callback):
@@ -121,7 +132,7 @@ class PictureGrid(pl.Callback):
         with average.applied(task.model) if average is not None else nullcontext():
             pictures = task.preview(self._batch).float().cpu()
         task.train(was_training)
-        grid = make_grid(pictures.clamp(-1, 1).add(1).div(2), nrow=self.columns)
+        grid = make_grid(as_rgb(pictures).clamp(-1, 1).add(1).div(2), nrow=self.columns)
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, self.folder / f"step-{step:07d}.png")
         for logger in trainer.loggers:

@@ -14,6 +14,7 @@ from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config, save_config
 from ldm.errors import CheckpointError, ConfigError
 from ldm.load import inline_pretrained, pretrained_checkpoints
+from ldm.training.processes import is_main_process
 from ldm.training.run_folder import RunFolder
 from ldm.training.trainer import make_trainer
 
@@ -39,12 +40,10 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     if resume:
         _check_fit(task, folder.last)  # before anything in the folder is changed
-        folder.write_status(state="started")
-    else:
-        folder.write_status(
-            state="started", step=0, seconds=0, inputs=pretrained_checkpoints(config)
-        )
-    save_config(inlined, folder.config)
+    if is_main_process():
+        fresh = {"step": 0, "seconds": 0, "inputs": pretrained_checkpoints(config)}
+        folder.write_status(state="started", **({} if resume else fresh))
+        save_config(inlined, folder.config)
     trainer = make_trainer(config, folder, task)
     start, before = time.monotonic(), folder.status().get("seconds", 0)
     try:
@@ -55,11 +54,12 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     finished = trainer.state.finished and not trainer.interrupted
     if finished:
         trainer.save_checkpoint(folder.last)
-    folder.write_status(
-        state="complete" if finished else "interrupted",
-        step=trainer.global_step,
-        seconds=round(before + time.monotonic() - start, 1),
-    )
+    if is_main_process():
+        folder.write_status(
+            state="complete" if finished else "interrupted",
+            step=trainer.global_step,
+            seconds=round(before + time.monotonic() - start, 1),
+        )
     if not finished:
         raise KeyboardInterrupt
 
@@ -98,6 +98,13 @@ def open_run(
         if_exists: ``error``, or ``resume`` to continue or reuse a folder with the *same* config.
         say: called with one line about what is done.
     """
+    if not is_main_process():
+        # The main process checks and reports, and writes into the folder meanwhile: look only at
+        # what it does not touch before all processes train.
+        reuse = if_exists == "resume"
+        if not (reuse and folder.complete):
+            train(config, folder, resume=reuse and folder.last.exists())
+        return
     if not folder.config.exists():
         say(f"starting {folder.path}")
         train(config, folder)

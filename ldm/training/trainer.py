@@ -12,7 +12,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.errors import ConfigError
-from ldm.training.callbacks import EMACallback, EpochOfData, LossCurves, PictureGrid
+from ldm.training.callbacks import (
+    EMACallback,
+    EpochOfData,
+    LossCurves,
+    NoiseOfProcess,
+    PictureGrid,
+)
 from ldm.training.checkpoint_io import AtomicCheckpointIO
 from ldm.training.metrics_log import MetricsLog
 from ldm.training.progress import StepProgress
@@ -31,11 +37,12 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
         ConfigError: one of them holds a key or value that does not fit.
     """
     options = trainer_options(config)
-    if options.get("accumulate_grad_batches", 1) > 1 and not task.automatic_optimization:
-        raise ConfigError(
-            "trainer.accumulate_grad_batches: an autoencoder steps two optimisers on every batch "
-            "and cannot accumulate; set it to 1 and choose data.params.batch_size to fit"
-        )
+    if not task.automatic_optimization:
+        # Lightning neither accumulates for a task with two optimisers nor expects that the backward
+        # pass of each leaves out the parameters of the other.
+        task.micro_batches = options.pop("accumulate_grad_batches", 1)
+        if options.get("devices", 1) != 1:
+            options.setdefault("strategy", "ddp_find_unused_parameters_true")
     every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
     unknown = set(config.get("every", {})) - set(every)
     if unknown:
@@ -48,7 +55,7 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
     if decay is not None and not 0 <= decay < 1:
         raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
     ema = EMACallback(config.ema_decay) if config.get("ema_decay") else None
-    callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData()]
+    callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData(), NoiseOfProcess()]
     if ema is not None:
         callbacks.append(ema)
     if hasattr(task, "preview"):

@@ -76,6 +76,23 @@ def autoencoder(**changes: Any) -> DictConfig:
     return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]
 
 
+def vq_autoencoder(**changes: Any) -> DictConfig:
+    """A VQ autoencoder 16x16x3 -> 8x8x2 with 16 codes and a discriminator from batch 2 on."""
+    config = autoencoder(name="tiny-vq")
+    sizes = config.model.params
+    quantizer = {
+        "target": "ldm.autoencoders.quantizer.VectorQuantizer",
+        "params": {"num_codes": 16, "dim": sizes.embed_dim, "restart_after": 20},
+    }
+    config.model = {
+        "target": "ldm.autoencoders.vq.AutoencoderVQ",
+        "params": {**sizes, "quantizer": quantizer},
+    }
+    objective = config.task.params.objective
+    objective.target = "ldm.losses.autoencoder.VQObjective"
+    return OmegaConf.merge(config, changes)  # type: ignore[return-value]
+
+
 def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
     """A text-conditional diffusion model on the latents of a ``autoencoder`` run."""
     optimizer = {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-3}}

@@ -1,0 +1,70 @@
+"""A guard that keeps numbers which are not finite out of the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ldm.errors import ConfigError, TrainingError
+
+MAX_SKIPPED = 10
+"""Batches in a row that may be left out before it is plain that training itself has broken."""
+
+logger = logging.getLogger(__name__)
+
+
+class FiniteGuard:
+    """Leaves out, or stops at, batches with a NaN or infinite term of the loss or gradient.
+
+    All processes come to the same decision. The weights are never touched by such a batch, so the
+    checkpoints on disk, and one written while stopping, stay good.
+
+    Args:
+        on_nonfinite: ``skip`` warns, leaves the batch out and stops after ``MAX_SKIPPED`` in a row;
+            ``stop`` stops at the first.
+    """
+
+    def __init__(self, on_nonfinite: str = "skip") -> None:
+        if on_nonfinite not in ("skip", "stop"):
+            raise ConfigError(f"on_nonfinite must be 'skip' or 'stop', got {on_nonfinite!r}")
+        self._stop = on_nonfinite == "stop"
+        self._in_a_row = 0
+
+    def passes(self, step: int, values: Mapping[str, Tensor]) -> bool:
+        """Whether all values are finite in all processes.
+
+        Args:
+            step: the optimiser step that is being prepared.
+            values: tensors by the name under which a message mentions them; the same names in all
+                processes.
+
+        Raises:
+            TrainingError: they are not, and training is to stop.
+        """
+        bad = torch.stack([~value.detach().isfinite().all() for value in values.values()])
+        if dist.is_available() and dist.is_initialized():
+            votes = bad.float()
+            dist.all_reduce(votes)
+            bad = votes > 0
+        flags = bad.tolist()  # the one moment at which the host waits for the device
+        if not any(flags):
+            return True
+        names = ", ".join(name for name, flag in zip(values, flags, strict=True) if flag)
+        self._in_a_row += 1
+        if self._stop or self._in_a_row > MAX_SKIPPED:
+            again = "" if self._in_a_row == 1 else f", for the {self._in_a_row}th batch in a row"
+            raise TrainingError(
+                f"step {step}: {names} not finite (NaN or infinite){again}; the weights are as "
+                "they were before this batch and can be resumed from. Look for damaged images or "
+                "lower the learning rate; under 16-mixed use bf16-mixed or 32-true"
+            )
+        logger.warning("step %d: %s not finite (NaN or infinite): batch left out", step, names)
+        return False
+
+    def stepped(self) -> None:
+        """A step was taken: the row of batches left out, if any, is over."""
+        self._in_a_row = 0

@@ -1,0 +1,105 @@
+"""Training across the start of the discriminator, in every way people run it.
+
+(float32, bfloat16 autocast) x (1, 2 processes over gloo) x (whole batches, four parts) x (KL, VQ):
+200 steps stay finite and the reconstruction loses less than 1 dB after the discriminator starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.checkpoint import load_training_checkpoint
+from ldm.training.metrics_log import read_metrics
+from tests.training import tiny
+
+ROOT = Path(__file__).parents[2]
+STEPS, DISC_START = 200, 100
+MATRIX = list(
+    itertools.product(("kl", "vq"), ("32-true", "bf16-mixed"), (1, 2), (1, 4))  # processes, parts
+)
+IN_DEFAULT_SUITE = {("kl", "bf16-mixed", 2, 4), ("vq", "32-true", 1, 1)}
+
+
+def _config(kind: str, precision: str, processes: int, parts: int) -> DictConfig:
+    config = tiny.vq_autoencoder() if kind == "vq" else tiny.autoencoder()
+    config.name = "stability"
+    config.data.params.batch_size = 8
+    config.data.params.train.params.length = 512
+    config.data.params.validation.params.length = 16
+    config.task.params.objective.params.disc_start = DISC_START
+    config.task.params.objective.params.disc_warmup = 50
+    config.task.params.lr_schedule = {
+        "target": "ldm.training.lr_schedule.WarmupCosine",
+        "params": {"warmup_steps": 10, "decay_steps": STEPS, "end": 0.1},
+    }
+    config.task.params.discriminator_optimizer.params = {"lr": 2e-4, "betas": [0.5, 0.9]}
+    architecture = config.model.params.architecture.params
+    architecture.channels, architecture.norm_groups, architecture.z_channels = 16, 4, 4
+    config.model.params.embed_dim = 4
+    if kind == "kl":
+        config.model.params.initial_logvar = -4
+    else:
+        config.model.params.quantizer.params = {"num_codes": 64, "dim": 4, "restart_after": 20}
+    config.trainer = {
+        "max_steps": STEPS,
+        "accelerator": "cpu",
+        "precision": precision,
+        "devices": processes,
+        "accumulate_grad_batches": parts,
+    }
+    config.every = {"log": 1, "validation": 20, "checkpoint": STEPS, "images": STEPS}
+    config.ema_decay = None  # judge the weights themselves, which the average would flatter
+    return config
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "processes", "parts"),
+    [
+        pytest.param(*cell, marks=() if cell in IN_DEFAULT_SUITE else pytest.mark.slow)
+        for cell in MATRIX
+    ],
+)
+def test_across_the_start_of_the_discriminator(
+    tmp_path: Path, kind: str, precision: str, processes: int, parts: int
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(OmegaConf.to_yaml(_config(kind, precision, processes, parts)))
+    command = [sys.executable, "scripts/train.py", str(file), "--runs", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = tmp_path / "stability"
+    assert done.stdout.count("complete at step 200") == 1  # one process reports
+    curves = read_metrics(run / "metrics.jsonl")
+    for name, points in curves.items():
+        assert torch.tensor([value for _, value in points]).isfinite().all(), name
+    assert curves["train/disc_loss"][0][0] == DISC_START
+    assert curves["train/d_weight"][-1][1] > 0
+    _assert_all_finite(load_training_checkpoint(run / "checkpoints" / "last.ckpt"))
+    psnr = dict(curves["val/psnr"])
+    assert set(psnr) == set(range(20, STEPS + 1, 20))
+    assert psnr[DISC_START] > psnr[20]  # it had learnt something to lose
+    after = [value for step, value in psnr.items() if step > DISC_START]
+    assert min(after) > psnr[DISC_START] - 1.0, psnr
+
+
+def _assert_all_finite(value: Any, path: str = "") -> None:
+    if isinstance(value, torch.Tensor):
+        assert value.isfinite().all(), path
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            _assert_all_finite(child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _assert_all_finite(child, f"{path}[{i}]")
