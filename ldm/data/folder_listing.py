@@ -27,18 +27,23 @@ class Listing:
     metadata: list[str]
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = "image") -> Listing:
     """Walk a folder; hidden files and folders are passed over, linked folders are followed.
+
+    Args:
+        root: the folder.
+        extensions: endings, in small letters, of the files that count as images.
+        what: what such a file is called in messages.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
     if not root.is_dir():
-        raise DataError(f"image folder '{root}' does not exist: set root to a folder of images")
+        raise DataError(f"{what} folder '{root}' does not exist: set root to a folder of {what}s")
     found: dict[str, list[str]] = {"images": [], "texts": [], "metadata": []}
     for relative in _walk(root):
         suffix = PurePosixPath(relative).suffix.lower()
-        if suffix in EXTENSIONS:
+        if suffix in extensions:
             found["images"].append(relative)
         elif suffix == ".txt":
             found["texts"].append(relative)
@@ -46,7 +51,7 @@ def list_folder(root: Path) -> Listing:
             found["metadata"].append(relative)
     if not found["images"]:
         raise DataError(
-            f"image folder '{root}' holds no {', '.join(EXTENSIONS)} file: put images there "
+            f"{what} folder '{root}' holds no {', '.join(extensions)} file: put {what}s there "
             "(nested folders are read, archives must be unpacked first)"
         )
     return Listing(**{name: sorted(paths) for name, paths in found.items()})
@@ -69,22 +74,26 @@ def choose_split(images: Sequence[str], split: str, fraction: float, seed: int) 
     return [i for i, value in enumerate(hashes) if (value < bound) == (split == "validation")]
 
 
-def find_classes(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:
+def find_classes(
+    root: Path, images: Sequence[str], mode: str, count: int | None = None
+) -> tuple[str, ...]:
     """Names of the first-level folders, sorted; () if the folder has no classes.
 
     Args:
         root: the folder, for messages.
         images: relative paths.
         mode: folder, none, or auto = folder if there are two or more and no image lies outside.
+        count: how many there must be; None accepts any number.
+
+    Raises:
+        DataError: there are no classes where there must be, or of another number.
     """
-    parts = [path.split("/", 1) for path in images]
-    loose = next((p[0] for p in parts if len(p) == 1), None)
-    names = tuple(sorted({p[0] for p in parts if len(p) == 2}))
-    if mode == "none" or (mode == "auto" and (loose is not None or len(names) < 2)):
-        return ()
-    if loose is not None:
+    if mode not in ("auto", "folder", "none"):
+        raise DataError(f"folder: classes '{mode}' is not one of auto, folder, none")
+    names = _class_folders(root, images, mode)
+    if count is not None and len(names) != count:
         raise DataError(
-            f"image '{root / loose}' lies in no class folder: move it into one, or set classes=none"
+            f"folder '{root}' has {len(names)} class folders, but num_classes says {count}"
         )
     return names
 
@@ -132,6 +141,19 @@ def read_text(path: Path) -> str:
         return " ".join(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read caption '{path}' ({error}): save it as UTF-8 text") from error
+
+
+def _class_folders(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:
+    parts = [path.split("/", 1) for path in images]
+    loose = next((p[0] for p in parts if len(p) == 1), None)
+    names = tuple(sorted({p[0] for p in parts if len(p) == 2}))
+    if mode == "none" or (mode == "auto" and (loose is not None or len(names) < 2)):
+        return ()
+    if loose is not None:
+        raise DataError(
+            f"'{root / loose}' lies in no class folder: move it into one, or set classes=none"
+        )
+    return names
 
 
 def _walk(root: Path) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Reading of image files: any common mode becomes 8-bit RGB, upright."""
+"""Reading of image files: any stored mode becomes RGB, grey or RGBA, upright."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from ldm.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+MODES = ("RGB", "L", "RGBA")
 
 _DECODING_ERRORS = (
     OSError,
@@ -24,13 +25,16 @@ _DECODING_ERRORS = (
 )
 
 
-def read_image(path: Path, at_least: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode a file to an upright RGB image.
+def read_image(
+    path: Path, at_least: int | None = None, mode: str = "RGB"
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a file to an upright image.
 
     Args:
         path: a jpg, png or webp file.
         at_least: the shorter side that will be needed. A JPEG that is several times larger is
             decoded at a half, a quarter or an eighth of its size, with a factor 2 in reserve.
+        mode: one of ``MODES``; see ``to_rgb``, ``to_grey`` and ``to_rgba``.
 
     Returns:
         The image and its (width, height) as stored and turned upright, before any reduction.
@@ -38,6 +42,7 @@ def read_image(path: Path, at_least: int | None = None) -> tuple[Image.Image, tu
     Raises:
         DataError: the file is missing, truncated or not an image; the message names it.
     """
+    convert = {"RGB": to_rgb, "L": to_grey, "RGBA": to_rgba}[mode]
     try:
         with Image.open(path) as image:
             stored = image.size
@@ -47,7 +52,7 @@ def read_image(path: Path, at_least: int | None = None) -> tuple[Image.Image, tu
             reduced = image.size
             upright = ImageOps.exif_transpose(image)
             turned = upright.size != reduced
-            return to_rgb(upright), (stored[1], stored[0]) if turned else stored
+            return convert(upright), (stored[1], stored[0]) if turned else stored
     except _DECODING_ERRORS as error:
         raise DataError(
             f"cannot read image '{path}' ({error}): repair the file or remove it"
@@ -64,7 +69,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
         grey = (np.asarray(image).astype(np.int64) + 128) // 257
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Convert any mode to grey.
+
+    16-bit grey keeps its precision: it becomes mode F with values in [0, 255] that are not
+    rounded. All else becomes 8-bit mode L, colours by their luma (ITU-R 601) after ``to_rgb``.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(values.clip(0, 255).astype(np.float32))
+    return to_rgb(image).convert("L")
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Convert any mode to 8-bit RGBA; what has no transparency is opaque (alpha 255)."""
+    if image.mode.startswith("I"):
+        return to_rgb(image).convert("RGBA")
+    return image.convert("RGBA")

@@ -246,6 +246,9 @@ def test_running_workers_see_the_epoch(tmp_path: Path) -> None:
         {"crop": "centre"},
         {"validation_fraction": 1.0},
         {"resize": 8},
+        {"mode": "CMYK"},
+        {"interpolation": "cubic"},
+        {"crop_scale": [0.5, 1.0]},
     ],
 )
 def test_bad_options_are_named(plain: Path, options: dict) -> None:
@@ -295,3 +298,69 @@ def test_it_can_be_built_beside_a_model_on_the_meta_device(plain: Path) -> None:
     with torch.device("meta"):
         dataset = ImageFolder(plain, 16, split="all")
     assert dataset[0]["image"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1), ("RGBA", 4)])
+def test_images_of_one_three_and_four_channels(tmp_path: Path, mode: str, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 90, channels), np.uint8)
+    Image.fromarray(pixels.squeeze()).save(tmp_path / "a.png")
+    whole = ImageFolder(tmp_path, (60, 90), split="all", mode=mode)[0]["image"]
+    assert np.array_equal(((whole + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), pixels)
+    assert ImageFolder(tmp_path, (48, 80), split="all", mode=mode)[0]["image"].shape == (
+        channels,
+        48,
+        80,
+    )
+
+
+def test_sixteen_bit_grey_keeps_its_steps(tmp_path: Path) -> None:
+    steps = (np.arange(64 * 64, dtype=np.uint16) + 20_000).reshape(64, 64)
+    Image.fromarray(steps).save(tmp_path / "ct.png")
+    image = ImageFolder(tmp_path, 64, split="all", mode="L")[0]["image"]
+    assert image.shape == (1, 64, 64)
+    assert torch.allclose(image[0].double(), torch.from_numpy(steps / 32767.5 - 1), atol=1e-6)
+    half = ImageFolder(tmp_path, 32, split="all", mode="L", interpolation="area")[0]["image"]
+    want = steps.reshape(32, 2, 32, 2).mean((1, 3)) / 32767.5 - 1
+    assert torch.allclose(half[0].double(), torch.from_numpy(want), atol=1e-6)
+
+
+def test_random_crops_are_the_ones_they_always_were(tmp_path: Path) -> None:
+    """Column and row of the first pixel and column of the last one, as first recorded."""
+    ramp = np.zeros((90, 120, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(120), np.arange(90)[:, None]
+    for i in range(3):
+        Image.fromarray(ramp).save(tmp_path / f"{i}.png")
+    dataset = ImageFolder(tmp_path, 20, "all", seed=5, resize=90, crop="random", flip=0.5)
+    recorded = {
+        0: [(81, 57, 100), (75, 27, 94), (64, 25, 45)],
+        1: [(78, 33, 97), (108, 39, 89), (86, 70, 105)],
+    }
+    for epoch, crops in recorded.items():
+        dataset.set_epoch(epoch)
+        images = [((dataset[i]["image"] + 1) * 127.5).round().int() for i in range(3)]
+        assert [
+            (int(image[0, 0, 0]), int(image[1, 0, 0]), int(image[0, 0, -1])) for image in images
+        ] == crops
+
+
+def test_scaled_crops_depend_on_seed_epoch_and_index(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for i in range(2):
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    options = {"size": 16, "split": "all", "crop": "random", "crop_scale": [0.5, 1.0]}
+    dataset = ImageFolder(tmp_path, interpolation="area", **options)
+    first = [dataset[i]["image"] for i in range(2)]
+    assert not torch.equal(first[0], first[1])
+    again = ImageFolder(tmp_path, interpolation="area", **options)
+    assert torch.equal(again[1]["image"], first[1])
+    dataset.set_epoch(1)
+    assert not torch.equal(dataset[0]["image"], first[0])
+
+
+def test_a_crop_at_native_size_is_not_taken_from_a_reduced_jpeg(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
+    decoded = np.asarray(Image.open(tmp_path / "a.jpg"))
+    image = ImageFolder(tmp_path, 32, "all", resize="keep")[0]["image"]
+    pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, decoded[184:216, 234:266])

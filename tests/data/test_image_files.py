@@ -78,6 +78,29 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, value: int) -> None
     assert np.abs(pixels(tmp_path / "rgb.png").astype(int) - round(value / 257)).max() <= 1
 
 
+def test_grey_keeps_sixteen_bits_and_takes_the_luma_of_colours(tmp_path: Path) -> None:
+    deep = np.arange(0, 65536, 1000, dtype=np.uint16)[None]
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    image, _ = read_image(tmp_path / "deep.png", mode="L")
+    assert np.allclose(np.asarray(image), deep / 257, atol=1e-4)
+    Image.new("RGB", (4, 3), (250, 20, 90)).save(tmp_path / "colour.png")
+    image, _ = read_image(tmp_path / "colour.png", mode="L")
+    assert image.mode == "L"
+    assert abs(int(np.asarray(image)[0, 0]) - (0.299 * 250 + 0.587 * 20 + 0.114 * 90)) <= 1
+    Image.new("LA", (4, 3), (0, 0)).save(tmp_path / "clear.png")
+    assert (np.asarray(read_image(tmp_path / "clear.png", mode="L")[0]) == 255).all()
+
+
+def test_rgba_keeps_transparency_and_makes_the_rest_opaque(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 3), (200, 0, 100, 7)).save(tmp_path / "glass.png")
+    Image.new("RGB", (4, 3), (1, 2, 3)).save(tmp_path / "solid.png")
+    Image.fromarray(np.full((3, 4), 257, np.uint16)).save(tmp_path / "deep.png")
+    want = {"glass": [200, 0, 100, 7], "solid": [1, 2, 3, 255], "deep": [1, 1, 1, 255]}
+    for name, pixel in want.items():
+        image, _ = read_image(tmp_path / f"{name}.png", mode="RGBA")
+        assert (np.asarray(image) == pixel).all()
+
+
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (40, 20))
     image.paste((255, 255, 255), (0, 0, 20, 20))

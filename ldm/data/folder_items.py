@@ -1,0 +1,130 @@
+"""What the data sets over folders share: one split of the files, read by index, and its draws."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from ldm.data.folder_listing import choose_split
+from ldm.data.transforms import Framing, Uniform
+from ldm.errors import DataError
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse the value of an option that is not a known one."""
+    if value not in known:
+        raise DataError(f"folder: {name} '{value}' is not one of {', '.join(known)}")
+
+
+def split_files(
+    root: Path, files: Sequence[str], split: str, fraction: float, seed: int
+) -> list[str]:
+    """The files of a split; see ``folder_listing.choose_split``.
+
+    Raises:
+        DataError: the split is unknown or empty.
+    """
+    check_choice("split", split, ("train", "validation", "all"))
+    if not 0 <= fraction < 1:
+        raise DataError(f"validation_fraction {fraction} is not within 0 to 1")
+    chosen = choose_split(files, split, fraction, seed)
+    if not chosen:
+        raise DataError(
+            f"folder '{root}': the {split} split of {len(files)} images is empty at "
+            f"validation_fraction={fraction}: add images or set split=all"
+        )
+    return [files[i] for i in chosen]
+
+
+class FolderItems(Generic[T]):
+    """Files of a folder, read when asked for, and random numbers that repeat.
+
+    The numbers for an item depend on (seed, epoch, index) only, so that a resumed run repeats its
+    crops with any number of workers.
+
+    Args:
+        root: the folder.
+        files: paths below it.
+        read: reads one; raises ``DataError`` if it cannot.
+        broken: what an unreadable file does: skip = warn once per file (and worker) and take the
+            next readable one instead, error = raise.
+        seed: seed of the draws.
+    """
+
+    def __init__(
+        self, root: Path, files: Sequence[str], read: Callable[[Path], T], broken: str, seed: int
+    ) -> None:
+        check_choice("broken", broken, ("skip", "error"))
+        self.root, self.files = root, list(files)
+        self.broken_files: set[str] = set()
+        self._read, self._skip, self._seed = read, broken == "skip", seed
+        # In shared memory, so that workers that outlive an epoch see the change.
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the items new draws, also in running workers."""
+        self._epoch.fill_(epoch)
+
+    def draws(self, index: int) -> Uniform:
+        """Source of random numbers in [0, 1) for an item."""
+        return np.random.default_rng((self._seed, int(self._epoch), index)).random
+
+    def __getitem__(self, index: int) -> tuple[str, T]:
+        """The file at ``index`` or, if it is broken, the next readable one, and its content."""
+        if not 0 <= index < len(self.files):
+            raise IndexError(f"item {index} of a set of {len(self.files)}")
+        for step in range(len(self.files)):
+            file = self.files[(index + step) % len(self.files)]
+            if file in self.broken_files:
+                continue
+            try:
+                return file, self._read(self.root / file)
+            except DataError as error:
+                if not self._skip:
+                    raise
+                self.broken_files.add(file)
+                _log.warning(
+                    "%s; the next one is used instead (%d so far)", error, len(self.broken_files)
+                )
+        raise DataError(f"folder '{self.root}': not one of {len(self.files)} images is readable")
+
+
+class Enlargement:
+    """What happens to an image that is smaller than its crop.
+
+    Args:
+        framing: the crop.
+        policy: upscale = enlarge it, with one warning, or error = raise.
+    """
+
+    def __init__(self, framing: Framing, policy: str) -> None:
+        check_choice("small", policy, ("upscale", "error"))
+        self._framing, self._policy = framing, policy
+        self._warned = False
+
+    def check(self, path: Path, width: int, height: int) -> None:
+        """Warn of an image of this size, or refuse it, if it must be enlarged."""
+        scale = self._framing.scale(width, height)
+        if scale <= 1:
+            return
+        message = (
+            f"image '{path}' of {width} x {height} pixels is smaller than the crop and must be "
+            f"enlarged {scale:.2f} times"
+        )
+        if self._policy == "error":
+            raise DataError(f"{message}: remove it, lower size or set small=upscale")
+        if not self._warned:
+            self._warned = True
+            _log.warning("%s; further ones are enlarged without a word", message)
