@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import pickle
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.compat.checkpoints import from_compvis, is_compvis
+from ldm.compat.checkpoints import (
+    from_compvis,
+    is_compvis,
+    is_training_only,
+    refuse_unsupported,
+)
+from ldm.compat.diffusers_weights import from_diffusers, is_diffusers
 from ldm.config import write_atomically
 from ldm.errors import CheckpointError
+from ldm.safe_pickle import first_line, load_inert, load_plain
 
-SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _SHOWN = 10
 _PARTS = ("autoencoder.", "denoiser.")
-_ALLOWED = re.compile(
-    r"collections\.OrderedDict"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
-    r"|torch\.(Size|device|float\d+|bfloat16|u?int\d+|bool)"
-    r"|numpy\.(core|_core)\.multiarray\.(scalar|_reconstruct)"
-    r"|numpy\.(dtype|ndarray)"
-    r"|_codecs\.encode"
-)
+_LOSS_OF_PART = "loss."
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class LoadedCheckpoint:
     Attributes:
         path: the file, for messages.
         state_dict: weights under the names of the file.
-        format: ``native`` or ``compvis``.
+        format: ``native``, ``compvis`` or ``diffusers``.
         ema: averaged weights of a native training checkpoint, by their names in the model.
         metadata: the numbers and texts beside the weights, e.g. ``global_step``.
     """
@@ -51,7 +48,7 @@ class LoadedCheckpoint:
 
 
 def read_state(path: str | Path) -> LoadedCheckpoint:
-    """Read the weights of a ``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors`` file onto the CPU.
+    """Read the weights of a ``.safetensors`` file, or of a pickle of torch, onto the CPU.
 
     Objects of other libraries in old training checkpoints become inert; nothing in a file is ever
     executed.
@@ -63,9 +60,9 @@ def read_state(path: str | Path) -> LoadedCheckpoint:
     if path.suffix == ".safetensors":
         return _loaded(path, *_read_safetensors(path))
     try:
-        content = _torch_load(path, weights_only=True)
+        content = load_plain(path)
     except pickle.UnpicklingError:
-        content = _torch_load_inert(path)
+        content = load_inert(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds no dict of weights")
     state = content.get("state_dict", content)
@@ -87,9 +84,7 @@ def load_training_checkpoint(
     """
     path = _existing(path)
     try:
-        content: dict[str, Any] = _torch_load(
-            path, weights_only=True, map_location=map_location or "cpu"
-        )
+        content: dict[str, Any] = load_plain(path, map_location or "cpu")
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or no training checkpoint of this library: it holds more than "
@@ -107,16 +102,18 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
         from safetensors.torch import save as to_bytes
 
         tensors = {key: value.contiguous() for key, value in content.items()}
-        write_atomically(path, lambda file: file.write(to_bytes(tensors)))
+        metadata = {"format": "pt"}  # other libraries ask for it
+        write_atomically(path, lambda file: file.write(to_bytes(tensors, metadata)))
     else:
         write_atomically(path, lambda file: torch.save(content, file))
 
 
 def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = True) -> None:
-    """Copy the weights of a checkpoint of either format into ``model``, strictly.
+    """Copy the weights of a checkpoint of any format into ``model``, strictly.
 
     An autoencoder or a denoiser also takes its part of the checkpoint of a whole diffusion model.
-    A diffusion model keeps its own scale factor if the checkpoint has none.
+    A diffusion model keeps its own scale factor, and a codebook the state of its upkeep in
+    training, if the checkpoint has none.
 
     Args:
         model: a diffusion model, or one of its networks.
@@ -127,6 +124,17 @@ def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = Tru
         CheckpointError: keys or shapes differ (up to ten of each kind are named), or the noise
             schedule in the file is not the model's.
     """
+    model.load_state_dict(fitting_state(model, checkpoint, ema))
+
+
+def fitting_state(
+    model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = True
+) -> dict[str, Tensor]:
+    """The weights that ``load_weights`` copies; the model may stand on the meta device.
+
+    Raises:
+        CheckpointError: as ``load_weights``.
+    """
     schedule = getattr(model, "schedule", None)
     buffers = dict(schedule.named_buffers()) if isinstance(schedule, nn.Module) else None
     try:
@@ -134,13 +142,12 @@ def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = Tru
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     expected = model.state_dict()
-    for prefix in _PARTS:
-        if not expected.keys() & state.keys() and all(prefix + key in state for key in expected):
-            state = {key: state[prefix + key] for key in expected}
-    if "scale_factor" in expected and "scale_factor" not in state:
-        state["scale_factor"] = expected["scale_factor"]
+    state = _part(state, expected)
+    own = [key for key in expected if key == "scale_factor" or is_training_only(key)]
+    state = {key: expected[key] for key in own} | state
+    state = {k: v for k, v in state.items() if k in expected or not is_training_only(k)}
     _check_fit(checkpoint.path, state, expected)
-    model.load_state_dict({key: state[key].reshape(expected[key].shape) for key in expected})
+    return {key: state[key].reshape(expected[key].shape) for key in expected}
 
 
 def native_state(
@@ -153,8 +160,11 @@ def native_state(
         ema: use averaged weights where the checkpoint has them.
         schedule: the model's own schedule buffers, to compare CompVis files with.
     """
+    refuse_unsupported(checkpoint.state_dict)
     if checkpoint.format == "compvis":
         state = from_compvis(checkpoint.state_dict, schedule, ema)
+    elif checkpoint.format == "diffusers":
+        state = from_diffusers(checkpoint.state_dict)
     else:
         state = dict(checkpoint.state_dict)
         if state and all(key.startswith(("model.", "objective.")) for key in state):
@@ -171,6 +181,7 @@ def _loaded(
     if not tensors:
         raise CheckpointError(f"{path} holds no weights (no dict of tensors in it)")
     kind = "compvis" if is_compvis(tensors) else "native"
+    kind = "diffusers" if is_diffusers(tensors) else kind
     return LoadedCheckpoint(path, tensors, kind, _tensors(ema or {}), metadata)
 
 
@@ -178,6 +189,17 @@ def _tensors(state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         return {}
     return {str(k): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _part(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What belongs to the model if it is a part of the diffusion model in the file; else all."""
+    if expected.keys() & state.keys():
+        return state
+    for prefix in _PARTS:
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if expected.keys() & part.keys():
+            return {k: v for k, v in part.items() if not k.startswith(_LOSS_OF_PART)}
+    return state
 
 
 def _check_fit(path: Path, got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
@@ -215,67 +237,6 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _torch_load(path: Path, **options: Any) -> Any:
-    """``torch.load`` with one kind of error for all that may be wrong with a file."""
-    options = {"map_location": "cpu", **options}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about formats that are refused anyway
-            return torch.load(path, **options)
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:  # a damaged file can raise anything at all
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint: {_first_line(error)}"
-        ) from error
-
-
-def _torch_load_inert(path: Path) -> Any:
-    """Read a pickle that names classes which ``torch.load(weights_only=True)`` refuses."""
-    reader = SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler, load=_load_inert)
-    try:
-        return _torch_load(path, weights_only=False, pickle_module=reader)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint: {_first_line(error)}"
-        ) from error
-
-
-class _Inert:
-    """Stands for any object of a class that is not allowed: takes everything, does nothing."""
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *_args: Any, **_kwargs: Any) -> _Inert:
-        return self
-
-    def _ignore(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-    __setstate__ = __setitem__ = append = extend = add = update = _ignore
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Imports what tensors are made of and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The allowed function or class of that name; ``_Inert`` for all others."""
-        if not _ALLOWED.fullmatch(f"{module}.{name}"):
-            return _Inert
-        found: Callable[..., Any] = super().find_class(module, name)
-        if isinstance(found, type) or not callable(found):
-            return found
-        return lambda *args: found(*args)  # what a pickle does to it is not done to the original
-
-
-def _load_inert(file: BinaryIO, **options: Any) -> Any:
-    return _InertUnpickler(file, **options).load()
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
@@ -285,10 +246,5 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file: {_first_line(error)}"
+            f"{path} is damaged or no safetensors file: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

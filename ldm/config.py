@@ -29,7 +29,9 @@ from ldm.errors import ConfigError, UserError
 _NODE_KEYS = {"target", "params", "partial"}
 
 
-def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(
+    *paths: str | Path, overrides: Sequence[str] = (), complete: bool = True
+) -> DictConfig:
     """Merge YAML files from left to right, then apply overrides.
 
     Mappings are merged key by key; lists are replaced. A node whose ``target`` differs from the one
@@ -41,9 +43,12 @@ def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig
         paths: YAML files; later ones win.
         overrides: ``key=value`` with a dotted key that exists (``list.0.key`` inside lists) and a
             YAML value, or ``+key=value`` for a new key.
+        complete: refuse mandatory values that are missing and interpolations that lead nowhere.
+            False where only a part is built, e.g. the model without its data; ``instantiate``
+            refuses what is missing in that part.
 
     Returns:
-        The merged configuration; its interpolations are checked but kept.
+        The merged configuration; its interpolations are kept.
 
     Raises:
         ConfigError: A file cannot be read, an override does not fit, a mandatory value (``???``) is
@@ -59,7 +64,8 @@ def load_config(*paths: str | Path, overrides: Sequence[str] = ()) -> DictConfig
         raise ConfigError(f"{' + '.join(files)}: {_one_line(error)}") from error
     for override in overrides:
         _override(config, override)
-    _check_values(config, files)
+    if complete:
+        _check_values(config, files)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Ready models from run folders, configs and checkpoints, without Lightning."""
+"""Ready models from run folders, configs, checkpoints and diffusers, without Lightning."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ldm.checkpoint import SUFFIXES, load_weights, read_state
-from ldm.config import instantiate, load_config
+from ldm.checkpoint import load_weights, read_state
+from ldm.config import instantiate
 from ldm.errors import CheckpointError, ConfigError
+from ldm.source import given_file, locate
 
 PRETRAINED = "ldm.load.pretrained"
-_CHECKPOINTS = ("last", "best")
 
 
 def load_model(
@@ -29,9 +29,12 @@ def load_model(
     """Build a model, load its weights and set it to eval mode.
 
     Args:
-        source: a run folder, a checkpoint inside one, a config file, or a config with ``model``.
-        checkpoint: a checkpoint file of this library or of the original code; inside a run folder
-            also ``last`` (the default) or ``best``.
+        source: a folder (of a run; with ``config.yaml`` and ``model.safetensors`` or
+            ``model.ckpt``; of an autoencoder of diffusers, or with one in ``vae/`` or ``vqvae/``),
+            a file with weights in one, a config file, or a config with ``model``.
+        checkpoint: a file with weights of this library, of the original code (also of
+            taming-transformers and Stable Diffusion, of which an autoencoder takes its part) or of
+            diffusers; inside a run folder also ``last`` (the default) or ``best``.
         ema: use averaged weights where the checkpoint has them.
         device: where the model goes.
 
@@ -43,27 +46,25 @@ def load_model(
         CheckpointError: the checkpoint is missing, damaged or belongs to another config.
     """
     if isinstance(source, DictConfig):
-        config, folder = source, None
+        file = given_file(checkpoint)
+        model = _build(source)
+        weights = read_state(file)
     else:
-        path, checkpoint = _split(source, checkpoint)
-        config, folder = load_config(_config_file(path)), path if path.is_dir() else None
-    file = _checkpoint_file(folder, checkpoint)
-    if "model" not in config:
-        raise ConfigError("model: missing; the config describes no model")
-    model = instantiate(inline_pretrained(config).model, "model")
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: builds a {type(model).__name__}, not a network")
-    load_weights(model, read_state(file), ema)
+        found = locate(source, checkpoint)
+        config = found.config()
+        weights = found.read()
+        model = _build(config)
+    load_weights(model, weights, ema)
     return model.eval().to(device)
 
 
 def run_config(run: str | Path) -> DictConfig:
-    """The resolved config of a run folder.
+    """The resolved config of a run folder, or the description of another source of a model.
 
     Raises:
-        ConfigError: it is no run folder.
+        ConfigError: it is none.
     """
-    return load_config(_config_file(Path(run)))
+    return locate(run).config()
 
 
 def run_checkpoint(run: str | Path, checkpoint: str | Path | None = None) -> Path:
@@ -72,8 +73,7 @@ def run_checkpoint(run: str | Path, checkpoint: str | Path | None = None) -> Pat
     Raises:
         CheckpointError: there is none.
     """
-    path, checkpoint = _split(run, checkpoint)
-    return _checkpoint_file(path if path.is_dir() else None, checkpoint)
+    return locate(run, checkpoint).weights_file()
 
 
 def pretrained(
@@ -96,7 +96,7 @@ def pretrained(
             raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
         return load_model(path, checkpoint, ema)
     target = path.get_submodule(part or "")
-    load_weights(target, read_state(_checkpoint_file(None, checkpoint)), ema)
+    load_weights(target, read_state(given_file(checkpoint)), ema)
     return path
 
 
@@ -121,11 +121,11 @@ def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
     digests = {}
     for parent, key in _pretrained_nodes(config):
         params = parent[key].params
-        folder, checkpoint = None, params.get("checkpoint")
-        if not _is_node(params, "path"):
-            path, checkpoint = _split(params.path, checkpoint)
-            folder = path if path.is_dir() else None
-        file = _checkpoint_file(folder, checkpoint)
+        checkpoint = params.get("checkpoint")
+        if _is_node(params, "path"):
+            file = given_file(checkpoint)
+        else:
+            file = locate(params.path, checkpoint).weights_file()
         digests[str(file)] = file_sha256(file)
     return digests
 
@@ -164,14 +164,6 @@ def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
             yield node, key
 
 
-def _split(source: str | Path, checkpoint: Any) -> tuple[Path, Any]:
-    """Run folder (or config file) and checkpoint; ``source`` may be a checkpoint of a run."""
-    path = Path(source)
-    if checkpoint is None and path.suffix in SUFFIXES:
-        return path.parent.parent, path
-    return path, checkpoint
-
-
 def _is_node(params: DictConfig, key: str) -> bool:
     return isinstance(params[key], DictConfig)
 
@@ -181,33 +173,16 @@ def _architecture(parent: Any, key: Any) -> Any:
     params = parent[key].params
     if _is_node(params, "path"):
         return OmegaConf.to_container(params)["path"]  # type: ignore[index, call-overload]
-    path, _ = _split(params.path, params.get("checkpoint"))
-    config = load_config(_config_file(path))
+    config = locate(params.path, params.get("checkpoint")).config()
     if "model" not in config:
-        raise ConfigError(f"{_config_file(path)}: model: missing; it describes no model")
+        raise ConfigError(f"{params.path}: model: missing; it describes no model")
     return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)
 
 
-def _config_file(path: Path) -> Path:
-    if not path.exists():
-        raise ConfigError(
-            f"{path}: no such run folder or config; train it first, or correct the path"
-        )
-    if path.is_dir() and not (path / "config.yaml").exists():
-        raise ConfigError(f"{path}: not a run folder, it has no config.yaml")
-    return path / "config.yaml" if path.is_dir() else path
-
-
-def _checkpoint_file(folder: Path | None, checkpoint: str | Path | None) -> Path:
-    if folder is None:
-        if checkpoint is None:
-            raise CheckpointError("a config alone has no weights; give a checkpoint file")
-        return Path(checkpoint)
-    if checkpoint is not None and str(checkpoint) not in _CHECKPOINTS:
-        return Path(checkpoint)
-    names = _CHECKPOINTS if checkpoint is None else (str(checkpoint),)
-    files = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
-    found = [file for file in files if file.exists()]
-    if not found:
-        raise CheckpointError(f"{folder} has no checkpoints/{names[0]}.ckpt; has it been trained?")
-    return found[0]
+def _build(config: DictConfig) -> nn.Module:
+    if "model" not in config:
+        raise ConfigError("model: missing; the config describes no model")
+    model = instantiate(inline_pretrained(config).model, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: builds a {type(model).__name__}, not a network")
+    return model

@@ -15,10 +15,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm.checkpoint import load_training_checkpoint, load_weights, read_state, save
+from ldm.checkpoint import (
+    LoadedCheckpoint,
+    fitting_state,
+    load_training_checkpoint,
+    load_weights,
+    read_state,
+    save,
+)
 from ldm.compat.checkpoints import SCHEDULE
+from ldm.compat.diffusers_weights import to_diffusers
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import CheckpointError
+from tests.autoencoders.build import autoencoder
+from tests.compat.first_stages import KINDS, build, kl
+from tests.parity import official_keys, official_names, published_configs
 
 
 class Small(nn.Module):
@@ -111,6 +122,115 @@ def test_parameters_and_numpy_scalars(tmp_path: Path) -> None:
     assert loaded.state_dict.keys() == {"weight", "bias"}
     assert not any(value.requires_grad for value in loaded.state_dict.values())
     assert loaded.metadata["epoch"] == 3
+
+
+def test_checkpoint_of_diffusers(tmp_path: Path) -> None:
+    node, path = KINDS["kl-attention"], tmp_path / "diffusion_pytorch_model.bin"
+    state = build(node).state_dict()
+    torch.save(to_diffusers(state), path)
+    loaded = read_state(path)
+    assert loaded.format == "diffusers"
+    other = build(node, seed=1)
+    load_weights(other, loaded)
+    assert all(torch.equal(other.state_dict()[key], value) for key, value in state.items())
+
+
+# -- autoencoders inside larger files, and with more or less than weights ---------------------
+
+
+def stable_diffusion(first_stage: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of a full Stable Diffusion checkpoint around an autoencoder."""
+    return {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.ones(2),
+        "model_ema.diffusion_modelinput_blocks00weight": torch.ones(2),
+        "model_ema.num_updates": torch.tensor(5),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(3),
+        **{f"first_stage_model.{key}": value for key, value in first_stage.items()},
+        **NoiseSchedule(timesteps=7).state_dict(),
+        "betas": torch.linspace(0, 1, 7),
+    }
+
+
+@pytest.mark.parametrize("kind", ["kl-attention", "vq"])
+def test_first_stage_inside_stable_diffusion(kind: str, tmp_path: Path) -> None:
+    want = build(KINDS[kind]).state_dict()
+    save({"state_dict": stable_diffusion(want), "global_step": 9}, tmp_path / "sd.ckpt")
+    save(stable_diffusion(want), tmp_path / "sd.safetensors")
+    bare = want | {"loss.logvar": torch.ones(()), "loss.discriminator.main.0.bias": torch.ones(1)}
+    save({"state_dict": bare}, tmp_path / "vae.ckpt")
+    with_loss = stable_diffusion(bare)
+    save({"state_dict": with_loss}, tmp_path / "with_loss.ckpt")
+    for file in ("sd.ckpt", "sd.safetensors", "vae.ckpt", "with_loss.ckpt"):
+        model = build(KINDS[kind], seed=1)
+        load_weights(model, read_state(tmp_path / file))
+        assert all(torch.equal(model.state_dict()[k], v) for k, v in want.items()), file
+
+
+def test_a_part_is_loaded_strictly_too(tmp_path: Path) -> None:
+    """Attention that the config leaves out must not be left out of the file in silence."""
+    state = stable_diffusion(build(KINDS["kl-attention"]).state_dict())
+    save({"state_dict": state}, tmp_path / "sd.ckpt")
+    without = build(kl(channel_mult=[1, 2, 3]))
+    with pytest.raises(CheckpointError, match=r"60 unexpected \(encoder\.down\.0\.attn\.0\.norm"):
+        load_weights(without, read_state(tmp_path / "sd.ckpt"))
+    shallow = build(kl(channel_mult=[1, 2], attn_resolutions=[16]))
+    with pytest.raises(CheckpointError, match=r"does not fit the model: .* unexpected"):
+        load_weights(shallow, read_state(tmp_path / "sd.ckpt"))
+
+
+@pytest.mark.parametrize("name", official_names())
+def test_first_stages_of_all_published_models(name: str) -> None:
+    """Every name and shape of the published files fits, none is left over; without memory."""
+    official = official_keys(name)
+    params = published_configs()[official["config"]]["model"]["params"]
+    params = params.get("first_stage_config", {}).get("params", params)
+    with torch.device("meta"):
+        model = autoencoder(params)
+        state = {key: torch.empty(shape) for key, shape, _ in official["state_dict"]}
+    checkpoint = LoadedCheckpoint(Path("model.ckpt"), state, "compvis")
+    fitting = fitting_state(model, checkpoint)
+    assert {k: v.shape for k, v in fitting.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+def test_upkeep_of_a_codebook_may_be_absent_on_either_side(tmp_path: Path) -> None:
+    plain, kept = KINDS["vq"], KINDS["vq-upkeep"]
+    save(build(plain).state_dict(), tmp_path / "plain.safetensors")
+    model = build(kept, seed=1)
+    model.quantize.idle.fill_(3)
+    load_weights(model, read_state(tmp_path / "plain.safetensors"))
+    assert (model.quantize.idle == 3).all(), "what the file lacks stays"
+    save(model.state_dict(), tmp_path / "kept.safetensors")
+    again = build(kept, seed=2)
+    load_weights(again, read_state(tmp_path / "kept.safetensors"))
+    assert (again.quantize.idle == 3).all()
+    other = build(plain, seed=2)
+    load_weights(other, read_state(tmp_path / "kept.safetensors"))
+    assert torch.equal(other.quantize.embedding.weight, again.quantize.embedding.weight)
+    inside = {f"autoencoder.{key}": value for key, value in model.state_dict().items()}
+    save(inside | {"denoiser.weight": torch.ones(1)}, tmp_path / "whole.safetensors")
+    load_weights(other, read_state(tmp_path / "whole.safetensors"))
+
+
+def test_averaged_autoencoder(tmp_path: Path) -> None:
+    model = build(KINDS["vq"])
+    live = model.state_dict() | {"loss.discriminator.main.0.bias": torch.zeros(2)}
+    shadow = {"model_ema." + key.replace(".", ""): value + 1 for key, value in live.items()}
+    decay = {"model_ema.decay": torch.tensor(0.99), "model_ema.num_updates": torch.tensor(1)}
+    save({"state_dict": live | shadow | decay}, tmp_path / "vq.ckpt")
+    for ema, shift in ((True, 1.0), (False, 0.0)):
+        other = build(KINDS["vq"], seed=1)
+        load_weights(other, read_state(tmp_path / "vq.ckpt"), ema)
+        for key, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[key], value + shift)
+
+
+def test_gumbel_autoencoders_are_refused(tmp_path: Path) -> None:
+    state = {"encoder.conv_in.weight": torch.ones(1), "quantize.embed.weight": torch.ones(1)}
+    save({"state_dict": state}, tmp_path / "gumbel.ckpt")
+    with pytest.raises(CheckpointError, match=r"gumbel\.ckpt: quantize\.embed\.weight: a GumbelVQ"):
+        load_weights(build(KINDS["vq"]), read_state(tmp_path / "gumbel.ckpt"))
 
 
 # -- strictness -------------------------------------------------------------------------------

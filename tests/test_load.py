@@ -14,11 +14,15 @@ from torch import nn
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.checkpoint import read_state, save
 from ldm.compat.checkpoints import to_compvis
+from ldm.compat.compvis_networks import autoencoder_vq
+from ldm.compat.first_stage import read_first_stage
 from ldm.config import instantiate, load_config, save_config
 from ldm.diffusion.scale import latent_moments, scale_from_moments
 from ldm.errors import CheckpointError, ConfigError
+from ldm.export import export
 from ldm.load import inline_pretrained, load_model, pretrained, pretrained_checkpoints
 from ldm.samplers.ddim import DDIM
+from tests.compat.first_stages import build, kl, vq
 from tests.parity import Case, assert_close, load_case
 
 AUTOENCODER = {
@@ -196,6 +200,94 @@ def test_messages(tmp_path: Path, config: DictConfig) -> None:
     for call in (inline_pretrained, lambda config: instantiate(config.model)):
         with pytest.raises(ConfigError, match="nix: no such run folder or config; train it first"):
             call(config)
+
+
+# -- first stages of others -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["", "vae"])
+def test_first_stage_from_diffusers(config: DictConfig, tmp_path: Path, inside: str) -> None:
+    """A stage-2 config may name a folder of diffusers where it names a run."""
+    folder, node = tmp_path / "hub" / inside, kl()
+    model = build(node)
+    export(model, OmegaConf.create({"model": node}), folder, "diffusers")
+    config.first_stage = str(tmp_path / "hub")
+    built = instantiate(config.model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(built.autoencoder.state_dict()[key], value)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert pretrained_checkpoints(config) == {str(file): digest}
+    inlined = inline_pretrained(config)
+    assert read_first_stage(OmegaConf.to_container(inlined.model.params.autoencoder)) == (
+        read_first_stage(node)
+    )
+    make_run(tmp_path / "stage2", config)
+    file.unlink()
+    assert load_model(tmp_path / "stage2").autoencoder.encoder.conv_in.in_channels == 3
+    with pytest.raises(CheckpointError, match=r"has no diffusion_pytorch_model\.safetensors or"):
+        pretrained_checkpoints(config)
+
+
+DDCONFIG = {
+    "double_z": False,
+    "z_channels": 5,
+    "resolution": 16,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [8],
+    "dropout": 0.0,
+}
+
+
+def taming(target: str = "taming.models.vqgan.VQModel") -> dict[str, Any]:
+    """A configuration as taming-transformers ships them."""
+    loss = {
+        "target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
+        "params": {"disc_start": 250001, "disc_weight": 0.8, "codebook_weight": 1.0},
+    }
+    params = {"embed_dim": 4, "n_embed": 11, "ddconfig": DDCONFIG, "lossconfig": loss}
+    data = {"target": "main.DataModuleFromConfig", "params": {"batch_size": 2}}
+    model = {"base_learning_rate": 4.5e-6, "target": target, "params": params}
+    return {"model": model, "data": data}
+
+
+@pytest.mark.parametrize("described", ["taming", "native"])
+def test_checkpoint_of_taming(tmp_path: Path, described: str) -> None:
+    tree = taming()
+    node = autoencoder_vq(tree["model"]["params"], "taming.models.vqgan.VQModel", "model.params")
+    model = build(node)
+    state = {key: value + 0 for key, value in model.state_dict().items()}
+    state |= {"loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}
+    state |= {"loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4)}
+    optimizers = [{"state": {0: {"exp_avg": torch.ones(9)}}, "param_groups": [{"lr": 1e-5}]}]
+    content = {"state_dict": state, "epoch": 3, "global_step": 9, "optimizer_states": optimizers}
+    torch.save(content, tmp_path / "last.ckpt")
+    tree = tree if described == "taming" else {"model": node}
+    OmegaConf.save(OmegaConf.create(tree), tmp_path / "vqgan.yaml")
+    loaded = load_model(tmp_path / "vqgan.yaml", tmp_path / "last.ckpt")
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_gumbel_configurations_are_refused(tmp_path: Path) -> None:
+    tree = taming("taming.models.vqgan.GumbelVQ")
+    OmegaConf.save(OmegaConf.create(tree), tmp_path / "gumbel.yaml")
+    with pytest.raises(ConfigError, match=r"taming\.models\.vqgan\.GumbelVQ .*has no counterpart"):
+        load_model(tmp_path / "gumbel.yaml", tmp_path / "last.ckpt")
+
+
+def test_folders_as_they_were_published(tmp_path: Path) -> None:
+    """``models/first_stage_models/vq-f4/{config.yaml,model.ckpt}``."""
+    node = vq(channels=32, norm_groups=32)
+    model = build(node)
+    export(model, OmegaConf.create({"model": node}), tmp_path, "compvis")
+    for source in (tmp_path, tmp_path / "model.ckpt"):
+        loaded = load_model(source)
+        assert torch.equal(loaded.quantize.embedding.weight, model.quantize.embedding.weight)
 
 
 # -- a published checkpoint -------------------------------------------------------------------

@@ -13,6 +13,9 @@ CompVis                            here
 ``loss.X`` (autoencoder files)     ``objective.X``
 schedule buffers                   follow from the config: compared, then dropped
 =================================  ==================================================
+
+Autoencoders of the original code and of taming-transformers stand without prefix; the averaged
+copy is then of all weights, those of the loss included.
 """
 
 from __future__ import annotations
@@ -45,14 +48,37 @@ SCHEDULE = (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
+TRAINING_ONLY = ("quantize.ema_count", "quantize.ema_sum", "quantize.idle")
+"""State of the codebook's upkeep, which published files do not have; no result depends on it."""
 _INERT = ("model_ema.decay", "model_ema.num_updates", "lvlb_weights")
 _NETWORKS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+_EMA_OF_LOSS = "model_ema.loss"
+_GUMBEL = ("quantize.embed.weight", "quantize.proj.weight")
 _RTOL = 1e-5
 
 
 def is_compvis(keys: Iterable[str]) -> bool:
     """Whether these are the keys of a diffusion model or autoencoder of the original code."""
     return any(key.startswith((*PREFIXES, EMA)) for key in keys)
+
+
+def is_training_only(key: str) -> bool:
+    """Whether a native weight, of an autoencoder or of a whole model, matters in training only."""
+    return any(key == name or key.endswith(f".{name}") for name in TRAINING_ONLY)
+
+
+def refuse_unsupported(keys: Iterable[str]) -> None:
+    """Raise for networks that resemble those of this library without being one of them.
+
+    Raises:
+        CheckpointError: the file holds one; the message names the weight that shows it.
+    """
+    for key in keys:
+        if key.endswith(_GUMBEL):
+            raise CheckpointError(
+                f"{key}: a GumbelVQ autoencoder of taming-transformers has no counterpart in this "
+                "library; its VQModel has"
+            )
 
 
 def from_compvis(
@@ -64,7 +90,7 @@ def from_compvis(
         state: the state dict, as published.
         schedule: the model's own schedule buffers by name, which those in ``state`` must equal;
             None drops them unseen.
-        ema: take the averaged weights of the denoiser where there are any.
+        ema: take the averaged weights, of the denoiser or of an autoencoder, where there are any.
 
     Returns:
         Weights; names that the original code does not have come back unchanged.
@@ -82,10 +108,10 @@ def from_compvis(
         elif key not in _INERT and not key.startswith(EMA):
             shadow = shadows.pop(_ema_name(key), None)
             result[native_name(key)] = shadow if ema and shadow is not None else value
-    if shadows:
+    orphans = [key for key in shadows if not key.startswith(_EMA_OF_LOSS)]  # may be cut off
+    if orphans:
         raise CheckpointError(
-            f"{len(shadows)} averaged weights belong to no weight of the denoiser, "
-            f"first {next(iter(shadows))}"
+            f"{len(orphans)} averaged weights belong to no weight of the model, first {orphans[0]}"
         )
     return result
 
@@ -99,6 +125,8 @@ def to_compvis(
 ) -> dict[str, Tensor]:
     """The inverse of ``from_compvis``, in the order of published files.
 
+    What only training uses is left out.
+
     Args:
         state: native state dict of a diffusion model or an autoencoder.
         schedule: schedule buffers by name, for diffusion models.
@@ -109,6 +137,7 @@ def to_compvis(
     Raises:
         CheckpointError: a weight has no name in the original code.
     """
+    state = {key: value for key, value in state.items() if not is_training_only(key)}
     first = {key: value for key, value in state.items() if key == "weighting.logvar"}
     first |= {key: schedule[key] for key in SCHEDULE} if schedule is not None else {}
     first |= {key: value for key, value in state.items() if key == "scale_factor"}
@@ -150,7 +179,7 @@ def compvis_name(key: str) -> str:
 
 
 def _ema_name(key: str) -> str:
-    """Name of the averaged copy of ``model.diffusion_model.X``: all dots below it removed."""
+    """Name of the averaged copy of a weight: without ``model.`` and all dots."""
     return EMA + key.removeprefix("model.").replace(".", "")
 
 

@@ -109,7 +109,8 @@ def translate_file(tree: dict[str, Any], name: str) -> dict[str, Any]:
     if task is not None:
         result["task"] = task
         result |= trainer_options(tree.get("lightning"), "lightning")
-    if target == LATENT_DIFFUSION_NAME and (params or {}).get("use_ema", True):
+    averages = target == LATENT_DIFFUSION_NAME or target in FIRST_STAGES
+    if averages and (params or {}).get("use_ema", target == LATENT_DIFFUSION_NAME):
         result["ema_decay"] = EMA_DECAY
     rest = {key: value for key, value in tree.items() if key not in ("model", "lightning")}
     for key, value in rest.items():

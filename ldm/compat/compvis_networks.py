@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldm.compat.first_stage import read_first_stage
 from ldm.compat.rules import (
     Ignored,
     Inert,
@@ -84,7 +85,7 @@ VQ: Table = {
     "lr_g_factor": Inert((1.0,)),
     "remap": Inert((None,)),
     "sane_index_shape": _NOT_A_WEIGHT,
-    "use_ema": Inert((False,)),
+    "use_ema": Ignored("the average is read from the file, and kept by the run if it is true"),
 }
 
 IDENTITY: Table = {"vq_interface": _NOT_A_WEIGHT}
@@ -106,7 +107,7 @@ def autoencoder_kl(params: Any, name: str, path: str) -> dict[str, Any]:
 
 
 def autoencoder_vq(params: Any, name: str, path: str) -> dict[str, Any]:
-    """``VQModel`` and ``VQModelInterface``: the same network, seen from two sides."""
+    """``VQModel``, also that of taming, and ``VQModelInterface``: the same network."""
     values = apply(VQ, params, name, path)
     quantizer = node(
         "ldm.autoencoders.quantizer.VectorQuantizer",
@@ -141,11 +142,52 @@ def _architecture(ddconfig: Any, double_z: bool, name: str, path: str) -> dict[s
     return node("ldm.autoencoders.networks.Architecture", **values)
 
 
+def to_compvis_first_stage(foreign: Any, path: str = "model") -> dict[str, Any]:
+    """The node of the original code for a native KL or VQ autoencoder, without a loss.
+
+    Args:
+        foreign: native node, without interpolations.
+        path: where it stands, for messages.
+
+    Raises:
+        ConfigError: the original code has no such autoencoder; the message names the argument.
+    """
+    stage = read_first_stage(foreign, path)
+    a = stage.architecture
+    for key, only in (("norm_groups", 32), ("resample_with_conv", True), ("tanh_out", False)):
+        if a[key] != only:
+            raise ConfigError(
+                f"{path}.params.architecture.params.{key}: the original code has {only} only, "
+                f"not {a[key]}"
+            )
+    ddconfig = {
+        "double_z": stage.num_codes is None,
+        "z_channels": a["z_channels"],
+        "resolution": a["resolution"],
+        "in_channels": a["in_channels"],
+        "out_ch": a["out_channels"],
+        "ch": a["channels"],
+        "ch_mult": list(a["channel_mult"]),
+        "num_res_blocks": a["num_res_blocks"],
+        "attn_resolutions": list(a["attn_resolutions"]),
+        "dropout": a["dropout"],
+    }
+    if not a["mid_attention"]:
+        ddconfig["attn_type"] = "none"
+    sizes = {"embed_dim": stage.embed_dim, "n_embed": stage.num_codes}
+    lossconfig = {"target": "torch.nn.Identity"}
+    name = KL_NAME if stage.num_codes is None else VQ_NAME
+    return node(name, **sizes, ddconfig=ddconfig, lossconfig=lossconfig)
+
+
 UNET_NAME = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
 IDENTITY_NAME = "ldm.models.autoencoder.IdentityFirstStage"
+KL_NAME = "ldm.models.autoencoder.AutoencoderKL"
+VQ_NAME = "ldm.models.autoencoder.VQModel"
 FIRST_STAGES: dict[str, Translator] = {
-    "ldm.models.autoencoder.AutoencoderKL": autoencoder_kl,
-    "ldm.models.autoencoder.VQModel": autoencoder_vq,
+    KL_NAME: autoencoder_kl,
+    VQ_NAME: autoencoder_vq,
     "ldm.models.autoencoder.VQModelInterface": autoencoder_vq,
+    "taming.models.vqgan.VQModel": autoencoder_vq,
     IDENTITY_NAME: autoencoder_identity,
 }

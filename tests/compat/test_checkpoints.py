@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.compat.checkpoints import SCHEDULE, compvis_name, from_compvis, is_compvis, to_compvis
+from ldm.compat.checkpoints import (
+    SCHEDULE,
+    TRAINING_ONLY,
+    compvis_name,
+    from_compvis,
+    is_compvis,
+    is_training_only,
+    refuse_unsupported,
+    to_compvis,
+)
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import CheckpointError
 
@@ -85,3 +94,38 @@ def test_average_of_nothing_is_an_error() -> None:
 def test_weights_without_a_published_name() -> None:
     with pytest.raises(CheckpointError, match=r"conditioners\.1\.x has no name"):
         to_compvis({"conditioners.1.x": torch.zeros(1)})
+
+
+# -- autoencoders by themselves ---------------------------------------------------------------
+
+
+def test_averaged_weights_of_an_autoencoder() -> None:
+    """``use_ema`` of VQModel averages everything, the discriminator too."""
+    keys = ("encoder.conv_in.weight", "quantize.embedding.weight", "loss.discriminator.main.0.bias")
+    live = {key: torch.full((2,), float(i)) for i, key in enumerate(keys)}
+    averaged = {"model_ema." + key.replace(".", ""): value + 10 for key, value in live.items()}
+    counters = {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(4)}
+    for ema, shift in ((True, 10), (False, 0)):
+        ours = from_compvis(live | averaged | counters, ema=ema)
+        assert list(ours) == [*keys[:2], "objective.discriminator.main.0.bias"]
+        assert all((value == i + shift).all() for i, value in enumerate(ours.values()))
+    pruned = {key: value for key, value in live.items() if not key.startswith("loss.")}
+    assert (from_compvis(pruned | averaged)["encoder.conv_in.weight"] == 10).all()
+
+
+def test_state_of_training_has_no_published_name() -> None:
+    assert TRAINING_ONLY == ("quantize.ema_count", "quantize.ema_sum", "quantize.idle")
+    prefixed = [f"autoencoder.{name}" for name in TRAINING_ONLY]
+    for key in (*TRAINING_ONLY, *prefixed):
+        assert is_training_only(key)
+    for key in ("quantize.embedding.weight", "encoder.quantize.idle.weight", "unquantize.idle"):
+        assert not is_training_only(key)
+    state = {key: torch.ones(1) for key in ("quantize.embedding.weight", *TRAINING_ONLY, *prefixed)}
+    assert list(to_compvis(state)) == ["quantize.embedding.weight"]
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_gumbel_quantisers_are_refused(prefix: str) -> None:
+    with pytest.raises(CheckpointError, match=r"quantize\.embed\.weight: a GumbelVQ autoencoder"):
+        refuse_unsupported([f"{prefix}encoder.conv_in.weight", f"{prefix}quantize.embed.weight"])
+    refuse_unsupported(["quantize.embedding.weight"])

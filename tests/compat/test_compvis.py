@@ -430,6 +430,9 @@ def test_files_without_data_have_no_learning_rate_and_no_task() -> None:
     del tree["data"]
     assert set(translate_file(tree, "x")) == {"name", "model", "ema_decay"}
     assert "ema_decay" not in translate_file(experiment(ldm(use_ema=False)), "x")
+    for kind, averages in (({"use_ema": True}, True), ({"use_ema": False}, False), ({}, False)):
+        tree = translate_file(experiment(first_stage("VQModel", **kind)), "x")
+        assert ("ema_decay" in tree) is averages
 
 
 def test_named_checkpoints_are_loaded_by_the_task_and_not_by_the_model() -> None:

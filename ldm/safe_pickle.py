@@ -1,0 +1,104 @@
+"""``torch.load`` for files that nobody vouches for: no code in them is ever executed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import torch
+
+from ldm.errors import CheckpointError
+
+_ALLOWED = re.compile(
+    r"collections\.OrderedDict"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
+    r"|torch\.(Size|device|float\d+|bfloat16|u?int\d+|bool)"
+    r"|numpy\.(core|_core)\.multiarray\.(scalar|_reconstruct)"
+    r"|numpy\.(dtype|ndarray)"
+    r"|_codecs\.encode"
+)
+
+
+def load_plain(path: Path, map_location: torch.device | str = "cpu") -> Any:
+    """Content of a file that holds nothing but tensors and plain values.
+
+    Raises:
+        pickle.UnpicklingError: it holds more, see ``load_inert``.
+        CheckpointError: it is damaged.
+    """
+    return _torch_load(path, weights_only=True, map_location=map_location)
+
+
+def load_inert(path: Path) -> Any:
+    """Content of a file, with inert objects for what ``load_plain`` refuses.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    reader = SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler, load=_unpickle_inert)
+    try:
+        return _torch_load(path, weights_only=False, map_location="cpu", pickle_module=reader)
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, error) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _torch_load(path: Path, **options: Any) -> Any:
+    """``torch.load`` with one kind of error for all that may be wrong with a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about formats that are refused anyway
+            return torch.load(path, **options)
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # a damaged file can raise anything at all
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}")
+
+
+class _Inert:
+    """Stands for any object of a class that is not allowed: takes everything, does nothing."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> _Inert:
+        return self
+
+    def _ignore(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Imports what tensors are made of and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The allowed function or class of that name; ``_Inert`` for all others."""
+        if not _ALLOWED.fullmatch(f"{module}.{name}"):
+            return _Inert
+        found: Callable[..., Any] = super().find_class(module, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+        return lambda *args: found(*args)  # what a pickle does to it is not done to the original
+
+
+def _unpickle_inert(file: BinaryIO, **options: Any) -> Any:
+    return _InertUnpickler(file, **options).load()

@@ -1,0 +1,196 @@
+"""Convert checkpoints between this library, the original code (CompVis) and diffusers.
+
+Examples:
+  python scripts/convert.py runs/ae --to diffusers --out vae
+  python scripts/convert.py runs/ldm --to native --out release --dtype float16
+  python scripts/convert.py runs/ldm --to diffusers --part autoencoder --out vae
+  python scripts/convert.py some/vae --to compvis --out kl-f8                 from diffusers
+  python scripts/convert.py sd-v1.ckpt --config kl-f8.yaml --to diffusers --out vae
+  python scripts/convert.py vqgan.ckpt --config vqgan.yaml --to native --out vqgan
+
+SOURCE is a run, a folder that this script wrote, one of diffusers (or with vae/ or vqvae/ in it),
+a published one with config.yaml and model.ckpt, or any checkpoint file together with --config,
+which names a config of this library or of the original code. Averaged weights (EMA) are taken where
+the source has them.
+
+OUT is a new folder. In format
+  native      it gets config.yaml and model.safetensors
+  compvis     model.ckpt, and for an autoencoder config.yaml of the original code
+  diffusers   config.json and diffusion_pytorch_model.safetensors (autoencoders only)
+
+What was written is read back, and compared with the source, before OUT gets its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from _cli import run, say
+from omegaconf import DictConfig
+from torch import nn
+
+from ldm.checkpoint import SUFFIXES
+from ldm.config import load_config
+from ldm.diffusion.latent import LatentDiffusion
+from ldm.errors import UserError
+from ldm.export import (
+    FILES,
+    FORMATS,
+    differences,
+    export,
+    first_stage,
+    read_back,
+    round_parameters,
+)
+from ldm.load import inline_pretrained, load_model, run_config
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TOLERANCE = 1e-4
+
+
+def main() -> None:
+    """Read a model, write it in another format and prove that it is the same."""
+    arguments = _parser().parse_args()
+    out = Path(os.path.abspath(arguments.out))
+    _check_out(out, Path(arguments.source), arguments.overwrite)
+    if arguments.scale_factor is not None and arguments.to != "diffusers":
+        raise UserError("--scale-factor stands in config.json of diffusers only; leave it out")
+    model, config = _source(arguments)
+    if arguments.part == "autoencoder":
+        model, config = first_stage(model, config)
+    elif isinstance(model, LatentDiffusion) and arguments.to == "diffusers":
+        raise UserError("--to diffusers writes autoencoders; give --part autoencoder")
+    factor = arguments.scale_factor or config.get("scale_factor") or 1.0
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        report = _write(model, config, temporary, arguments.to, factor, DTYPES[arguments.dtype])
+        _replace(out, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    count = sum(p.numel() for p in model.parameters())
+    say(f"{out}: {type(model).__name__}, {count / 1e6:.3f} M parameters, {arguments.dtype}")
+    say(report)
+    if arguments.to == "diffusers":
+        say(f"  scaling_factor {factor:g} in config.json (--scale-factor X changes it)")
+    elif arguments.to == "compvis" and isinstance(model, LatentDiffusion):
+        say("  without config.yaml: use the config of the original code that fits the source")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SOURCE", help="run, folder or checkpoint file")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="format to write")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        metavar="YAML",
+        help="for a checkpoint file: its config, then key=value overrides",
+    )
+    parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
+    parser.add_argument(
+        "--part",
+        choices=["all", "autoencoder"],
+        default="all",
+        help="of a latent diffusion model: all of it (default), or its first stage",
+    )
+    parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
+    parser.add_argument(
+        "--dtype", choices=list(DTYPES), default="float32", help="of the parameters written"
+    )
+    parser.add_argument(
+        "--scale-factor",
+        type=_positive,
+        metavar="X",
+        help="scaling_factor of diffusers, by which a diffusion model multiplies the latents "
+        "(default: the source's; 1 if it has none)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier OUT")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("expected a positive number")
+    return value
+
+
+def _check_out(out: Path, source: Path, overwrite: bool) -> None:
+    if out.suffix in SUFFIXES:
+        raise UserError(f"--out {out}: name a folder, not a file")
+    if out.resolve() in (source.resolve(), source.resolve().parent):
+        raise UserError(f"--out {out} is where the source lies; name another folder")
+    if not out.exists():
+        return
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name]
+    others = [name for name in names if name not in FILES]
+    if others:
+        raise UserError(f"--out {out} is there already, with {others[0]} in it; name a new folder")
+    if names and not overwrite:
+        raise UserError(f"--out {out} is there already; name another folder or give --overwrite")
+
+
+def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
+    source, ema = arguments.source, not arguments.no_ema
+    if not arguments.config:
+        config = inline_pretrained(run_config(source))
+        return load_model(source, arguments.checkpoint, ema), config
+    if Path(source).is_dir() or arguments.checkpoint:
+        raise UserError("--config goes with a checkpoint file as SOURCE, and without --checkpoint")
+    files = [item for item in arguments.config if "=" not in item]
+    overrides = [item for item in arguments.config if "=" in item]
+    config = inline_pretrained(load_config(*files, overrides=overrides, complete=False))
+    return load_model(config, source, ema), config
+
+
+def _write(
+    model: nn.Module,
+    config: DictConfig,
+    folder: Path,
+    format: str,
+    factor: float,
+    dtype: torch.dtype,
+) -> str:
+    """Write the files, compare what they hold with the model and say how it differs."""
+    rounded = model
+    if dtype != torch.float32:
+        rounded = copy.deepcopy(model)
+        round_parameters(rounded, dtype)
+    export(rounded, config, folder, format, factor, dtype)
+    written = differences(rounded, read_back(folder, config))
+    if not all(value <= TOLERANCE for value in written.values()):
+        raise UserError(
+            f"the {format} files do not hold the same model ({_listed(written)}); nothing was kept"
+        )
+    report = f"  read back, at most: {_listed(written)}"
+    if rounded is not model:
+        report += f"\n  by rounding, at most: {_listed(differences(model, rounded))}"
+    return report
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} differ by {value:.2g}" for name, value in values.items())
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Let ``new`` become ``out``; an earlier ``out`` goes last."""
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run(main)
