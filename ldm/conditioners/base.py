@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -16,6 +16,15 @@ noisy latent as a map (B, C, h, w), or as class ids (B,) added to the embedding 
 class Conditioner(nn.Module):
     """Encodes one batch entry; ``forward(value)`` gives the tensor for its ``route``.
 
+    A class with ``needs_autoencoder`` is called as ``forward(value, autoencoder)``: the diffusion
+    model lends it its first stage, so that no conditioner owns a second copy.
+
+    Attributes:
+        frozen: The weights do not learn: the diffusion model keeps this module in eval mode, and
+            optimiser and average leave it out. Set by :meth:`freeze`.
+        in_checkpoint: Whether checkpoints hold the weights. Frozen ones that come from a file of
+            their own need not be stored again.
+
     Args:
         key: Name of the batch entry.
         route: How the condition reaches the denoiser.
@@ -23,6 +32,8 @@ class Conditioner(nn.Module):
             model learns to go without (classifier-free guidance, Ho & Salimans, 2021). The
             replacing is done by the diffusion model.
     """
+
+    needs_autoencoder: ClassVar[bool] = False
 
     def __init__(self, key: str, route: Route, drop_prob: float = 0.0) -> None:
         super().__init__()
@@ -33,6 +44,14 @@ class Conditioner(nn.Module):
         self.key = key
         self.route: Route = route
         self.drop_prob = drop_prob
+        self.frozen = False
+        self.in_checkpoint = True
+
+    def freeze(self, in_checkpoint: bool = True) -> None:
+        """Let nothing in here learn any more."""
+        self.requires_grad_(False)
+        self.eval()
+        self.frozen, self.in_checkpoint = True, in_checkpoint
 
     def null(self, n: int, like: Tensor) -> Tensor:
         """Batch value of ``n`` unconditional samples, on the device and in the shape of ``like``.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
 from ldm.errors import DataError
@@ -31,6 +31,7 @@ def encode_conditions(
     batch: Mapping[str, Any],
     drop: bool = False,
     generator: torch.Generator | None = None,
+    autoencoder: nn.Module | None = None,
 ) -> Conditioning:
     """Run every conditioner and join the results by route.
 
@@ -43,6 +44,7 @@ def encode_conditions(
         drop: replace values by null values with each conditioner's ``drop_prob``, independently
             for every sample and conditioner, before encoding (training for guidance).
         generator: random generator of these replacements.
+        autoencoder: lent to the conditioners that encode images with it.
 
     Raises:
         DataError: if a batch entry is absent or not a tensor.
@@ -52,7 +54,8 @@ def encode_conditions(
         value = batch_value(conditioner, batch)
         if drop and conditioner.drop_prob > 0:
             value = drop_values(conditioner, value, generator)
-        parts[conditioner.route].append(conditioner(value))
+        lent = (autoencoder,) if conditioner.needs_autoencoder else ()
+        parts[conditioner.route].append(conditioner(value, *lent))
     if len(parts["adm"]) > 1:
         raise ValueError("at most one conditioner may have the route 'adm'")
     return Conditioning(

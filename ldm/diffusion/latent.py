@@ -68,9 +68,12 @@ class LatentDiffusion(nn.Module):
         self._scale_is_known = False
 
     def train(self, mode: bool = True) -> LatentDiffusion:
-        """Set the mode of all parts but the autoencoder, which stays in eval mode."""
+        """Set the mode of all parts but the frozen ones, which stay in eval mode."""
         super().train(mode)
         self.autoencoder.eval()
+        for conditioner in self.conditioners:
+            if conditioner.frozen:
+                conditioner.eval()
         return self
 
     # -- between images and latents ---------------------------------------------------------
@@ -118,11 +121,14 @@ class LatentDiffusion(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Conditioning:
         """Encoded conditions of a batch; ``drop`` applies the dropout for guidance."""
-        return encode_conditions(self.conditioners, batch, drop, generator)
+        return encode_conditions(
+            self.conditioners, batch, drop, generator, autoencoder=self.autoencoder
+        )
 
     def unconditional(self, batch: Mapping[str, Any]) -> Conditioning:
         """Conditions of the unconditional half of guidance, shaped like those of ``batch``."""
-        return encode_conditions(self.conditioners, null_batch(self.conditioners, batch))
+        nothing = null_batch(self.conditioners, batch)
+        return encode_conditions(self.conditioners, nothing, autoencoder=self.autoencoder)
 
     # -- training ---------------------------------------------------------------------------
 
