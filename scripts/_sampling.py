@@ -209,20 +209,34 @@ def _refuse_mixture(path: Path, settings: dict[str, Any], records: Sequence[Any]
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Write an image (C, H, W) in [-1, 1] as PNG, complete or not at all."""
-    pixels = image.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    temporary = path.with_suffix(".tmp")
-    Image.fromarray(pixels.squeeze()).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Write an image (C, H, W) in [-1, 1], C = 1, 3 or 4, as PNG, complete or not at all."""
+    _write_png(image.add(1).mul(127.5).round().to(torch.uint8), path)
 
 
 def save_grid(files: Iterable[Path], columns: int, out: Path) -> None:
     """Lay PNG files out in rows of ``columns`` and write them as one picture."""
-    pictures = torch.stack([read_image(str(file), ImageReadMode.RGB) for file in files])
+    _write_grid(
+        torch.stack([read_image(str(file), ImageReadMode.RGB) for file in files]), columns, out
+    )
+
+
+def save_sheet(images: Tensor, columns: int, out: Path) -> None:
+    """Lay images (B, 3, H, W) in [-1, 1] out in rows of ``columns``, as one picture."""
+    _write_grid(images.add(1).mul(127.5).round().to(torch.uint8), columns, out)
+
+
+def _write_grid(pictures: Tensor, columns: int, out: Path) -> None:
     scale = max(1, 64 // pictures.shape[-1])  # thumbnails of 32 pixels are hard to see
     pictures = pictures.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    grid = make_grid(pictures, nrow=columns, pad_value=255)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(out)
+    _write_png(make_grid(pictures, nrow=columns, pad_value=255), out)
+
+
+def _write_png(pixels: Tensor, path: Path) -> None:
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    picture = Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
+    temporary = path.with_suffix(".tmp")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -34,7 +34,8 @@ python scripts/txt2img.py $model --validation-captions 256 --per-prompt 1 \
     --steps 20 --guidance 3 --seed 1000 --out $model/held-out
 
 say 4/4 "Evaluate both stages and the samples"
-python scripts/evaluate.py $runs/quickstart-autoencoder --features $runs/quickstart-features
+python scripts/evaluate_autoencoder.py $runs/quickstart-autoencoder \
+    --features $runs/quickstart-features
 python scripts/evaluate.py $model --samples $model/prompts --judge
 python scripts/evaluate.py $model --samples $model/held-out --judge \
     --features $runs/quickstart-features
@@ -43,6 +44,7 @@ cat <<END
 
 Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Where things lie:
   samples of the prompts    $model/prompts/grid.png  (a row per line of data/scenes/prompts.txt)
+  reconstructions           $runs/quickstart-autoencoder/reconstructions.png
   loss curves               $runs/quickstart-autoencoder/curves.png
                             $model/curves.png
   metrics                   $runs/quickstart-autoencoder/metrics.json

@@ -1,4 +1,4 @@
-"""Inception v3 features as published FIDs use them, by way of torch-fidelity."""
+"""Inception v3 as published FIDs and Inception scores use it, by way of torch-fidelity."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class InceptionFeatures(nn.Module):
             # torch-fidelity unpickles the file: make sure first that it holds tensors only.
             torch.load(path, map_location="meta", weights_only=True)
             self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+                "inception-v3-compat",
+                ["2048", "logits_unbiased"],
+                feature_extractor_weights_path=str(path),
             )
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -53,8 +55,17 @@ class InceptionFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 2048) of images (B, 3, H, W) in [-1, 1], taken at 8 bits."""
+        return self.features_and_logits(images)[0]
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, 2048) and the logits (B, 1008) of the published Inception scores.
+
+        Those are the output of the classifier without its bias: the code by which Inception scores
+        are published left it out.
+        """
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return self.network(pixels)[0]
+        features, logits = self.network(pixels)
+        return features, logits
 
 
 def _find_weights(weights: str | Path | None) -> Path:

@@ -12,6 +12,8 @@ from ldm.evaluation.features import FeatureExtractor, weights_sha256
 from ldm.evaluation.inception import InceptionFeatures
 
 NOT_COMPARABLE = "not comparable with published FIDs"
+MOST_SHOWN = 8
+"""Channels that a table lists one by one."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Measurement:
         num_real: number of real images.
         num_fake: number of generated or reconstructed images, 0 where there are none.
         resolution: (height, width) of the images.
+        std: standard deviation that goes with a mean; ``note`` says over what.
+        per_channel: the same number for each channel of the latent.
+        data: which images.
+        preprocessing: how they were resized and cropped.
         features: name of the feature network, None where there is none.
         features_sha256: fingerprint of its weights.
         note: what a reader must know.
@@ -34,17 +40,35 @@ class Measurement:
     num_real: int
     num_fake: int
     resolution: tuple[int, int]
+    std: float | None = None
+    per_channel: tuple[float, ...] | None = None
+    data: str = ""
+    preprocessing: str = ""
     features: str | None = None
     features_sha256: str | None = None
     note: str = ""
 
+    def text(self) -> str:
+        """The number for people."""
+        return f"{self.value:.4g}" + (f" ± {self.std:.2g}" if self.std is not None else "")
+
 
 @dataclass
 class EvaluationReport:
-    """Measurements under a title; ``to_json`` for programs, ``table`` for people."""
+    """Measurements under a title; ``to_json`` for programs, ``table`` for people.
+
+    Attributes:
+        title: what was measured.
+        measurements: the numbers.
+        remarks: sentences about all of them, such as what was not measured and why.
+        details: further entries of the JSON, by name.
+    """
 
     title: str
     measurements: list[Measurement] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    _fingerprints: dict[int, str] = field(default_factory=dict, repr=False)
 
     def add(
         self,
@@ -54,6 +78,10 @@ class EvaluationReport:
         num_real: int,
         num_fake: int,
         resolution: Sequence[int],
+        std: float | None = None,
+        per_channel: Sequence[float] | None = None,
+        data: str = "",
+        preprocessing: str = "",
         extractor: FeatureExtractor | None = None,
         note: str = "",
     ) -> Measurement:
@@ -76,38 +104,80 @@ class EvaluationReport:
             num_real=num_real,
             num_fake=num_fake,
             resolution=(height, width),
+            std=None if std is None else float(std),
+            per_channel=None if per_channel is None else tuple(map(float, per_channel)),
+            data=data,
+            preprocessing=preprocessing,
             features=extractor.name if extractor is not None else None,
-            features_sha256=weights_sha256(extractor) if extractor is not None else None,
+            features_sha256=self._fingerprint(extractor) if extractor is not None else None,
             note="; ".join(notes),
         )
         self.measurements.append(measurement)
         return measurement
 
+    def _fingerprint(self, extractor: FeatureExtractor) -> str:
+        if id(extractor) not in self._fingerprints:
+            self._fingerprints[id(extractor)] = weights_sha256(extractor)
+        return self._fingerprints[id(extractor)]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, texts and numbers."""
         rows = [asdict(measurement) for measurement in self.measurements]
-        for row in rows:
-            row["resolution"] = list(row["resolution"])
-            if not math.isfinite(row["value"]):
-                row["value"] = str(row["value"])
-        return {"title": self.title, "measurements": rows}
+        content = {"title": self.title, "measurements": rows, "remarks": self.remarks}
+        plain: dict[str, Any] = _plain(content | self.details)
+        return plain
 
     def to_json(self) -> str:
         """``to_dict`` as indented, strictly valid JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def table(self) -> str:
-        """A text table, one line per measurement."""
-        rows = [("metric", "value", "real", "fake", "size", "features", "note")]
-        for m in self.measurements:
-            features = f"{m.features} {(m.features_sha256 or '')[:8]}" if m.features else "-"
-            size = f"{m.resolution[0]}x{m.resolution[1]}"
-            value = f"{m.value:.4g}"
-            rows.append((m.name, value, str(m.num_real), str(m.num_fake), size, features, m.note))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        """A text table, one line per measurement; what they have in common is said above it."""
+        columns = ["metric", "value", "real", "fake", "size", "features", "note"]
+        shared = []
+        for name in ("data", "preprocessing"):
+            values = {getattr(measurement, name) for measurement in self.measurements}
+            if len(values) > 1:
+                columns.insert(-1, name)
+            elif values != {""}:
+                shared += [f"{name}: {value}" for value in values]
+        rows = [columns, *([_cells(m)[name] for name in columns] for m in self.measurements)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
         rule = "  ".join("-" * width for width in widths)
-        return "\n".join([self.title, "", lines[0], rule, *lines[1:]])
+        remarks = ["", *self.remarks] if self.remarks else []
+        return "\n".join([self.title, *shared, "", lines[0], rule, *lines[1:], *remarks])
+
+
+def _cells(m: Measurement) -> dict[str, str]:
+    notes = [m.note] if m.note else []
+    if m.per_channel is not None and len(m.per_channel) > 1:
+        numbers = [f"{value:.3g}" for value in m.per_channel]
+        if len(numbers) > MOST_SHOWN:
+            numbers = [f"{min(m.per_channel):.3g} to {max(m.per_channel):.3g}"]
+        notes.insert(0, f"channels {' '.join(numbers)}")
+    return {
+        "metric": m.name,
+        "value": m.text(),
+        "real": str(m.num_real),
+        "fake": str(m.num_fake),
+        "size": f"{m.resolution[0]}x{m.resolution[1]}",
+        "features": f"{m.features} {(m.features_sha256 or '')[:8]}" if m.features else "-",
+        "data": m.data,
+        "preprocessing": m.preprocessing,
+        "note": "; ".join(notes),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The same with lists for tuples, and texts for infinity and NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -42,7 +42,7 @@ class FeatureStatistics:
         """
         if features.ndim != 2 or features.shape[1] != self.dim:
             raise ValueError(f"features {tuple(features.shape)} are not (B, {self.dim})")
-        features = features.detach().to("cpu", torch.float64)
+        features = features.detach().cpu().double()
         if not features.isfinite().all():
             raise ValueError("features hold NaN or infinite values")
         if len(features) == 0:

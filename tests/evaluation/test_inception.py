@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from ldm.evaluation.inception import WEIGHTS_FILE, InceptionFeatures
 def test_absent_weights_are_named_with_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("torch_fidelity")
+    fake_torch_fidelity(monkeypatch)
     with pytest.raises(CheckpointError, match=r"nowhere.pth' are absent: take weights-inception"):
         InceptionFeatures(tmp_path / "nowhere.pth")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -54,12 +55,14 @@ def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.Monk
 def test_images_reach_the_network_as_rounded_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    monkeypatch.setattr(module, "FeatureExtractorInceptionV3", Echo)
+    fake_torch_fidelity(monkeypatch)
     torch.save({}, tmp_path / WEIGHTS_FILE)
     extractor = InceptionFeatures(tmp_path / WEIGHTS_FILE)
     levels = torch.arange(256).reshape(1, 1, 16, 16)
-    seen = extractor((levels / 127.5 - 1).clone())
+    assert extractor.network.features == ["2048", "logits_unbiased"]
+    seen, logits = extractor.features_and_logits((levels / 127.5 - 1).clone())
+    assert torch.equal(seen, extractor((levels / 127.5 - 1).clone()))
+    assert torch.equal(logits, seen.float() / 2)
     assert seen.dtype == torch.uint8
     assert torch.equal(seen, levels.to(torch.uint8))
     assert extractor(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
@@ -68,13 +71,22 @@ def test_images_reach_the_network_as_rounded_bytes(
     )
 
 
+def fake_torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package may be absent: what is tested is how it is used."""
+    name = "torch_fidelity.feature_extractor_inceptionv3"
+    module = ModuleType(name)
+    module.FeatureExtractorInceptionV3 = Echo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 class Echo(torch.nn.Module):
     def __init__(self, name: str, features: list[str], **options: str) -> None:
         super().__init__()
-        self.options = options
+        self.features, self.options = features, options
 
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
-        return (pixels,)
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return pixels, pixels.float() / 2
 
 
 @pytest.mark.slow
@@ -87,10 +99,14 @@ def test_features_equal_those_of_torch_fidelity(
     features = InceptionFeatures(tmp_path / WEIGHTS_FILE)
     pixels = torch.arange(256, dtype=torch.uint8).repeat(12).reshape(1, 3, 32, 32)
     images = pixels.float() / 127.5 - 1
-    got = features(images)
+    got, logits = features.features_and_logits(images)
     assert got.shape == (1, features.dim)
+    assert logits.shape == (1, 1008)
     assert got.std() > 0
+    assert logits.std() > 0
     assert torch.equal(got, network(pixels)[0])
+    assert torch.equal(logits, network(pixels)[1])
+    assert torch.equal(got, features(images))
 
 
 def random_network(module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
@@ -101,7 +117,7 @@ def random_network(module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
         patch.setattr(kind, "load_state_dict", lambda *_: None)
         for name in ("kaiming_uniform_", "uniform_"):  # the slow part of building it
             patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
-        network = kind("inception-v3-compat", ["2048"])
+        network = kind("inception-v3-compat", ["2048", "logits_unbiased"])
     for key, value in network.state_dict().items():
         if value.ndim > 1:
             wave = torch.arange(value.numel(), dtype=torch.float32).mul_(0.7).sin_()

@@ -186,7 +186,7 @@ def test_images_do_not_depend_on_the_batch_size(script: Script, runs: Path, tmp_
         assert difference <= 1  # another batch size may round another way
 
 
-def test_evaluate_samples_and_reconstructions(script: Script, runs: Path, tmp_path: Path) -> None:
+def test_evaluate_samples(script: Script, runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     outcome = script(
         "txt2img.py", runs / "text", "--validation-captions", 4, "--per-prompt", 1, "--steps", 2,
@@ -201,12 +201,16 @@ def test_evaluate_samples_and_reconstructions(script: Script, runs: Path, tmp_pa
     assert report["fd"]["num_real"] == 4
     assert "not comparable with published FIDs" in report["fd"]["note"]
     assert 0 <= report["precision"]["value"] <= 1
-
-    outcome = script("evaluate.py", runs / "ae")
-    assert outcome.code == 0
-    report = json.loads((runs / "ae" / "metrics.json").read_text())
-    assert {m["name"] for m in report["measurements"]} >= {"psnr", "ssim", "latent_std"}
-    assert (runs / "ae" / "reconstructions.png").exists()
+    assert report["fd"]["num_fake"] == 4
+    assert report["fd"]["data"] == f"validation data of {runs / 'text'} (SceneDataset)"
+    batched = script(
+        "evaluate.py", runs / "text", "--samples", out, "--features", runs / "features",
+        "--batch-size", 3, "--num", 4,
+    )  # fmt: skip
+    assert batched.code == 0
+    again = {m["name"]: m for m in json.loads((out / "metrics.json").read_text())["measurements"]}
+    for name, measurement in report.items():
+        assert again[name]["value"] == pytest.approx(measurement["value"], rel=1e-4)
 
 
 def test_the_judge_refuses_scenes_it_cannot_read(
@@ -240,7 +244,7 @@ def test_the_judge_refuses_scenes_it_cannot_read(
         (("sample.py", "{runs}/text"), "txt2img.py"),
         (("evaluate.py", "{runs}/text"), "sample first"),
         (("evaluate.py", "{runs}/text", "--samples", "none"), "samples.json"),
-        (("evaluate.py", "{runs}/ae", "--features", "nonsense"), "nonsense"),
+        (("evaluate.py", "{runs}/ae"), "evaluate_autoencoder.py {runs}/ae"),
     ],
 )
 def test_wrong_arguments(
@@ -249,4 +253,4 @@ def test_wrong_arguments(
     filled = [argument.format(runs=runs) for argument in arguments]
     if "img.py" in filled[0] or "sample.py" in filled[0]:
         filled += ["--out", str(tmp_path / "out")]
-    _assert_one_line(script(*filled), part)
+    _assert_one_line(script(*filled), part.format(runs=runs))

@@ -1,0 +1,156 @@
+"""What the evaluation scripts share: feature networks, data, distances, the report on disk."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _cli import say
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ldm.config import instantiate, write_atomically
+from ldm.data.folder import ImageFolder
+from ldm.data.transforms import KEEP, Framing
+from ldm.errors import UserError
+from ldm.evaluation.comparison import SPLITS, FeatureComparison
+from ldm.evaluation.features import FeatureExtractor
+from ldm.evaluation.inception import InceptionFeatures
+from ldm.evaluation.report import EvaluationReport
+from ldm.load import load_model
+
+Data = Dataset[Any]
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``feature_network`` reads."""
+    parser.add_argument("--features", help="inception, a run folder, or a dotted class name")
+    parser.add_argument(
+        "--inception-weights",
+        type=Path,
+        metavar="FILE",
+        help="torch-fidelity's file, if it does not lie in PyTorch's cache (--features inception)",
+    )
+
+
+def feature_network(arguments: argparse.Namespace) -> FeatureExtractor | None:
+    """The network of --features, on the device; None if there is to be none."""
+    name, weights = arguments.features, arguments.inception_weights
+    if name is None and weights is None:
+        return None
+    if name in (None, "inception"):
+        network: Any = InceptionFeatures(weights)
+    elif weights is not None:
+        raise UserError(f"--inception-weights goes with --features inception, not {name}")
+    elif Path(name).exists():
+        network = load_model(name)
+    elif "." in name:
+        network = instantiate({"target": name}, "--features")
+    else:
+        raise UserError(f"--features {name}: no such run; give inception, a run, or a dotted name")
+    if not hasattr(network, "dim"):
+        raise UserError(f"--features {name}: a {type(network).__name__} is no feature network")
+    return network.to(arguments.device).eval()
+
+
+def validation_data(node: DictConfig, where: str) -> Data:
+    """The validation set of a data node, without its training set, which may be large or absent."""
+    node = node.data if "data" in node else node
+    parts = node.get("params")
+    if parts and "validation" in parts:
+        return instantiate(parts.validation)
+    module: Any = instantiate(node)
+    if hasattr(module, "__getitem__") and not isinstance(module, dict):
+        dataset: Data = module
+        return dataset
+    if not hasattr(module, "validation"):
+        raise UserError(f"{where}: neither a data set nor a node of ldm.training.data.DataModule")
+    return module.validation
+
+
+def first_images(dataset: Data, num: int | None, where: str) -> Data:
+    """The first ``num`` items, or all."""
+    available = len(dataset)  # type: ignore[arg-type]
+    if num is None:
+        return dataset
+    if not 1 <= num <= available:
+        raise UserError(f"--num {num}: {where} has {available} images; give 1 to {available}")
+    return Subset(dataset, range(num))
+
+
+def image_batches(dataset: Data, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
+    """The images (B, C, H, W) of a data set in order."""
+    for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
+        yield batch["image"]
+
+
+def describe_data(dataset: Any, where: str) -> str:
+    """Which images these are."""
+    root = str(getattr(dataset, "root", ""))
+    kind = type(dataset).__name__ + (f" {root}" if root not in where else "")
+    return f"{where} ({kind})"
+
+
+def describe_preprocessing(dataset: Any) -> str:
+    """How its images were resized and cropped."""
+    framing = getattr(dataset, "framing", None)
+    if not isinstance(framing, Framing):
+        return "as the data set gives them"
+    if framing.resize == KEEP:
+        resize = "not resized"
+    elif framing.resize is None and framing.height == framing.width:
+        resize = f"shorter side to {framing.height} ({framing.interpolation})"
+    elif framing.resize is None:
+        resize = f"to the smallest size that covers the crop ({framing.interpolation})"
+    else:
+        resize = f"shorter side to {framing.resize} ({framing.interpolation})"
+    crop = f"{framing.crop} crop {framing.height}x{framing.width}"
+    if framing.crop_scale is not None:
+        crop += f" at scale {'-'.join(map(str, framing.crop_scale))}"
+    parts = [resize, crop] + ([f"mirrored with p={framing.flip}"] if framing.flip else [])
+    if isinstance(dataset, ImageFolder) and framing.needed is not None:
+        parts.append(f"JPEGs from {4 * framing.needed} pixels on decoded at a fraction of that")
+    return ", ".join(parts)
+
+
+def add_comparison(
+    report: EvaluationReport,
+    comparison: FeatureComparison,
+    about: dict[str, Any],
+    prefix: str = "",
+    note: str = "",
+) -> None:
+    """Fréchet distance, precision and recall, and with classes the Inception score.
+
+    Args:
+        report: to be added to.
+        comparison: that has seen all images.
+        about: the arguments of ``report.add`` that the numbers share.
+        prefix: ``r`` for reconstructions.
+        note: what must be said of all of them.
+    """
+    about = {**about, "extractor": comparison.extractor}
+    inception = isinstance(comparison.extractor, InceptionFeatures)
+    distance = comparison.frechet()
+    name = "fid" if inception else "fd"
+    report.add(f"{prefix}{name}", distance, note=note.lstrip("; "), **about)
+    score = comparison.inception_score()
+    if score is not None:
+        name = "ris" if prefix else "inception_score"
+        parts = f"mean ± std over {SPLITS} parts{note}"
+        report.add(name, score.mean, std=score.std, note=parts, **about)
+    shares, num_real, num_fake = comparison.precision_recall()
+    about |= {"num_real": num_real, "num_fake": num_fake, "note": f"k=3{note}"}
+    report.add(f"{prefix}precision", shares.precision, **about)
+    report.add(f"{prefix}recall", shares.recall, **about)
+
+
+def write_report(report: EvaluationReport, out: Path) -> None:
+    """Write the JSON, complete or not at all, and print the table."""
+    text = report.to_json() + "\n"
+    write_atomically(out, lambda file: file.write(text.encode()))
+    say(report.table())
+    say(f"written to {out}")
