@@ -29,7 +29,7 @@ MATRIX = list(
 IN_DEFAULT_SUITE = {("kl", "bf16-mixed", 2, 4), ("vq", "32-true", 1, 1)}
 
 
-def _config(kind: str, precision: str, processes: int, parts: int) -> DictConfig:
+def stability_config(kind: str, precision: str, processes: int, parts: int) -> DictConfig:
     config = tiny.vq_autoencoder() if kind == "vq" else tiny.autoencoder()
     config.name = "stability"
     config.data.params.batch_size = 8
@@ -72,7 +72,7 @@ def test_across_the_start_of_the_discriminator(
     tmp_path: Path, kind: str, precision: str, processes: int, parts: int
 ) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(OmegaConf.to_yaml(_config(kind, precision, processes, parts)))
+    file.write_text(OmegaConf.to_yaml(stability_config(kind, precision, processes, parts)))
     command = [sys.executable, "scripts/train.py", str(file), "--runs", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
