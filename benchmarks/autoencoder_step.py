@@ -1,4 +1,4 @@
-"""Time of one training step of a KL first stage, beside diffusers' network of the same sizes.
+r"""Time of one training step of a KL first stage, beside diffusers' network of the same sizes.
 
 Both take the same weights' shapes, the same images and an L1 + KL loss, forward and backward; the
 steps alternate, so that both meet the same load on the machine. A third row adds our whole
@@ -6,7 +6,7 @@ objective with its discriminator.
 
 Examples:
   python benchmarks/autoencoder_step.py                     small enough for a processor
-  python benchmarks/autoencoder_step.py --channels 128 --size 256 --batch 8 --device cuda \\
+  python benchmarks/autoencoder_step.py --channels 128 --size 256 --batch 8 --device cuda \
       --precision bf16                                      the published kl-f8
 """
 

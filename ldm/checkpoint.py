@@ -17,6 +17,7 @@ from ldm.compat.checkpoints import (
     is_training_only,
     refuse_unsupported,
 )
+from ldm.compat.compvis_classifier import from_compvis_classifier, is_compvis_classifier
 from ldm.compat.diffusers_weights import from_diffusers, is_diffusers
 from ldm.config import write_atomically
 from ldm.errors import CheckpointError
@@ -26,6 +27,9 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _SHOWN = 10
 _PARTS = ("autoencoder.", "denoiser.")
 _LOSS_OF_PART = "loss."
+_COUNTING = (
+    ".embeddings.position_ids"  # 0, 1, 2, ...: CLIP in files of old versions of transformers
+)
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = Tru
     """Copy the weights of a checkpoint of any format into ``model``, strictly.
 
     An autoencoder or a denoiser also takes its part of the checkpoint of a whole diffusion model.
-    A diffusion model keeps its own scale factor, and a codebook the state of its upkeep in
-    training, if the checkpoint has none.
+    A diffusion model keeps its own scale factor, a codebook the state of its upkeep in training,
+    and a part that checkpoints need not hold its weights, if the checkpoint has none.
 
     Args:
         model: a diffusion model, or one of its networks.
@@ -142,12 +146,32 @@ def fitting_state(
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     expected = model.state_dict()
-    state = _part(state, expected)
+    state = part_for(state, expected)
     own = [key for key in expected if key == "scale_factor" or is_training_only(key)]
-    state = {key: expected[key] for key in own} | state
+    state = {key: expected[key] for key in own} | left_out(model, state, expected) | state
     state = {k: v for k, v in state.items() if k in expected or not is_training_only(k)}
     _check_fit(checkpoint.path, state, expected)
     return {key: state[key].reshape(expected[key].shape) for key in expected}
+
+
+def optional_parts(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the parts whose weights checkpoints need not hold (``in_checkpoint`` False)."""
+    parts = model.named_modules()
+    return tuple(f"{name}." for name, part in parts if not getattr(part, "in_checkpoint", True))
+
+
+def left_out(
+    model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The model's own weights of those optional parts of which ``state`` holds nothing.
+
+    Args:
+        model: any network.
+        state: weights by their names in it.
+        own: its state dict.
+    """
+    parts = [p for p in optional_parts(model) if not any(key.startswith(p) for key in state)]
+    return {key: value for key, value in own.items() if key.startswith(tuple(parts))}
 
 
 def native_state(
@@ -161,6 +185,8 @@ def native_state(
         schedule: the model's own schedule buffers, to compare CompVis files with.
     """
     refuse_unsupported(checkpoint.state_dict)
+    if is_compvis_classifier(checkpoint.state_dict):
+        return from_compvis_classifier(checkpoint.state_dict)
     if checkpoint.format == "compvis":
         state = from_compvis(checkpoint.state_dict, schedule, ema)
     elif checkpoint.format == "diffusers":
@@ -171,7 +197,11 @@ def native_state(
             state = {key.removeprefix("model."): value for key, value in state.items()}
         if ema:
             state |= checkpoint.ema
-    return {key: value for key, value in state.items() if not key.startswith("objective.")}
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith("objective.") and not key.endswith(_COUNTING)
+    }
 
 
 def _loaded(
@@ -191,7 +221,7 @@ def _tensors(state: Any) -> dict[str, Tensor]:
     return {str(k): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
 
 
-def _part(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def part_for(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What belongs to the model if it is a part of the diffusion model in the file; else all."""
     if expected.keys() & state.keys():
         return state

@@ -27,6 +27,8 @@ from ldm.compat import compvis
 from ldm.errors import ConfigError, UserError
 
 _NODE_KEYS = {"target", "params", "partial"}
+_OPEN = ("trainer",)
+"""Nodes of plain arguments, whose keys are checked by their reader: overrides may add some."""
 
 
 def load_config(
@@ -301,6 +303,8 @@ def _override(config: DictConfig, override: str) -> None:
     if not equals or not parts:
         raise ConfigError(f"override {override!r}: expected key=value")
     known = dict(_walk(OmegaConf.to_container(config)))
+    open_node = parts[0] in _OPEN and len(parts) > 1 and parts[0] in config
+    new = new or open_node
     if not new and tuple(parts) not in known and not _reachable(config, key):
         names = [".".join(path) for path in known]
         near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
@@ -329,13 +333,14 @@ def _reachable(config: DictConfig, key: str) -> bool:
 
 
 def _check_values(config: DictConfig, files: Mapping[str, dict[str, Any]]) -> None:
-    for parts, value in _walk(OmegaConf.to_container(config)):
-        key = ".".join(parts)
+    values = [(parts, ".".join(parts), v) for parts, v in _walk(OmegaConf.to_container(config))]
+    for parts, key, value in values:  # before the interpolations that lead to them
         if value == "???":
             raise ConfigError(
                 f"{_origin(parts, files)}{key}: mandatory value is missing (???); "
                 f"give it in a further YAML file or as {key}=VALUE"
             )
+    for parts, key, value in values:
         try:
             OmegaConf.select(config, key, throw_on_resolution_failure=True)
         except OmegaConfBaseException as error:

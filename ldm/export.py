@@ -4,6 +4,7 @@
 ``native``     ``config.yaml`` and ``model.safetensors``
 ``compvis``    ``model.ckpt``; for an autoencoder also ``config.yaml`` of the original code
 ``diffusers``  ``config.json`` and ``diffusion_pytorch_model.safetensors`` of an autoencoder
+               or a UNet; of a diffusion model the folders of a pipeline
 =============  =========================================================================
 
 ``ldm.load.load_model`` reads all of these folders, but for a diffusion model in ``compvis`` format,
@@ -12,7 +13,6 @@ which needs its config besides.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,22 @@ from ldm.checkpoint import save
 from ldm.compat import diffusers
 from ldm.compat.checkpoints import to_compvis
 from ldm.compat.compvis_networks import to_compvis_first_stage
-from ldm.compat.diffusers_weights import to_diffusers
-from ldm.config import save_config, write_atomically
+from ldm.compat.unet import UNET_NAME
+from ldm.conditioners.spatial import LatentImage
+from ldm.config import save_config
+from ldm.diffusers_export import write_network, write_pipeline
+from ldm.diffusers_folder import SETTINGS
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import ConfigError
 from ldm.load import load_model
 
 FORMATS = ("native", "compvis", "diffusers")
-FILES = ("config.yaml", "config.json", "model.safetensors", "model.ckpt", diffusers.WEIGHTS)
-"""Names of all files that ``export`` writes in some format."""
+FILES = (
+    *("config.yaml", "config.json", "model.safetensors", "model.ckpt", diffusers.WEIGHTS),
+    *(part or name for part, name in SETTINGS.items()),
+)
+"""Names of all files and folders that ``export`` writes in some format."""
+PARTS = ("autoencoder", "denoiser")
 _SIDE = 64
 """Least side in pixels of the image that two models are compared on."""
 
@@ -49,11 +56,12 @@ def export(
     """Write a model into a folder, its files one by one and each of them atomically.
 
     Args:
-        model: a ``LatentDiffusion`` or an autoencoder.
+        model: a ``LatentDiffusion``, an autoencoder or a UNet.
         config: what the model was built from, as ``model``, without pretrained parts.
         folder: where the files go.
         format: one of ``FORMATS``.
-        scaling_factor: factor of the latents, which ``config.json`` of diffusers names.
+        scaling_factor: factor of the latents, which ``config.json`` of an autoencoder of diffusers
+            names. A ``LatentDiffusion`` has its own.
         dtype: of the parameters; other tensors keep theirs.
 
     Raises:
@@ -68,30 +76,38 @@ def export(
         _export_compvis(model, weights, config, folder)
     elif format == "diffusers":
         if isinstance(model, LatentDiffusion):
-            raise ConfigError("diffusers: only an autoencoder can be exported, not a whole model")
-        settings = diffusers.to_config(_node(config), scaling_factor)
-        text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
-        save(to_diffusers(weights), folder / diffusers.WEIGHTS)
+            write_pipeline(model, weights, _node(config), folder)
+        else:
+            write_network(weights, _node(config), folder, scaling_factor)
     else:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
 
 
-def first_stage(model: nn.Module, config: DictConfig) -> tuple[nn.Module, DictConfig]:
-    """The autoencoder of a ``LatentDiffusion``, or what is one already, with its config.
+def part_of(model: nn.Module, config: DictConfig, part: str) -> tuple[nn.Module, DictConfig]:
+    """The autoencoder or denoiser of a ``LatentDiffusion``, or the model itself if it is one part.
 
-    A config that is made here says under ``scale_factor`` by what the latents are to be multiplied.
+    The config that is made here for an autoencoder says under ``scale_factor`` by what its latents
+    are to be multiplied.
+
+    Raises:
+        ConfigError: the model is the other part.
     """
     if not isinstance(model, LatentDiffusion):
+        is_denoiser = _node(config).get("target") == UNET_NAME
+        if is_denoiser is not (part == "denoiser"):
+            raise ConfigError(f"there is no {part}: the source is {type(model).__name__} alone")
         return model, config
-    node = OmegaConf.to_container(config.model.params.autoencoder, resolve=True)
-    factor = float(model.scale_factor)
-    return model.autoencoder, OmegaConf.create({"model": node, "scale_factor": factor})
+    node = OmegaConf.to_container(config.model.params[part], resolve=True)
+    tree: dict[str, Any] = {"model": node}
+    if part == "autoencoder":
+        tree["scale_factor"] = float(model.scale_factor)
+    return getattr(model, part), OmegaConf.create(tree)
 
 
 def read_back(folder: Path, config: DictConfig) -> nn.Module:
     """The model in a folder that ``export`` filled, from ``config`` only if it holds none."""
-    described = any((folder / name).exists() for name in ("config.yaml", "config.json"))
+    names = ("config.yaml", "config.json", SETTINGS[""])
+    described = any((folder / name).exists() for name in names)
     return load_model(folder) if described else load_model(config, folder / "model.ckpt")
 
 
@@ -104,29 +120,45 @@ def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def differences(one: nn.Module, other: nn.Module) -> dict[str, float]:
-    """Largest differences between two models: of weights, and of a fixed image's way through.
+    """Largest differences between two models, of weights and of what they make of fixed inputs.
 
     Args:
-        one: a ``LatentDiffusion`` or an autoencoder.
+        one: a ``LatentDiffusion``, an autoencoder or a UNet.
         other: a model with the same parts.
 
     Returns:
-        By ``weights``, ``latents`` (mode and a sample) and ``images``; NaN where a value is NaN.
+        By ``weights``; by ``latents`` (mode and a sample) and ``images`` if there is an
+        autoencoder, and by ``predictions`` if there is a denoiser; NaN where a value is NaN.
     """
-    ours, theirs = one.state_dict(), other.state_dict()
+    ours, theirs = _comparable(one), _comparable(other)
     shared = ours.keys() & theirs.keys()
-    both: Any = [m.autoencoder if isinstance(m, LatentDiffusion) else m for m in (one, other)]
-    image = _fixed_image(both[0])
-    latents = [_latents(autoencoder, image) for autoencoder in both]
-    pairs = {
-        "weights": [(ours[key], theirs[key]) for key in shared],
-        "latents": list(zip(*latents, strict=True)),
-        "images": [tuple(autoencoder.decode(latents[0][0]) for autoencoder in both)],
-    }
+    pairs: dict[str, list[Any]] = {"weights": [(ours[key], theirs[key]) for key in shared]}
+    models: Any = (one, other)
+    autoencoders = [getattr(m, "autoencoder", m) for m in models]
+    if hasattr(autoencoders[0], "encode"):
+        image = _fixed_image(autoencoders[0])
+        latents = [_latents(autoencoder, image) for autoencoder in autoencoders]
+        pairs["latents"] = list(zip(*latents, strict=True))
+        pairs["images"] = [tuple(a.decode(latents[0][0]) for a in autoencoders)]
+    denoisers = [getattr(m, "denoiser", m) for m in models]
+    if hasattr(denoisers[0], "context_dim"):
+        pairs["predictions"] = [tuple(_prediction(denoiser) for denoiser in denoisers)]
     return {
         name: float(torch.tensor([_difference(*pair) for pair in found]).max()) if found else 0.0
         for name, found in pairs.items()
     }
+
+
+def _comparable(model: nn.Module) -> dict[str, Tensor]:
+    """Weights with queries, keys and values of all attention in the same order."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        if getattr(module, "use_new_attention_order", False):
+            for key in (f"{name}.qkv.weight", f"{name}.qkv.bias"):
+                key = key.removeprefix(".")
+                apart = state[key].unflatten(0, (3, module.num_heads, -1))
+                state[key] = apart.transpose(0, 1).flatten(0, 2)
+    return state
 
 
 def _weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -144,7 +176,9 @@ def _export_compvis(
         # The original code samples with the averaged copy; without one it would be the initial one.
         names = [key for key, _ in model.denoiser.named_parameters(prefix="denoiser")]
         shadow = {key: weights[key] for key in names}
-        state = to_compvis(weights, dict(model.schedule.named_buffers()), shadow)
+        twice = any(isinstance(part, LatentImage) for part in model.conditioners)
+        schedule = dict(model.schedule.named_buffers())
+        state = to_compvis(weights, schedule, shadow, first_stage_twice=twice)
     else:
         tree = OmegaConf.create({"model": to_compvis_first_stage(_node(config))})
         save_config(tree, folder / "config.yaml")
@@ -153,24 +187,33 @@ def _export_compvis(
 
 
 def _node(config: DictConfig) -> Any:
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)
-    return tree["model"]
+    return OmegaConf.to_container(config.model, resolve=True)  # the data may be absent
 
 
 def _fixed_image(autoencoder: Any) -> Tensor:
     """Noise (1, C, side, side) in [-1, 1]."""
-    first = getattr(getattr(autoencoder, "encoder", None), "conv_in", None)
-    channels = autoencoder.latent_channels if first is None else first.in_channels
     side = max(_SIDE, 2 * autoencoder.downsampling_factor)
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, channels, side, side, generator=generator) * 2 - 1
+    return torch.rand(1, autoencoder.image_channels, side, side, generator=generator) * 2 - 1
 
 
 def _latents(autoencoder: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """Mode and a sample of the latents."""
     posterior = autoencoder.encode(image)
     return posterior.mode(), posterior.sample(torch.Generator().manual_seed(0))
+
+
+def _prediction(denoiser: Any) -> Tensor:
+    """What a UNet predicts for a fixed input."""
+    generator = torch.Generator().manual_seed(0)
+    side = 2 * denoiser.downsampling_factor
+    x = torch.randn(1, denoiser.in_channels, side, side, generator=generator)
+    conditions: dict[str, Tensor] = {}
+    if denoiser.context_dim is not None:
+        conditions["context"] = torch.randn(1, 3, denoiser.context_dim, generator=generator)
+    if denoiser.num_classes is not None:
+        conditions["y"] = torch.zeros(1, dtype=torch.int64)
+    return denoiser(x, torch.tensor([7]), **conditions)
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 from ldm.checkpoint import load_weights, read_state
 from ldm.config import instantiate
 from ldm.errors import CheckpointError, ConfigError
-from ldm.source import given_file, locate
+from ldm.source import first_stage_of, given_file, locate
 
 PRETRAINED = "ldm.load.pretrained"
 
@@ -30,8 +30,9 @@ def load_model(
 
     Args:
         source: a folder (of a run; with ``config.yaml`` and ``model.safetensors`` or
-            ``model.ckpt``; of an autoencoder of diffusers, or with one in ``vae/`` or ``vqvae/``),
-            a file with weights in one, a config file, or a config with ``model``.
+            ``model.ckpt``; of a pipeline, an autoencoder or a UNet of diffusers, or with an
+            autoencoder in ``vae/`` or ``vqvae/``), a file with weights in one, a config file, or a
+            config with ``model``.
         checkpoint: a file with weights of this library, of the original code (also of
             taming-transformers and Stable Diffusion, of which an autoencoder takes its part) or of
             diffusers; inside a run folder also ``last`` (the default) or ``best``.
@@ -39,7 +40,7 @@ def load_model(
         device: where the model goes.
 
     Returns:
-        A ``LatentDiffusion`` or an autoencoder, whatever ``model`` describes.
+        A ``LatentDiffusion``, an autoencoder or a UNet, whatever ``model`` describes.
 
     Raises:
         ConfigError: the config cannot be built.
@@ -85,8 +86,9 @@ def pretrained(
     """A trained network as a node of a config, e.g. the first stage of a latent diffusion model.
 
     Args:
-        path: as ``source`` of ``load_model``; or a network (a node that builds one), whose weights
-            are then read from ``checkpoint``.
+        path: as ``source`` of ``load_model``, but a pipeline of diffusers stands for its first
+            stage; or a network (a node that builds one), whose weights are then read from
+            ``checkpoint``.
         checkpoint: as for ``load_model``.
         ema: as for ``load_model``.
         part: name of the submodule of a given network that takes the weights; None: all of it.
@@ -94,7 +96,7 @@ def pretrained(
     if not isinstance(path, nn.Module):
         if part is not None:
             raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
-        return load_model(path, checkpoint, ema)
+        return load_model(first_stage_of(path), checkpoint, ema)
     target = path.get_submodule(part or "")
     load_weights(target, read_state(given_file(checkpoint)), ema)
     return path
@@ -125,7 +127,7 @@ def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
         if _is_node(params, "path"):
             file = given_file(checkpoint)
         else:
-            file = locate(params.path, checkpoint).weights_file()
+            file = locate(first_stage_of(params.path), checkpoint).weights_file()
         digests[str(file)] = file_sha256(file)
     return digests
 
@@ -173,7 +175,7 @@ def _architecture(parent: Any, key: Any) -> Any:
     params = parent[key].params
     if _is_node(params, "path"):
         return OmegaConf.to_container(params)["path"]  # type: ignore[index, call-overload]
-    config = locate(params.path, params.get("checkpoint")).config()
+    config = locate(first_stage_of(params.path), params.get("checkpoint")).config()
     if "model" not in config:
         raise ConfigError(f"{params.path}: model: missing; it describes no model")
     return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)

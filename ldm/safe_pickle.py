@@ -22,6 +22,19 @@ _ALLOWED = re.compile(
     r"|numpy\.(dtype|ndarray)"
     r"|_codecs\.encode"
 )
+_HOSTILE = re.compile(
+    r"(os|posix|nt|subprocess|pty|commands|shutil|sys|socket|runpy|importlib|ctypes|code|codeop"
+    r"|marshal|pickle|_pickle|cloudpickle|dill|webbrowser|timeit|pdb|bdb"
+    r"|torch\.(serialization|hub|utils\.cpp_extension)"
+    r")\..+"
+    r"|_?io\.open(_code)?|types\.(Code|Function|Lambda)Type"
+    r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|__import__|input|breakpoint)"
+)
+"""What only files that try to run code ask for."""
+
+
+class HostileFileError(CheckpointError):
+    """A file that tries to run code, none of which was run."""
 
 
 def load_plain(path: Path, map_location: torch.device | str = "cpu") -> Any:
@@ -38,11 +51,16 @@ def load_inert(path: Path) -> Any:
     """Content of a file, with inert objects for what ``load_plain`` refuses.
 
     Raises:
+        HostileFileError: it tries to run code.
         CheckpointError: it is damaged.
     """
     reader = SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler, load=_unpickle_inert)
     try:
         return _torch_load(path, weights_only=False, map_location="cpu", pickle_module=reader)
+    except _AsksForCode as error:
+        raise HostileFileError(
+            f"{path} tries to run code ({error}) and is refused; nothing of it was run"
+        ) from error
     except pickle.UnpicklingError as error:
         raise _damaged(path, error) from error
 
@@ -69,6 +87,10 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}")
 
 
+class _AsksForCode(pickle.UnpicklingError):
+    """The message names the function or class."""
+
+
 class _Inert:
     """Stands for any object of a class that is not allowed: takes everything, does nothing."""
 
@@ -91,7 +113,13 @@ class _InertUnpickler(pickle.Unpickler):
     """Imports what tensors are made of and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The allowed function or class of that name; ``_Inert`` for all others."""
+        """The allowed function or class of that name; ``_Inert`` for all others.
+
+        Raises:
+            _AsksForCode: it is one that old training checkpoints have no use for.
+        """
+        if _HOSTILE.fullmatch(f"{module}.{name}"):
+            raise _AsksForCode(f"{module}.{name}"[:80])
         if not _ALLOWED.fullmatch(f"{module}.{name}"):
             return _Inert
         found: Callable[..., Any] = super().find_class(module, name)

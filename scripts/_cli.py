@@ -42,6 +42,8 @@ def _quiet_libraries() -> None:
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*not using `distributed.sampler.*",
+        ".*You have overridden `on_before_batch_transfer`.*",
+        ".*your dataloader is not resumable.*",  # a resumed epoch starts anew; the noise does not
         ".*module.s. in eval mode at the start of training.*",  # the frozen first stage
         ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want
     ):

@@ -99,9 +99,7 @@ def name_of(source: str) -> str:
 
 def image_channels(model: Any) -> int:
     """Channels of the images that a first stage takes."""
-    if hasattr(model, "encoder"):
-        return int(model.encoder.conv_in.in_channels)
-    return int(model.latent_channels)
+    return int(model.image_channels)
 
 
 def image_mode(model: Any, source: str) -> str:

@@ -3,20 +3,23 @@
 Examples:
   python scripts/convert.py runs/ae --to diffusers --out vae
   python scripts/convert.py runs/ldm --to native --out release --dtype float16
-  python scripts/convert.py runs/ldm --to diffusers --part autoencoder --out vae
+  python scripts/convert.py runs/ldm --to diffusers --out pipeline
+  python scripts/convert.py runs/ldm --to diffusers --part denoiser --out unet
   python scripts/convert.py some/vae --to compvis --out kl-f8                 from diffusers
   python scripts/convert.py sd-v1.ckpt --config kl-f8.yaml --to diffusers --out vae
   python scripts/convert.py vqgan.ckpt --config vqgan.yaml --to native --out vqgan
 
-SOURCE is a run, a folder that this script wrote, one of diffusers (or with vae/ or vqvae/ in it),
-a published one with config.yaml and model.ckpt, or any checkpoint file together with --config,
-which names a config of this library or of the original code. Averaged weights (EMA) are taken where
-the source has them.
+SOURCE is a run, a folder that this script wrote, one of diffusers (a network, or a pipeline), a
+published one with config.yaml and model.ckpt, or any checkpoint file together with --config, which
+names a config of this library or of the original code. Averaged weights (EMA) are taken where the
+source has them.
 
 OUT is a new folder. In format
   native      it gets config.yaml and model.safetensors
   compvis     model.ckpt, and for an autoencoder config.yaml of the original code
-  diffusers   config.json and diffusion_pytorch_model.safetensors (autoencoders only)
+  diffusers   config.json and diffusion_pytorch_model.safetensors of an autoencoder or a UNet;
+              of a whole model a folder for StableDiffusionPipeline (text through CLIP) or
+              LDMPipeline (no conditions); of other models only --part autoencoder or denoiser
 
 What was written is read back, and compared with the source, before OUT gets its name.
 """
@@ -37,13 +40,14 @@ from torch import nn
 from ldm.checkpoint import SUFFIXES
 from ldm.config import load_config
 from ldm.diffusion.latent import LatentDiffusion
-from ldm.errors import UserError
+from ldm.errors import ConfigError, UserError
 from ldm.export import (
     FILES,
     FORMATS,
+    PARTS,
     differences,
     export,
-    first_stage,
+    part_of,
     read_back,
     round_parameters,
 )
@@ -60,11 +64,14 @@ def main() -> None:
     _check_out(out, Path(arguments.source), arguments.overwrite)
     if arguments.scale_factor is not None and arguments.to != "diffusers":
         raise UserError("--scale-factor stands in config.json of diffusers only; leave it out")
+    if arguments.part == "denoiser" and arguments.to == "compvis":
+        raise UserError("--part denoiser: compvis has no such files; choose native or diffusers")
     model, config = _source(arguments)
-    if arguments.part == "autoencoder":
-        model, config = first_stage(model, config)
-    elif isinstance(model, LatentDiffusion) and arguments.to == "diffusers":
-        raise UserError("--to diffusers writes autoencoders; give --part autoencoder")
+    if arguments.part != "all":
+        model, config = part_of(model, config, arguments.part)
+    whole = isinstance(model, LatentDiffusion)
+    if whole and arguments.scale_factor is not None:
+        raise UserError("--scale-factor: a whole model has its own; leave it out")
     factor = arguments.scale_factor or config.get("scale_factor") or 1.0
 
     temporary = out.with_name(f".{out.name}.tmp")
@@ -77,9 +84,9 @@ def main() -> None:
     count = sum(p.numel() for p in model.parameters())
     say(f"{out}: {type(model).__name__}, {count / 1e6:.3f} M parameters, {arguments.dtype}")
     say(report)
-    if arguments.to == "diffusers":
+    if arguments.to == "diffusers" and hasattr(model, "encode") and not whole:
         say(f"  scaling_factor {factor:g} in config.json (--scale-factor X changes it)")
-    elif arguments.to == "compvis" and isinstance(model, LatentDiffusion):
+    elif arguments.to == "compvis" and whole:
         say("  without config.yaml: use the config of the original code that fits the source")
 
 
@@ -99,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
     parser.add_argument(
         "--part",
-        choices=["all", "autoencoder"],
+        choices=["all", *PARTS],
         default="all",
-        help="of a latent diffusion model: all of it (default), or its first stage",
+        help="of a latent diffusion model: all of it (default), its first stage, or its UNet",
     )
     parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
     parser.add_argument(
@@ -166,7 +173,12 @@ def _write(
     if dtype != torch.float32:
         rounded = copy.deepcopy(model)
         round_parameters(rounded, dtype)
-    export(rounded, config, folder, format, factor, dtype)
+    try:
+        export(rounded, config, folder, format, factor, dtype)
+    except ConfigError as error:
+        if format != "diffusers" or not isinstance(rounded, LatentDiffusion):
+            raise
+        raise UserError(f"{error} (--part autoencoder, --part denoiser)") from error
     written = differences(rounded, read_back(folder, config))
     if not all(value <= TOLERANCE for value in written.values()):
         raise UserError(

@@ -6,7 +6,12 @@ Examples:
   python scripts/train.py base.yaml mine.yaml seed=1           later files and key=value win
   python scripts/train.py --resume runs/mine                   continue where it stopped
   python scripts/train.py --resume runs/mine trainer.max_steps=200000       and for longer
+  python scripts/train.py CONFIG --init-from sd-v1-4.ckpt      fine-tune another model
   python scripts/train.py CONFIG --dry-run                     build it, count parameters
+
+--init-from takes a checkpoint file or folder of this library, of the original code, of Stable
+Diffusion (v1, v2) or of diffusers, averaged weights where it has them, and prints what was loaded,
+what is new and what was ignored.
 
 A run writes runs/NAME/: config.yaml (resolved), checkpoints/{last,best}.ckpt, metrics.jsonl,
 curves.png, samples/*.png, tensorboard/, status.json. NAME is the config's `name`.
@@ -23,9 +28,10 @@ from omegaconf import DictConfig
 
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
+from ldm.initialise import InitFrom
 from ldm.load import inline_pretrained
 from ldm.training.processes import is_main_process
-from ldm.training.run import build, open_run, train
+from ldm.training.run import begin, build, open_run, train
 from ldm.training.run_folder import RunFolder
 from ldm.training.trainer import trainer_options
 
@@ -50,13 +56,14 @@ def main() -> None:
     else:
         raise UserError("give a config file, or --resume RUN; --help shows examples")
 
+    init = _init_from(arguments)
     if arguments.dry_run:
-        _dry_run(config)
+        _dry_run(config, init)
     elif arguments.resume:
         say(f"continuing {folder.path}")
         train(config, folder, resume=True)
     else:
-        open_run(folder, config, arguments.if_exists, say)
+        open_run(folder, config, arguments.if_exists, say, init)
     if not arguments.dry_run and is_main_process():
         _summary(folder)
 
@@ -76,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         help="if the run folder exists: stop (default), or continue/reuse it when its config is "
         "the same",
     )
+    parser.add_argument(
+        "--init-from",
+        metavar="CHECKPOINT",
+        help="begin with these weights; any that is missing, surplus or of another shape is an "
+        "error",
+    )
+    parser.add_argument(
+        "--init-partial",
+        action="store_true",
+        help="with --init-from: load what fits, and leave the rest as the config builds it",
+    )
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument(
         "--dry-run",
@@ -85,11 +103,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dry_run(config: DictConfig) -> None:
+def _init_from(arguments: argparse.Namespace) -> InitFrom | None:
+    if arguments.init_from is None:
+        if arguments.init_partial:
+            raise UserError("--init-partial goes with --init-from")
+        return None
+    if arguments.resume:
+        raise UserError("--resume continues with the run's own weights; leave out --init-from")
+    return InitFrom(arguments.init_from, arguments.init_partial)
+
+
+def _dry_run(config: DictConfig, init: InitFrom | None) -> None:
     trainer_options(config)
     with torch.device("meta"):
         task, data = build(inline_pretrained(config))
         task.configure_optimizers()
+    if init is not None:
+        begin(task, init, say)
     say(f"{config.name}: builds")
     for name, module in task.model.named_children():
         total = sum(p.numel() for p in module.parameters())

@@ -56,6 +56,15 @@ def car(**engine: Any) -> dict[str, Any]:
 # -- load_config ------------------------------------------------------------------------------
 
 
+def test_arguments_of_the_trainer_may_be_added_without_a_plus(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("trainer: {max_steps: 3}\nmodel: {a: 1}\n")
+    config = load_config(file, overrides=["trainer.devices=2", "trainer.precision=bf16-mixed"])
+    assert config.trainer == {"max_steps": 3, "devices": 2, "precision": "bf16-mixed"}
+    with pytest.raises(ConfigError, match="no such key"):
+        load_config(file, overrides=["model.b=2"])
+
+
 def test_later_files_and_overrides_win(tmp_path: Path) -> None:
     base = write(tmp_path, "base.yaml", "a: 1\nb: {c: 1e-4, d: [1, 2]}\n")
     more = write(tmp_path, "more.yaml", "b: {d: [3]}\ne: x\n")

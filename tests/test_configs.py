@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
-from ldm.config import load_config, save_config
+from ldm.config import load_config
 from ldm.load import inline_pretrained
-from ldm.training.run import build, train
-from ldm.training.run_folder import RunFolder
+from ldm.training.run import build
 from ldm.training.trainer import trainer_options
+from tests.experiments import (
+    CONFIGS,
+    EXPERIMENTS,
+    FIRST_STAGES,
+    ROOT,
+    before,
+    make_world,
+    name_of,
+    outside,
+    random_data,
+)
 from tests.parity import official_keys, published_configs
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
-FIRST_STAGES = CONFIGS / "autoencoder"
 DATA = FIRST_STAGES / "data"
-RUNNABLE = [
-    path
-    for path in sorted(CONFIGS.rglob("*.yaml"))
-    if not path.name.startswith("_") and path.parent != DATA
-]
 LAPTOP = [FIRST_STAGES / f"{kind}-f4-laptop.yaml" for kind in ("kl", "vq")]
 
 # f, codes (None: KL), c, batch, disc_start, disc_weight, disc layers, steps; the last five of the
@@ -67,22 +66,9 @@ RELEASED = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two images in all layouts, two arrays, and the configs of first stages; no weights."""
+    """Images and arrays, and the configs of trained models without their weights."""
     root = tmp_path_factory.mktemp("world")
-    noise = np.random.default_rng(0)
-    folders = ("photos/cat", "photos/dog", "sets/train/n01", "sets/val/n01", "sets/validation")
-    for name in folders:
-        (root / name).mkdir(parents=True)
-        for i in range(2):
-            pixels = noise.integers(0, 255, (40, 48, 3), np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.jpg")
-            (root / name / f"{i}.txt").write_text("a red circle")
-    (root / "arrays").mkdir()
-    for i in range(2):
-        np.save(root / "arrays" / f"{i}.npy", noise.integers(0, 9, (40, 48, 12)))
-    for group in ("folder", "cifar10", "quickstart"):
-        stage = load_config(CONFIGS / group / "autoencoder.yaml", overrides=["+data_root=x"])
-        save_config(stage, root / "runs" / group / "config.yaml")
+    make_world(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # the quickstart's vocabulary is named from there
         yield root
@@ -90,15 +76,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def config_of(path: Path, world: Path, *more: str | Path) -> DictConfig:
     """A config with what it needs from outside, and with further files and overrides."""
-    group, stem = path.parent.name, path.stem
-    needed = []
-    if group in ("folder", "cifar10") or stem in TABLE_8 or DATA / "folder.yaml" in more:
+    needed = outside(path, world) + before(path, world / "runs", small=False)
+    if DATA / "folder.yaml" in more:
         needed.append(f"data_root={world / 'photos'}")
-    if (group, stem) == ("folder", "class"):
-        needed.append("num_classes=2")
-    if group in ("folder", "cifar10", "quickstart") and stem not in ("autoencoder", "features"):
-        needed.append(f"first_stage={world / 'runs' / group}")
-    files = [item for item in more if isinstance(item, Path)]
+    files = random_data(path) + [item for item in more if isinstance(item, Path)]
     return load_config(path, *files, overrides=needed + [i for i in more if isinstance(i, str)])
 
 
@@ -119,7 +100,7 @@ def first_stage(name: str, world: Path) -> tuple[DictConfig, Any]:
 # -- all configs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_it_builds(path: Path, world: Path) -> None:
     config = config_of(path, world)
     task, data = dry_run(config)
@@ -128,10 +109,10 @@ def test_it_builds(path: Path, world: Path) -> None:
     assert all(parameter.is_meta for parameter in task.model.parameters())
 
 
-def test_names_are_unique_and_those_of_the_first_stages_are_their_files(world: Path) -> None:
-    names = [str(config_of(path, world).name) for path in RUNNABLE]
+def test_names_are_unique_and_those_of_the_first_stages_are_their_files() -> None:
+    names = [str(load_config(path, complete=False).name) for path in EXPERIMENTS]
     assert len(set(names)) == len(names)
-    stages = [path.stem for path in RUNNABLE if path.parent == FIRST_STAGES]
+    stages = [path.stem for path in EXPERIMENTS if path.parent == FIRST_STAGES]
     assert [name for name in names if name in stages] == stages
     assert set(stages) == {*TABLE_8, *(path.stem for path in LAPTOP)}
 
@@ -273,44 +254,3 @@ def test_what_the_comments_give_as_overrides(world: Path) -> None:
         assert next(task.objective.discriminator.parameters()).shape[1] == channels
     original = ("data.params.batch_size=24", "+trainer.accumulate_grad_batches=2")
     trainer_options(config_of(path, world, *original, "learning_rate=1.08e-4"))
-
-
-# -- training ---------------------------------------------------------------------------------
-
-_QUICK = ("kl-f4", "vq-f8")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
-        for name in (*TABLE_8, *(path.stem for path in LAPTOP))
-    ],
-)
-def test_shrunk_by_overrides_it_trains(name: str, world: Path, tmp_path: Path) -> None:
-    architecture, objective = "model.params.architecture.params", "task.params.objective.params"
-    overrides = [
-        "image_size=64",
-        f"{architecture}.channels=8",
-        f"{architecture}.norm_groups=4",
-        f"{architecture}.num_res_blocks=1",
-        f"{objective}.perceptual=null",
-        f"{objective}.perceptual_weight=0",
-        f"{objective}.disc_start=1",
-        f"{objective}.discriminator.params.width=8",
-        "data.params.batch_size=1",
-        "data.params.num_workers=0",
-        "trainer.max_steps=2",
-        *([] if name in TABLE_8 else ["data.params.validation.params.length=2"]),
-        "+trainer.accelerator=cpu",
-        "every={log: 1, validation: 2, checkpoint: 2, images: 2}",
-    ]
-    config = config_of(FIRST_STAGES / f"{name}.yaml", world, *overrides)
-    folder = RunFolder(tmp_path / name)
-    train(config, folder)
-    assert folder.complete
-    logs = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    steps = [entry for entry in logs if "train/rec_loss" in entry]
-    assert [entry["step"] for entry in steps] == [0, 1]
-    assert "train/disc_loss" in steps[1]
-    assert any(np.isfinite(entry.get("val/psnr", np.nan)) for entry in logs)

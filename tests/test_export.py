@@ -14,14 +14,16 @@ from torch import Tensor
 
 from ldm.checkpoint import read_state, save
 from ldm.compat.checkpoints import TRAINING_ONLY, to_compvis
+from ldm.compat.diffusers import WEIGHTS
 from ldm.compat.first_stage import read_first_stage
 from ldm.config import instantiate, load_config
 from ldm.errors import ConfigError
-from ldm.export import FILES, differences, export, first_stage, read_back, round_parameters
+from ldm.export import differences, export, part_of, read_back, round_parameters
 from ldm.load import load_model, run_config
 from tests.compat.first_stages import KINDS, build, images, kl, vq
 
 TOLERANCE = 1e-5
+SAME = {"weights": 0.0, "latents": 0.0, "images": 0.0, "predictions": 0.0}
 LATENT_DIFFUSION: dict[str, Any] = {
     "target": "ldm.diffusion.latent.LatentDiffusion",
     "params": {
@@ -165,7 +167,7 @@ def test_upkeep_of_the_codebook_stays_here(tmp_path: Path) -> None:
     export(model, config_of(node), tmp_path / "native", "native")
     assert (load_model(tmp_path / "native").quantize.idle == 5).all()
     export(model, config_of(node), tmp_path / "vae", "diffusers")
-    assert not names & read_state(tmp_path / "vae" / FILES[-1]).state_dict.keys()
+    assert not names & read_state(tmp_path / "vae" / WEIGHTS).state_dict.keys()
     assert not names & to_compvis(model.state_dict()).keys()
 
 
@@ -177,7 +179,7 @@ def test_whole_model(format: str, tmp_path: Path) -> None:
     model.denoiser.out[2].weight.data.normal_()
     export(model, config, tmp_path, format)
     again = read_back(tmp_path, config)
-    assert differences(model, again) == {"weights": 0.0, "latents": 0.0, "images": 0.0}
+    assert differences(model, again) == SAME
     if format == "compvis":
         state = read_state(tmp_path / "model.ckpt").state_dict
         averaged = [key for key in state if key.startswith("model_ema.diffusion_model")]
@@ -188,14 +190,14 @@ def test_whole_model(format: str, tmp_path: Path) -> None:
 def test_first_stage_of_a_whole_model(tmp_path: Path) -> None:
     config = config_of(LATENT_DIFFUSION)
     model: Any = instantiate(config.model)
-    with pytest.raises(ConfigError, match="only an autoencoder can be exported"):
-        export(model, config, tmp_path, "diffusers")
-    part, described = first_stage(model, config)
+    part, described = part_of(model, config, "autoencoder")
     assert part is model.autoencoder
     assert described.scale_factor == 0.25
     export(part, described, tmp_path, "diffusers", described.scale_factor)
     assert run_config(tmp_path).scale_factor == 0.25
-    assert first_stage(part, described) == (part, described)
+    assert part_of(part, described, "autoencoder") == (part, described)
+    with pytest.raises(ConfigError, match="there is no denoiser: the source is AutoencoderKL alon"):
+        part_of(part, described, "denoiser")
 
 
 # -- precision and comparison -----------------------------------------------------------------

@@ -25,6 +25,8 @@ class Reconstruction(NamedTuple):
 class Autoencoder(Protocol):
     """A first stage: images x (B, C, H, W) in [-1, 1], latents z (B, c, H/f, W/f)."""
 
+    image_channels: int
+    """C."""
     downsampling_factor: int
     """f."""
     latent_channels: int

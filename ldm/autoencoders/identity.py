@@ -18,6 +18,7 @@ class AutoencoderIdentity(nn.Module):
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
+        self.image_channels = channels
         self.downsampling_factor = 1
         self.latent_channels = channels
 

@@ -25,6 +25,7 @@ class AutoencoderKL(nn.Module):
         self, architecture: Architecture, embed_dim: int, initial_logvar: float = 0.0
     ) -> None:
         super().__init__()
+        self.image_channels = architecture.in_channels
         self.downsampling_factor = architecture.downsampling_factor
         self.latent_channels = embed_dim
         self.encoder = Encoder(architecture, double_z=True)

@@ -46,6 +46,9 @@ class VectorQuantizer(nn.Module):
             ``beta`` (with ``legacy_beta`` by 1), and the codes get no gradient.
         restart_after: A code that no latent has chosen for this many training batches jumps to a
             random latent of the present batch; None never restarts, as published.
+
+    With ``ema_decay`` or ``restart_after``, whoever trains calls :meth:`update_codebook` after each
+    optimiser step: a batch may come in parts, and may turn out not to be fit for learning from.
     """
 
     idle: Tensor
@@ -80,9 +83,10 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("ema_sum", torch.zeros(num_codes, dim))
         if restart_after is not None:
             self.register_buffer("idle", torch.zeros(num_codes, dtype=torch.int64))
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, z: Tensor) -> Quantized:
-        """Quantise latents (B, dim, h, w); in training mode also look after the codebook."""
+        """Quantise latents (B, dim, h, w); in training mode remember them for the codebook."""
         if z.ndim != 4 or z.shape[1] != self.dim:
             raise ValueError(f"latents must be (B, {self.dim}, h, w), got {tuple(z.shape)}")
         indices = self.nearest(z)
@@ -92,8 +96,10 @@ class VectorQuantizer(nn.Module):
         if self.codebook_weight:
             loss = loss + self.codebook_weight * F.mse_loss(codes, latents.detach())
         straight_through = latents + (codes - latents).detach()
-        if self.training and torch.is_grad_enabled():
-            self._look_after(rearrange(latents, "b c h w -> (b h w) c").detach(), indices.flatten())
+        looked_after = self.ema_decay is not None or self.restart_after is not None
+        if looked_after and self.training and torch.is_grad_enabled():
+            tokens = rearrange(latents, "b c h w -> (b h w) c").detach()
+            self._seen.append((tokens, indices.flatten()))
         return Quantized(straight_through.to(z.dtype), loss, indices)
 
     @torch.no_grad()
@@ -105,6 +111,8 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             tokens = rearrange(z, "b c h w -> (b h w) c").float()
             codes = self.embedding.weight.float()
+            centre = codes.mean(dim=0)  # far from 0, the differences would drown in the squares
+            tokens, codes = tokens - centre, codes - centre
             norms = codes.square().sum(dim=1)
             limit = MAX_DISTANCES_CPU if z.device.type == "cpu" else MAX_DISTANCES
             chunk = max(1, limit // self.num_codes)
@@ -121,27 +129,27 @@ class VectorQuantizer(nn.Module):
         """Codes (B, dim, h, w) of indices (B, h, w)."""
         return self.embedding(indices).movedim(-1, 1)
 
-    @torch.no_grad()
-    def _look_after(self, tokens: Tensor, indices: Tensor) -> None:
-        """Move averaged and idle codes, alike in all processes.
+    def forget(self) -> None:
+        """Drop what was seen since the last update: nothing is to be learned from it."""
+        self._seen.clear()
 
-        Args:
-            tokens: latents (N, dim) of this process.
-            indices: their codes (N,).
-        """
-        if self.ema_decay is None and self.restart_after is None:
+    @torch.no_grad()
+    def update_codebook(self) -> None:
+        """Move averaged and idle codes by the batch seen since the last call, in all processes."""
+        if not self._seen:
             return
-        good = tokens.isfinite().all()  # a broken batch must not enter the codebook
+        tokens, indices = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self.forget()
         count = torch.zeros(self.num_codes, device=tokens.device)
         count.index_add_(0, indices, torch.ones_like(indices, dtype=count.dtype))
-        count = _sum_over_processes(count * good)
+        count = _sum_over_processes(count)
         if self.ema_decay is not None:
             total = torch.zeros(self.num_codes, self.dim, device=tokens.device)
-            total.index_add_(0, indices, tokens.nan_to_num(0.0, 0.0, 0.0))
-            self._average(count, _sum_over_processes(total * good), self.ema_decay)
+            total = _sum_over_processes(total.index_add_(0, indices, tokens))
+            self._average(count, total, self.ema_decay)
         if self.restart_after is not None:
             self.idle.add_(1).masked_fill_(count > 0, 0)
-            self._restart(tokens, (self.idle >= self.restart_after) & good)
+            self._restart(tokens, self.idle >= self.restart_after)
 
     def _average(self, count: Tensor, total: Tensor, decay: float) -> None:
         fresh = self.ema_count == 0

@@ -28,6 +28,7 @@ class AutoencoderVQ(nn.Module):
         super().__init__()
         if quantizer.dim != embed_dim:
             raise ValueError(f"codes have {quantizer.dim} channels, latents {embed_dim}")
+        self.image_channels = architecture.in_channels
         self.downsampling_factor = architecture.downsampling_factor
         self.latent_channels = embed_dim
         self.encoder = Encoder(architecture, double_z=False)

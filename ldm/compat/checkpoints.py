@@ -14,6 +14,9 @@ CompVis                            here
 schedule buffers                   follow from the config: compared, then dropped
 =================================  ==================================================
 
+The inpainting model stores its first stage twice, as ``cond_stage_model.X`` too: the copies are
+compared, then one is dropped.
+
 Autoencoders of the original code and of taming-transformers stand without prefix; the averaged
 copy is then of all weights, those of the loss included.
 """
@@ -33,6 +36,7 @@ PREFIXES = {
     "cond_stage_model.": "conditioners.0.",
     "loss.": "objective.",
 }
+FIRST_STAGE, CONDITIONER = "first_stage_model.", "cond_stage_model."
 EMA = "model_ema."
 SCHEDULE = (
     "betas",
@@ -96,8 +100,10 @@ def from_compvis(
         Weights; names that the original code does not have come back unchanged.
 
     Raises:
-        CheckpointError: the schedules differ, or an averaged weight belongs to no weight.
+        CheckpointError: the schedules differ, two copies of the first stage do, or an averaged
+            weight belongs to no weight.
     """
+    state = _without_second_first_stage(state)
     result: dict[str, Tensor] = {}
     shadows = {
         key: value for key, value in state.items() if key.startswith(EMA) and key not in _INERT
@@ -122,6 +128,7 @@ def to_compvis(
     shadow: Mapping[str, Tensor] | None = None,
     num_updates: int = 0,
     decay: float = 0.9999,
+    first_stage_twice: bool = False,
 ) -> dict[str, Tensor]:
     """The inverse of ``from_compvis``, in the order of published files.
 
@@ -133,6 +140,8 @@ def to_compvis(
         shadow: averaged weights by native name; only those of the denoiser have a place.
         num_updates: number of updates of the average.
         decay: its decay.
+        first_stage_twice: write the first stage as the conditioner too, which the original needs
+            where it encodes the condition (``__is_first_stage__``).
 
     Raises:
         CheckpointError: a weight has no name in the original code.
@@ -151,7 +160,10 @@ def to_compvis(
         for key, value in shadow.items():
             if key.startswith("denoiser."):
                 result[_ema_name(compvis_name(key))] = value
-    return result | {compvis_name(key): value for key, value in others.items()}
+    result |= {compvis_name(key): value for key, value in others.items()}
+    if first_stage_twice:
+        result |= {CONDITIONER + key: value for key, value in _below(FIRST_STAGE, result).items()}
+    return result
 
 
 def native_name(key: str) -> str:
@@ -181,6 +193,26 @@ def compvis_name(key: str) -> str:
 def _ema_name(key: str) -> str:
     """Name of the averaged copy of a weight: without ``model.`` and all dots."""
     return EMA + key.removeprefix("model.").replace(".", "")
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _without_second_first_stage(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state without a conditioner that has the names of the first stage, and its values."""
+    first, second = _below(FIRST_STAGE, state), _below(CONDITIONER, state)
+    if not second or first.keys() != second.keys():
+        return state
+    for key, value in first.items():
+        copy = second[key]
+        same = value.shape == copy.shape and (value.is_meta or torch.equal(value, copy))
+        if value is not copy and not same:
+            raise CheckpointError(
+                f"{FIRST_STAGE}{key} and {CONDITIONER}{key} differ, but the model has one first "
+                "stage, which also encodes the condition"
+            )
+    return {key: value for key, value in state.items() if not key.startswith(CONDITIONER)}
 
 
 def _compare(key: str, value: Tensor, schedule: Mapping[str, Tensor] | None) -> None:

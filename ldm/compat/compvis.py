@@ -9,13 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.compat.compvis_conditioners import CONDITIONERS
-from ldm.compat.compvis_diffusion import UNTRANSLATED, latent_diffusion
+from ldm.compat.compvis_classifier import CLASSIFIER_NAME, CLASSIFIERS, classifier_task
+from ldm.compat.compvis_conditioners import UNTRANSLATED
+from ldm.compat.compvis_data import (
+    DATA_MODULE,
+    RECIPES,
+    ROOT,
+    data_module,
+    experiment_data,
+    explain,
+)
+from ldm.compat.compvis_diffusion import latent_diffusion
+from ldm.compat.compvis_encoders import ENCODERS
 from ldm.compat.compvis_networks import FIRST_STAGES, UNET_NAME, unet
 from ldm.compat.compvis_training import (
     EMA_DECAY,
     LOSSES,
     LR_SCHEDULES,
+    accumulated_batches,
     autoencoder_task,
     diffusion_task,
     learning_rate,
@@ -30,9 +41,12 @@ TRANSLATORS: dict[str, Translator] = {
     LATENT_DIFFUSION_NAME: latent_diffusion,
     UNET_NAME: unet,
     **FIRST_STAGES,
-    **CONDITIONERS,
+    **CLASSIFIERS,
+    **ENCODERS,
     **LOSSES,
     **LR_SCHEDULES,
+    **RECIPES,
+    DATA_MODULE: data_module,
 }
 
 _PREFIXES = (
@@ -74,6 +88,9 @@ def translate(foreign: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     name, params = split(foreign, path)
     if name not in TRANSLATORS:
         place = path or "this node"
+        missing = explain(name)
+        if missing is not None:
+            raise ConfigError(f"{place}: {missing}")
         raise ConfigError(
             f"{place}: {name.removeprefix(UNTRANSLATED)} of the original code has no counterpart "
             f"in this library yet; replace {place} by a native node in a further YAML file"
@@ -86,9 +103,9 @@ def translate_file(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
     A published experiment ``{model, data, lightning}`` becomes ``{name, model, task, trainer,
     every, ema_decay, data}``. ``model`` is the architecture alone; checkpoints that the file names
-    are loaded by ``task.params.model``. ``data`` stays as it is and has to be replaced by a native
-    node before training. Without ``data`` there is no batch size, hence no learning rate and no
-    task.
+    are loaded by ``task.params.model``. ``data`` reads folders below ``data_root``, which has to be
+    given for training; data sets that were never released stay as they are, and raise when they are
+    built. Without ``data`` there is no batch size, hence no learning rate and no task.
 
     Args:
         tree: content of the file.
@@ -113,9 +130,18 @@ def translate_file(tree: dict[str, Any], name: str) -> dict[str, Any]:
     if averages and (params or {}).get("use_ema", target == LATENT_DIFFUSION_NAME):
         result["ema_decay"] = EMA_DECAY
     rest = {key: value for key, value in tree.items() if key not in ("model", "lightning")}
+    if _target(tree.get("data")) == DATA_MODULE:
+        data = experiment_data(rest.pop("data"), accumulated_batches(tree))
+        if ROOT in str(data):
+            result["data_root"] = "???"  # first, so that it is what a message names
+        result["data"] = data
     for key, value in rest.items():
         result[key] = _translate_nodes(value, key)
     return result
+
+
+def _target(node: Any) -> Any:
+    return node.get("target") if isinstance(node, Mapping) else None
 
 
 def _task(tree: Mapping[str, Any], name: str, params: Any) -> dict[str, Any] | None:
@@ -127,6 +153,8 @@ def _task(tree: Mapping[str, Any], name: str, params: Any) -> dict[str, Any] | N
         return diffusion_task(params, name, "model.params", rate)
     if name in FIRST_STAGES:
         return autoencoder_task(params, name, "model.params", rate)
+    if name == CLASSIFIER_NAME:
+        return classifier_task(params, name, "model.params", rate)
     return None
 
 

@@ -1,90 +1,102 @@
-"""Conditioners (``cond_stage_config``) of the original code, as native nodes."""
+"""How conditions reach the denoiser in the original code, as a list of native conditioners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from ldm.compat.rules import Ignored, Inert, Renamed, Required, Table, apply, node
+from ldm.compat.compvis_encoders import CONCATENATED, ENCODERS, ENTRY_NAMES, FROZEN, classes
+from ldm.compat.rules import node, split
+from ldm.errors import ConfigError
 
-ENTRY_NAMES = {"class": "class_label", "cls": "class_label"}
-"""Entries of the original batches that have another name here."""
-
-CLASS: Table = {
-    "embed_dim": Required("dim"),
-    "n_classes": Renamed("num_classes", 1000),
-    "key": Renamed("key", "class"),
-}
-
-TRANSFORMER: Table = {
-    "n_embed": Required("dim"),
-    "n_layer": Required("depth"),
-    "vocab_size": Required("vocab_size"),
-    "max_seq_len": Renamed("length", 77),
-    "device": Ignored("modules here live where they are moved to"),
-}
-
-BERT: Table = {
-    **TRANSFORMER,
-    "vocab_size": Renamed("vocab_size", 30522),
-    "use_tokenizer": Renamed("use_tokenizer", True),
-    "embedding_dropout": Inert((0, 0.0)),
-}
-
-IMAGENET_WITH_EMPTY_CLASS = 1001
+UNTRANSLATED = "compvis:"
+"""Marks a name that means nothing, or something else, outside ``cond_stage_config``."""
+UNCONDITIONAL = "__is_unconditional__"
+FIRST_STAGE = "__is_first_stage__"
+IDENTITY = "torch.nn.Identity"
+ROUTES = ("concat", "crossattn", "hybrid", "adm")
+HYBRID = "the second condition of a hybrid model"
+"""The original reads it from a dict that only scripts make."""
 
 
-def class_embedder(params: Any, name: str, path: str, key: str | None = None) -> dict[str, Any]:
-    """``ClassEmbedder``; the 1001st class of ImageNet models stands for no class."""
-    values = apply(CLASS, params, name, path)
-    key = values["key"]  # the original hands over the whole batch, from which this entry is read
-    null_index = None
-    if values["num_classes"] == IMAGENET_WITH_EMPTY_CLASS:
-        values["num_classes"] = null_index = IMAGENET_WITH_EMPTY_CLASS - 1
-    return node(
-        "ldm.conditioners.class_label.ClassLabel",
-        num_classes=values["num_classes"],
-        dim=values["dim"],
-        key=ENTRY_NAMES.get(key, key),
-        null_index=null_index,
-    )
+def conditioners(values: Mapping[str, Any], denoiser: Any, path: str) -> list[dict[str, Any]]:
+    """The conditioners of a ``LatentDiffusion``; one without counterpart is left as it is.
 
+    Args:
+        values: its arguments, by ``compvis_diffusion.LATENT_DIFFUSION``.
+        denoiser: node of the native denoiser.
+        path: where the arguments stand.
 
-def bert_embedder(params: Any, name: str, path: str, key: str | None = None) -> dict[str, Any]:
-    """``BERTEmbedder``: the text transformer with (or without) the BERT tokenizer.
-
-    The original tokenises inside the network; here loaders do, so the batch entry is ``tokens``
-    whatever the original called the texts.
+    Raises:
+        ConfigError: the condition cannot reach the denoiser in the way that the file says.
     """
-    values = apply(BERT, params, name, path)
-    tokenizer = None
-    if values.pop("use_tokenizer"):
-        tokenizer = node(
-            "ldm.conditioners.tokenizer.BertTokenizer",
-            vocab="bert-base-uncased",
-            length=values["length"],
+    foreign = values["cond_stage_config"]
+    if foreign == UNCONDITIONAL:
+        return []
+    route = values["conditioning_key"] or ("concat" if values["concat_mode"] else "crossattn")
+    if route not in ROUTES:
+        names = ", ".join(ROUTES)
+        raise ConfigError(f"{path}.conditioning_key: {route!r} is none of {names}")
+    sizes = (denoiser.get("params") or {}) if isinstance(denoiser, Mapping) else {}
+    path, key = f"{path}.cond_stage_config", values["cond_stage_key"]
+    if foreign == FIRST_STAGE and route == "concat":
+        return _inpainting(sizes, ENTRY_NAMES.get(key, key), path)
+    if isinstance(foreign, str):
+        return [node(UNTRANSLATED + foreign, key=key, route=route)]
+    name, params = split(foreign, path)
+    if name == IDENTITY:
+        return [_identity(sizes, ENTRY_NAMES.get(key, key), route, path)]
+    if name not in ENCODERS:
+        return [dict(foreign)]
+    result = ENCODERS[name](params, name, f"{path}.params", key)
+    _check_route(name, route, path)
+    if not values["cond_stage_trainable"] and name not in FROZEN:
+        result = node("ldm.conditioners.frozen.frozen", conditioner=result)
+    return [result, node(UNTRANSLATED + HYBRID)] if route == "hybrid" else [result]
+
+
+def _identity(sizes: Mapping[str, Any], key: str, route: str, path: str) -> dict[str, Any]:
+    """Conditions that the original hands on as they are."""
+    if route == "concat":
+        channels = _size(sizes, "in_channels", path) - _size(sizes, "out_channels", path)
+        return node("ldm.conditioners.spatial.ConcatImage", channels=channels, key=key)
+    if route == "crossattn":
+        dim = _size(sizes, "context_dim", path)
+        return node("ldm.conditioners.embeddings.Embeddings", dim=dim, key=key)
+    if route == "adm":
+        count = classes(_size(sizes, "num_classes", path))
+        return node("ldm.conditioners.class_label.ClassLabel", **count, key=key, route="adm")
+    return node(UNTRANSLATED + HYBRID)
+
+
+def _inpainting(sizes: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any]]:
+    """The encoded image and, if the denoiser has a channel for it, the mask.
+
+    The original joins them in a script; its models could only be sampled.
+    """
+    latent = _size(sizes, "out_channels", path)
+    left = _size(sizes, "in_channels", path) - 2 * latent
+    if left not in (0, 1):
+        raise ConfigError(
+            f"{path}: {FIRST_STAGE} gives {latent} channels, and a mask one more, but in_channels "
+            f"of the UNet leaves {latent + left}"
         )
-    return _text(values, "tokens" if tokenizer else key or "tokens", tokenizer)
+    image = node("ldm.conditioners.spatial.LatentImage", key=key)
+    return [image, node("ldm.conditioners.spatial.ResizedMask")][: 1 + left]
 
 
-def transformer_embedder(
-    params: Any, name: str, path: str, key: str | None = None
-) -> dict[str, Any]:
-    """``TransformerEmbedder``: the text transformer on token ids."""
-    return _text(apply(TRANSFORMER, params, name, path), key or "tokens", None)
+def _size(sizes: Mapping[str, Any], name: str, path: str) -> int:
+    size = sizes.get(name)
+    if size is None:
+        raise ConfigError(f"{path}: the size of the condition is not known: the UNet has no {name}")
+    return int(size)
 
 
-def _text(values: dict[str, Any], key: str, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
-    return node(
-        "ldm.conditioners.text.TextTransformer",
-        **values,
-        tokenizer=tokenizer,
-        key=ENTRY_NAMES.get(key, key),
-    )
-
-
-CONDITIONERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "ldm.modules.encoders.modules.ClassEmbedder": class_embedder,
-    "ldm.modules.encoders.modules.BERTEmbedder": bert_embedder,
-    "ldm.modules.encoders.modules.TransformerEmbedder": transformer_embedder,
-}
+def _check_route(name: str, route: str, path: str) -> None:
+    own = "concat" if name in CONCATENATED else "crossattn"
+    if route not in (own, "hybrid"):
+        way = "concatenation" if own == "concat" else "cross-attention"
+        raise ConfigError(
+            f"{path}: {name} reaches the denoiser by {way} here, not by {route!r}; "
+            f"set conditioning_key: {own}"
+        )

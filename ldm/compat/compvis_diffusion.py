@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ldm.compat.compvis_conditioners import CONDITIONERS
+from ldm.compat.compvis_conditioners import conditioners
 from ldm.compat.compvis_networks import FIRST_STAGES, IDENTITY_NAME, UNET_NAME, unet
 from ldm.compat.rules import Ignored, Inert, Renamed, Required, Table, apply, node, split
 from ldm.errors import ConfigError
@@ -51,11 +51,8 @@ LATENT_DIFFUSION: Table = {
     "monitor": _DISPLAY,
 }
 
-UNCONDITIONAL = "__is_unconditional__"
-UNTRANSLATED = "compvis:"
-"""Marks a name that means nothing, or something else, outside ``cond_stage_config``."""
-
-_PREDICTIONS = {"eps": "Eps", "x0": "X0"}
+_PREDICTIONS = {"eps": "Eps", "x0": "X0", "v": "V"}
+"""The last one is that of Stable Diffusion 2, whose class has the same name."""
 
 
 def latent_diffusion(params: Any, name: str, path: str) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def latent_diffusion(params: Any, name: str, path: str) -> dict[str, Any]:
         denoiser=denoiser,
         autoencoder=_first_stage(values["first_stage_config"], denoiser, path),
         schedule=_schedule(values),
-        conditioners=_conditioners(values, path),
+        conditioners=conditioners(values, denoiser, path),
         prediction=_prediction(values["parameterization"], path),
         weighting=_weighting(values),
         loss=values["loss_type"],
@@ -113,34 +110,11 @@ def _schedule(values: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _conditioners(values: dict[str, Any], path: str) -> list[dict[str, Any]]:
-    foreign, path = values["cond_stage_config"], f"{path}.cond_stage_config"
-    if foreign == UNCONDITIONAL:
-        return []
-    route = values["conditioning_key"] or ("concat" if values["concat_mode"] else "crossattn")
-    if isinstance(foreign, str):  # __is_first_stage__
-        return [node(UNTRANSLATED + foreign, key=values["cond_stage_key"], route=route)]
-    name, params = split(foreign, path)
-    if name == "torch.nn.Identity":
-        return [node(UNTRANSLATED + name, key=values["cond_stage_key"], route=route)]
-    if name not in CONDITIONERS:
-        return [dict(foreign)]
-    if route != "crossattn":
-        raise ConfigError(
-            f"{path}: {name} reaches the denoiser by cross-attention here, not by {route!r}; "
-            "set conditioning_key: crossattn"
-        )
-    if not values["cond_stage_trainable"]:
-        raise ConfigError(
-            f"{path}: a frozen {name} has no native counterpart; set cond_stage_trainable: true "
-            "(for sampling it makes no difference)"
-        )
-    return [CONDITIONERS[name](params, name, f"{path}.params", values["cond_stage_key"])]
-
-
 def _prediction(parameterization: Any, path: str) -> dict[str, Any]:
     if parameterization not in _PREDICTIONS:
-        raise ConfigError(f"{path}.parameterization: expected eps or x0, got {parameterization!r}")
+        raise ConfigError(
+            f"{path}.parameterization: expected eps, x0 or v, got {parameterization!r}"
+        )
     return node(f"ldm.diffusion.prediction.{_PREDICTIONS[parameterization]}")
 
 

@@ -144,9 +144,13 @@ def learning_rate(base: float, tree: Mapping[str, Any]) -> float | None:
     """
     data = tree.get("data") or {}
     batch_size = (data.get("params") or {}).get("batch_size")
+    return None if batch_size is None else float(base * batch_size * accumulated_batches(tree))
+
+
+def accumulated_batches(tree: Mapping[str, Any]) -> int:
+    """Batches of one device that make an optimiser step."""
     trainer = (tree.get("lightning") or {}).get("trainer") or {}
-    accumulated: int = trainer.get("accumulate_grad_batches") or 1
-    return None if batch_size is None else float(base * batch_size * accumulated)
+    return trainer.get("accumulate_grad_batches") or 1
 
 
 def diffusion_task(params: Any, name: str, path: str, rate: float) -> dict[str, Any]:

@@ -180,7 +180,9 @@ def _read(config: Any) -> tuple[str, dict[str, Any]]:
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in MODELS:
         found = "_class_name: missing" if name is None else f"_class_name: {str(name)[:80]!r}"
-        raise ConfigError(f"{found}; only AutoencoderKL and VQModel of diffusers load")
+        raise ConfigError(
+            f"{found}; only AutoencoderKL, VQModel and the 2D UNets of diffusers load"
+        )
     params = {key: value for key, value in config.items() if not str(key).startswith("_")}
     return name, apply(MODELS[name], params, name, name)
 

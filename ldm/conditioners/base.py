@@ -53,6 +53,13 @@ class Conditioner(nn.Module):
         self.eval()
         self.frozen, self.in_checkpoint = True, in_checkpoint
 
+    def check(self, value: Tensor) -> None:
+        """Refuse a batch value that this conditioner cannot take; called on the CPU.
+
+        Raises:
+            DataError: it names the entry and what is wrong.
+        """
+
     def null(self, n: int, like: Tensor) -> Tensor:
         """Batch value of ``n`` unconditional samples, on the device and in the shape of ``like``.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner, Route
+from ldm.conditioners.checks import check_ids
 from ldm.errors import ConfigError
 
 
@@ -51,14 +52,21 @@ class ClassLabel(Conditioner):
             )
         self.num_classes = num_classes
         self.null_index = null_index
+        self.dim = dim
         if dim is not None:
             self.embedding = nn.Embedding(num_classes + (null_index == num_classes), dim)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B,) -> (B, 1, dim); route adm: the ids."""
+        self.check(value)
+        return value if self.route == "adm" else self.embedding(value)[:, None]
+
+    def check(self, value: Tensor) -> None:
+        """Refuse what is no batch of class ids; the ids themselves where they can be read."""
         if value.ndim != 1 or value.is_floating_point():
             raise ValueError(f"class labels must be ids of shape (B,), got {tuple(value.shape)}")
-        return value if self.route == "adm" else self.embedding(value)[:, None]
+        others = () if self.null_index is None else (self.null_index,)
+        check_ids(value, self.num_classes, self.key, "class id", others)
 
     def null(self, n: int, like: Tensor) -> Tensor:
         """``null_index``, n times."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ldm.conditioners.base import Conditioner
+from ldm.conditioners.checks import check_ids
 from ldm.conditioners.tokenizer import Tokenizer
 from ldm.errors import ConfigError
 from ldm.layers.token_transformer import TokenTransformer
@@ -49,11 +50,18 @@ class TextTransformer(Conditioner):
                 f"vocab_size={vocab_size}"
             )
         self.tokenizer = tokenizer
+        self.dim = dim
+        self.vocab_size = vocab_size
         self.transformer = TokenTransformer(vocab_size, dim, depth, length)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B, L) with L <= length -> (B, L, dim)."""
+        self.check(value)
         return self.transformer(value)
+
+    def check(self, value: Tensor) -> None:
+        """Refuse ids outside the vocabulary, where they can be read."""
+        check_ids(value, self.vocab_size, self.key, "token")
 
     def null(self, n: int, like: Tensor) -> Tensor:
         """Ids of the empty text, n times."""

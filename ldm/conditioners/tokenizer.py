@@ -71,6 +71,7 @@ class BertTokenizer:
         """One text or B texts -> ids (B, length), int64."""
         if isinstance(texts, str):
             return self._remembered(texts)
+        check_texts(texts)
         return self._encode(list(texts))
 
     def _remembered(self, text: str) -> Tensor:
@@ -89,6 +90,19 @@ class BertTokenizer:
             texts, padding="max_length", truncation=True, max_length=self.length
         )
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+
+
+def check_texts(texts: object) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        DataError: it says what came instead.
+    """
+    if not isinstance(texts, (list, tuple)):
+        raise DataError(f"a prompt must be a text or a list of texts, got {texts!r}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"a prompt must be a text, got {type(text).__name__} {text!r}")
 
 
 def _word_pieces(file: Path) -> WordPieces:

@@ -44,6 +44,8 @@ class UNet(nn.Module):
         use_checkpoint: Recompute activations in the backward pass: less memory, slower.
         norm_groups: Groups of all normalisations, 32 as published; see
             :func:`~ldm.layers.norm.group_norm`.
+        use_linear_in_transformer: Linear layers in place of the 1x1 convolutions of the spatial
+            transformers (Stable Diffusion 2).
 
     Raises:
         ValueError: If the arguments do not fit together.
@@ -72,12 +74,15 @@ class UNet(nn.Module):
         legacy: bool = True,
         use_checkpoint: bool = False,
         norm_groups: int = GROUPS,
+        use_linear_in_transformer: bool = False,
     ) -> None:
         super().__init__()
         if not channel_mult or channel_mult[0] != 1:
             raise ValueError(f"channel_mult must start with 1, got {list(channel_mult)}")
         if context_dim is not None and not use_spatial_transformer:
             raise ValueError(f"context_dim={context_dim} needs use_spatial_transformer=True")
+        if use_linear_in_transformer and not use_spatial_transformer:
+            raise ValueError("use_linear_in_transformer needs use_spatial_transformer=True")
         if num_heads == UNSET and num_head_channels == UNSET:
             num_head_channels = 32
         self.in_channels = in_channels
@@ -103,6 +108,7 @@ class UNet(nn.Module):
             legacy=legacy,
             use_checkpoint=use_checkpoint,
             norm_groups=norm_groups,
+            use_linear_in_transformer=use_linear_in_transformer,
         )
         widths = [mult * model_channels for mult in channel_mult]
         attend = [2**level in attention_resolutions for level in range(len(widths))]
@@ -114,7 +120,7 @@ class UNet(nn.Module):
         )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
-        self.input_blocks, skips = _downsampling_half(
+        self.input_blocks, skips = downsampling_half(
             make, in_channels, widths, attend, num_res_blocks
         )
         self.middle_block = TimestepBlock(
@@ -195,7 +201,7 @@ class UNet(nn.Module):
             )
 
 
-def _downsampling_half(
+def downsampling_half(
     make: LayerFactory,
     in_channels: int,
     widths: Sequence[int],

@@ -94,6 +94,7 @@ class LayerFactory:
     legacy: bool
     use_checkpoint: bool
     norm_groups: int
+    use_linear_in_transformer: bool
 
     def residual(
         self, channels: int, out_channels: int, up: bool = False, down: bool = False
@@ -142,6 +143,7 @@ class LayerFactory:
             self.context_dim,
             use_checkpoint=self.use_checkpoint,
             norm_groups=self.norm_groups,
+            linear=self.use_linear_in_transformer,
         )
 
     def down(self, channels: int) -> nn.Module:

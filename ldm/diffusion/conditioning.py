@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
-from ldm.errors import DataError
+from ldm.errors import ConfigError, DataError
 
 
 class Conditioning(NamedTuple):
@@ -47,15 +47,19 @@ def encode_conditions(
         autoencoder: lent to the conditioners that encode images with it.
 
     Raises:
-        DataError: if a batch entry is absent or not a tensor.
+        DataError: if a batch entry is absent, not a tensor, or does not fit to the others.
     """
     parts: dict[str, list[Tensor]] = {"crossattn": [], "concat": [], "adm": []}
+    keys: dict[str, list[str]] = {route: [] for route in parts}
     for conditioner in conditioners:
         value = batch_value(conditioner, batch)
         if drop and conditioner.drop_prob > 0:
             value = drop_values(conditioner, value, generator)
         lent = (autoencoder,) if conditioner.needs_autoencoder else ()
         parts[conditioner.route].append(conditioner(value, *lent))
+        keys[conditioner.route].append(conditioner.key)
+    for route, axes in (("crossattn", (0, 2)), ("concat", (0, 2, 3))):
+        _check_sizes(keys[route], parts[route], axes)
     if len(parts["adm"]) > 1:
         raise ValueError("at most one conditioner may have the route 'adm'")
     return Conditioning(
@@ -63,6 +67,77 @@ def encode_conditions(
         concat=torch.cat(parts["concat"], dim=1) if parts["concat"] else None,
         y=parts["adm"][0] if parts["adm"] else None,
     )
+
+
+def check_batch(conditioners: Iterable[Conditioner], batch: Mapping[str, Any]) -> None:
+    """Refuse batch entries that their conditioners would refuse, e.g. with unknown class ids.
+
+    For batches that still are on the CPU: on an accelerator, training does not look at the numbers,
+    see :func:`ldm.conditioners.checks.readable`.
+
+    Raises:
+        DataError: an entry is absent, no tensor, or its conditioner cannot take it.
+    """
+    for conditioner in conditioners:
+        conditioner.check(batch_value(conditioner, batch))
+
+
+def check_fit(
+    conditioners: Iterable[Conditioner], denoiser: nn.Module, latent_channels: int
+) -> None:
+    """Refuse conditioners whose outputs the denoiser cannot take.
+
+    A part that does not tell its sizes is not checked: a denoiser its ``context_dim`` and
+    ``in_channels``, a conditioner its ``dim`` (route crossattn) or ``channels`` (concat).
+
+    Args:
+        conditioners: the conditioners of a diffusion model.
+        denoiser: its network.
+        latent_channels: channels of its latents, which are also those of a conditioner that
+            encodes images.
+
+    Raises:
+        ConfigError: it names the conditioners and both numbers.
+    """
+    maps = []
+    for conditioner in conditioners:
+        if conditioner.route == "crossattn":
+            _check_width(conditioner, denoiser)
+        elif conditioner.route == "concat":
+            maps.append(conditioner)
+    if maps:
+        _check_channels(maps, denoiser, latent_channels)
+
+
+def _check_width(conditioner: Conditioner, denoiser: Any) -> None:
+    dim = getattr(conditioner, "dim", None)
+    if dim is None or not hasattr(denoiser, "context_dim") or dim == denoiser.context_dim:
+        return
+    width = denoiser.context_dim
+    raise ConfigError(
+        f"{_name(conditioner)} gives vectors of width {dim}, but the denoiser "
+        + ("takes no context" if width is None else f"has context_dim={width}")
+    )
+
+
+def _check_channels(maps: list[Conditioner], denoiser: Any, latent_channels: int) -> None:
+    counts = {
+        _name(c): getattr(c, "channels", latent_channels if c.needs_autoencoder else None)
+        for c in maps
+    }
+    known = [count for count in counts.values() if count is not None]
+    wanted = getattr(denoiser, "in_channels", None)
+    if wanted in (None, latent_channels + sum(known)) or len(known) < len(maps):
+        return
+    listed = " + ".join(f"{count} of {name}" for name, count in counts.items())
+    raise ConfigError(
+        f"the denoiser has in_channels={wanted}, but gets {latent_channels} of the latent + "
+        f"{listed}"
+    )
+
+
+def _name(conditioner: Conditioner) -> str:
+    return f"{type(conditioner).__name__} ({conditioner.key!r})"
 
 
 def drop_values(
@@ -104,6 +179,17 @@ def batch_value(conditioner: Conditioner, batch: Mapping[str, Any]) -> Tensor:
             f"got {type(value).__name__}: tokenise or collate it before"
         )
     return value
+
+
+def _check_sizes(keys: list[str], values: list[Tensor], axes: tuple[int, ...]) -> None:
+    """Refuse encoded conditions that cannot be joined, along the other axis."""
+    for key, value in zip(keys, values, strict=True):
+        sizes = [tuple(v.shape[axis] for axis in axes) for v in (values[0], value)]
+        if value.ndim == values[0].ndim and sizes[0] != sizes[1]:
+            raise DataError(
+                f"conditions {keys[0]!r} and {key!r} do not fit together: encoded, they are "
+                f"{tuple(values[0].shape)} and {tuple(value.shape)}"
+            )
 
 
 def stack(first: Conditioning, second: Conditioning) -> Conditioning:

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.conditioning import Conditioning, encode_conditions, null_batch, stack
+from ldm.diffusion.conditioning import (
+    Conditioning,
+    check_fit,
+    encode_conditions,
+    null_batch,
+    stack,
+)
 from ldm.diffusion.guidance import ClassifierFreeGuidance
 from ldm.diffusion.prediction import Eps, Prediction
 from ldm.diffusion.sampling import Denoise, NoiseSource, Sampler, Step
@@ -56,6 +62,7 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         if loss not in LOSSES:
             raise ConfigError(f"unknown loss {loss!r}: choose one of {', '.join(LOSSES)}")
+        check_fit(conditioners, denoiser, autoencoder.latent_channels)  # type: ignore[arg-type]
         self.denoiser = denoiser
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
         self.schedule = schedule
@@ -208,6 +215,7 @@ class LatentDiffusion(nn.Module):
         guidance_scale: float = 1.0,
         count: int | None = None,
         progress: Callable[..., Iterable[Step]] | None = None,
+        guide: Callable[[Denoise], Denoise] | None = None,
     ) -> Tensor:
         """Generate images.
 
@@ -219,6 +227,7 @@ class LatentDiffusion(nn.Module):
             guidance_scale: strength of classifier-free guidance; 1 is off.
             count: number of images; needed only where ``batch`` is empty.
             progress: wraps the iteration, called as ``progress(steps, total=...)`` like tqdm.
+            guide: wraps the model as samplers see it, e.g. ``classifier.guide(labels, scale)``.
 
         Returns:
             Images (B, 3, H, W) with range about [-1, 1], not clamped.
@@ -230,6 +239,8 @@ class LatentDiffusion(nn.Module):
         guided = guidance_scale != 1 and len(self.conditioners) > 0
         uncond = self.unconditional(batch) if guided else None
         denoise = self.denoise(cond, uncond, guidance_scale)
+        if guide is not None:
+            denoise = guide(denoise)
         start = noise(self.scale_factor.new_empty(self._latent_shape(n, size)))
         steps: Iterable[Step] = sampler(denoise, start, self.schedule, noise)
         if progress is not None:

@@ -74,6 +74,7 @@ def _find_weights(weights: str | Path | None) -> Path:
     if not path.is_file():
         raise CheckpointError(
             f"Inception weights '{path}' are absent: take {WEIGHTS_FILE} from the releases of "
-            "torch-fidelity and place it there, or give its path as weights"
+            "torch-fidelity and place it there, or name it: weights in a config, "
+            "--inception-weights of a script"
         )
     return path

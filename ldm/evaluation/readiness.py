@@ -19,9 +19,9 @@ COLLAPSED_NATS = 0.05
 published first stages, with their KL weight of 1e-6, have several nats."""
 DOMINANT_STD = 8.0
 """Times the median channel's: one scale factor cannot bring both near 1 (see ``UNIT_STD``)."""
-OFFSET = 1.0
-"""Standard deviations: beyond it the mean says more than the image does, and sampling, which
-starts from a mean of 0, has to travel there first."""
+OFFSET = 2.0
+"""Standard deviations: beyond it the mean says far more than the image does, and sampling, which
+starts from a mean of 0, has to travel there first. Channels of the published kl-f8 reach 1.4."""
 OUTLIER = 30.0
 """Standard deviations: Gaussians reach 6 in a million values; one such value rules a loss."""
 USED_CODES = 0.5
@@ -33,6 +33,9 @@ FEW_CODES = 4.0
 SATURATED = (0.05, 0.25)
 """Share of values at the ends of the range in excess of the originals' own: with care, not ready.
 Such pixels have lost their detail, and no latent changes them."""
+CLIPPED = 0.5
+"""Share of the originals' values at the ends of the range: photographs have a few percent, line
+drawings more; beyond half, contents have likely been cut off."""
 WORSE_BY = 3.0
 """dB below resampling that is twice the error: no trade of accuracy for sharpness explains it."""
 
@@ -127,6 +130,12 @@ def _output(facts: FirstStageFacts) -> Iterator[Finding]:
             f"originals' {facts.saturated_originals:.1%}: check that training images lie in "
             "[-1, 1]; lower the learning rate or disc_weight and train on",
         )
+    if facts.saturated_originals > CLIPPED:
+        yield (
+            CARE,
+            f"{facts.saturated_originals:.1%} of the values of the images themselves are -1 or 1: "
+            "check how the data are scaled (value_range of arrays)",
+        )
     if facts.resampled_psnr is not None and facts.psnr < facts.resampled_psnr:
         grave = facts.psnr < facts.resampled_psnr - WORSE_BY
         yield (
@@ -163,20 +172,19 @@ def _codebook(facts: FirstStageFacts) -> Iterator[Finding]:
 
 
 def _information(facts: FirstStageFacts) -> Iterator[Finding]:
-    """Channels that carry nothing: their KL is 0 or, without noise, they do not vary."""
-    if facts.kl is not None:
-        values, limit, name = facts.kl, COLLAPSED_NATS, "KL per dimension"
-        advice = "posterior collapse: lower kl_weight (1e-6 as published) and train again"
-    else:
-        values, limit = facts.std, DEAD_STD * statistics.median(facts.std)
-        name = "standard deviation"
-        advice = "nothing can be learned there: train longer, or take a smaller embed_dim"
-    dead = [i for i, value in enumerate(values) if value < limit or value == 0]
+    """Channels that carry nothing: they do not vary, or their KL is 0."""
+    still = DEAD_STD * statistics.median(facts.std)
+    dead = {i: f"a standard deviation of {v:.2g}" for i, v in enumerate(facts.std) if v <= still}
+    advice = "nothing can be learned there: train longer, or take a smaller embed_dim"
+    for i, nats in enumerate(facts.kl or ()):
+        if nats < COLLAPSED_NATS:
+            dead[i] = f"a KL per dimension of {nats:.2g}"
+            advice = "posterior collapse: lower kl_weight (1e-6 as published) and train again"
     if dead:
         yield (
-            NOT_READY if len(dead) == len(values) else CARE,
-            f"{_listed(dead)} of {len(values)} dead, with a {name} of "
-            f"{max(values[i] for i in dead):.2g} at most: {advice}",
+            NOT_READY if len(dead) == len(facts.std) else CARE,
+            f"{_listed(sorted(dead))} of {len(facts.std)} dead, with "
+            f"{' and '.join(sorted(set(dead.values()))[:3])}: {advice}",
         )
 
 

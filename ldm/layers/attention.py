@@ -146,7 +146,8 @@ class SpatialTransformer(nn.Module):
     """Transformer over the positions of a feature map, conditioned by cross-attention.
 
     LDM, appendix E.2.1: norm, 1x1 convolution, ``depth`` transformer blocks, 1x1 convolution,
-    residual. The last convolution starts at zero.
+    residual. The last convolution starts at zero. (Stable Diffusion 2 has linear layers in place
+    of the convolutions: the same function, stored without the two trailing axes.)
 
     Args:
         channels: Width of the feature map, a multiple of ``norm_groups``.
@@ -157,6 +158,7 @@ class SpatialTransformer(nn.Module):
         dropout: Probability of dropping a feature inside the blocks.
         use_checkpoint: Recompute activations of the blocks in the backward pass.
         norm_groups: Groups of the normalisation.
+        linear: Linear layers before and after the blocks.
     """
 
     def __init__(
@@ -169,25 +171,34 @@ class SpatialTransformer(nn.Module):
         dropout: float = 0.0,
         use_checkpoint: bool = False,
         norm_groups: int = GROUPS,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         inner_dim = num_heads * head_dim
+        self.linear = linear
         self.norm = group_norm(channels, eps=1e-6, groups=norm_groups)
-        self.proj_in = nn.Conv2d(channels, inner_dim, 1)
+        self.proj_in = _projection(channels, inner_dim, linear)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
                 inner_dim, num_heads, head_dim, context_dim, dropout, use_checkpoint
             )
             for _ in range(depth)
         )
-        self.proj_out = zeroed(nn.Conv2d(inner_dim, channels, 1))
+        self.proj_out = zeroed(_projection(inner_dim, channels, linear))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, C, h, w), (B, L, context_dim) -> (B, C, h, w)."""
-        tokens = to_tokens(self.proj_in(self.norm(x)))
+        h = self.norm(x)
+        tokens = self.proj_in(to_tokens(h)) if self.linear else to_tokens(self.proj_in(h))
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
+        if self.linear:
+            return x + to_map(self.proj_out(tokens), like=x)
         return x + self.proj_out(to_map(tokens, like=x))
+
+
+def _projection(channels: int, out_channels: int, linear: bool) -> nn.Module:
+    return nn.Linear(channels, out_channels) if linear else nn.Conv2d(channels, out_channels, 1)
 
 
 class AttentionBlock(nn.Module):

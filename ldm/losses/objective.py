@@ -70,6 +70,13 @@ class Objective(nn.Module):
                 f"perceptual_weight is {perceptual_weight} but there is no perceptual network: "
                 "give perceptual, or set perceptual_weight to 0"
             )
+        if settings.r1_weight > 0 and any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in discriminator.modules()
+        ):
+            raise ConfigError(
+                "r1_weight needs a discriminator without batch norm, which mixes the gradients of "
+                "the images of a batch: set norm: group in its params"
+            )
         if pixel_loss not in ("l1", "l2"):
             raise ConfigError(f"unknown pixel_loss {pixel_loss!r}: choose l1 or l2")
         self.perceptual_loss = perceptual  # first, the order of published checkpoints

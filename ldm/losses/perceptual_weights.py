@@ -33,7 +33,8 @@ def load_weights(
     if not vgg_path.is_file():
         raise CheckpointError(
             f"{vgg_path}: no such file. LPIPS needs the weights of torchvision's VGG16 ({VGG16}, "
-            "528 MB): put the file there or name it with vgg_weights of LPIPS; "
+            "528 MB): put the file there, or name it: vgg_weights in the params of a config, "
+            "--vgg-weights of a script; "
             f"`{_FETCH}` fetches it into {torch.hub.get_dir()}/checkpoints. To train without "
             "LPIPS, set perceptual: null and perceptual_weight: 0 of the objective"
         )

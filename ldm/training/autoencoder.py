@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from ldm.errors import ConfigError
+from ldm.autoencoders.quantizer import VectorQuantizer
+from ldm.errors import ConfigError, DataError
 from ldm.evaluation.reconstruction import psnr
 from ldm.training.code_usage import CodeUsage, mean_logs
 from ldm.training.finite import FiniteGuard
@@ -66,12 +67,38 @@ class AutoencoderTask(pl.LightningModule):
         self._lr_schedule = lr_schedule
         self._gradient_clip = gradient_clip
         self._guard = FiniteGuard(on_nonfinite)
-        quantizer = getattr(model, "quantize", None)
+        quantizer = self._quantizer
         self._usage = {
             split: CodeUsage(quantizer.num_codes)
             for split in ("train", "val")
             if quantizer is not None
         }
+
+    @property
+    def _quantizer(self) -> VectorQuantizer | None:
+        quantizer = getattr(self.model, "quantize", None)
+        return quantizer if isinstance(quantizer, VectorQuantizer) else None
+
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Refuse images that the model cannot take, before a run begins.
+
+        Raises:
+            DataError: it names the size or the channels, and what is needed.
+        """
+        channels, *sides = item["image"].shape
+        taken = self.model.image_channels
+        if channels != taken:
+            raise DataError(
+                f"the images have {channels} channels, the model takes {taken}: "
+                "set its in_channels (image_channels of configs/autoencoder) or image_mode"
+            )
+        factor = self.model.downsampling_factor
+        if any(side % factor for side in sides):
+            size = "x".join(map(str, sides))
+            raise DataError(
+                f"the images have {size} pixels, but the sides must be multiples of the model's "
+                f"downsampling factor f = {factor}: change image_size"
+            )
 
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""
@@ -88,11 +115,14 @@ class AutoencoderTask(pl.LightningModule):
         if trained is None:
             return
         reconstructions, logs = trained
+        complete = True
         if self.objective.adversarial(step):
-            logs |= self._discriminator_step(parts, reconstructions, step)
+            complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
+            logs |= disc_logs
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
-        self._guard.stepped()
+        if complete:
+            self._guard.stepped()
         logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         log_values(self, "train", logs, step)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
@@ -103,6 +133,8 @@ class AutoencoderTask(pl.LightningModule):
         """The reconstructions and what to log; None if the batch had to be left out."""
         optimizer = cast("list[Any]", self.optimizers())[0]
         optimizer.zero_grad()
+        if self._quantizer is not None:
+            self._quantizer.forget()  # a batch that was left out
         reconstructions, logs = [], []
         with self._frozen_discriminator():
             for i, images in enumerate(parts):
@@ -124,11 +156,14 @@ class AutoencoderTask(pl.LightningModule):
         if not self._guard.passes(step, means):
             return None
         optimizer.step()
+        if self._quantizer is not None:
+            self._quantizer.update_codebook()
         return reconstructions, means
 
     def _discriminator_step(
         self, parts: list[Tensor], reconstructions: list[Tensor], step: int
-    ) -> dict[str, Tensor]:
+    ) -> tuple[bool, dict[str, Tensor]]:
+        """Whether the step was taken, and what to log."""
         optimizer = cast("list[Any]", self.optimizers())[1].optimizer
         optimizer.zero_grad()
         logs = []
@@ -140,9 +175,10 @@ class AutoencoderTask(pl.LightningModule):
         means = mean_logs(logs)
         if not self._scaled:
             means["disc_grad_norm"] = self._clip(optimizer, None)
-        if self._guard.passes(step, means):
+        fit = self._guard.passes(step, means)
+        if fit:
             self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
-        return means
+        return fit, means
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         if len(images) % self.micro_batches:

@@ -55,12 +55,15 @@ class EMACallback(pl.Callback):
         self._last_step = 0
         self._swapped = ExitStack()
 
-    def on_fit_start(self, trainer: Any, task: Any) -> None:
+    def on_fit_start(self, _trainer: Any, task: Any) -> None:
         """Start from the live weights, or from the average of the checkpoint resumed from."""
         self.ema = EMA(task.model, self.decay)
         if self._loaded is not None:
             self.ema.load_state_dict(self._loaded)
             self._loaded = None
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Count steps from where a resumed run stands, which is known only now."""
         self._last_step = trainer.global_step
 
     def on_load_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:

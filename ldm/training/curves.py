@@ -23,9 +23,10 @@ def draw_curves(metrics: Path, out: Path) -> None:
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
-        for split, style in (("train", "-"), ("val", "o-")):
+        for split in ("train", "val"):
             points = curves.get(f"{split}/{name}")
             if points:
+                style = "o-" if split == "val" or len(points) == 1 else "-"
                 steps, values = zip(*points, strict=True)
                 axes.plot(steps, values, style, markersize=3, linewidth=1, label=split)
         if "loss" in name and all(

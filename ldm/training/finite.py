@@ -58,9 +58,9 @@ class FiniteGuard:
         if self._stop or self._in_a_row > MAX_SKIPPED:
             again = "" if self._in_a_row == 1 else f", for the {self._in_a_row}th batch in a row"
             raise TrainingError(
-                f"step {step}: {names} not finite (NaN or infinite){again}; the weights are as "
-                "they were before this batch and can be resumed from. Look for damaged images or "
-                "lower the learning rate; under 16-mixed use bf16-mixed or 32-true"
+                f"step {step}: {names} not finite (NaN or infinite){again}; nothing of it has "
+                "reached the weights, and the run can be resumed. Look for damaged images or lower "
+                "the learning rate; under 16-mixed use bf16-mixed or 32-true"
             )
         logger.warning("step %d: %s not finite (NaN or infinite): batch left out", step, names)
         return False

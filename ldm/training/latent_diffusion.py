@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldm.checkpoint import left_out, optional_parts
+from ldm.conditioners.pretrained import PretrainedModule
+from ldm.diffusion.conditioning import check_batch
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
@@ -55,6 +58,29 @@ class LatentDiffusionTask(pl.LightningModule):
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples
 
+    def state_dict(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What checkpoints hold: all but the parts that have a file of their own."""
+        state: dict[str, Any] = super().state_dict(**kwargs)
+        outside = tuple(kwargs.get("prefix", "") + part for part in optional_parts(self))
+        for key in [key for key in state if key.startswith(outside)]:
+            del state[key]  # in place: it may be the caller's
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load strictly, except that parts with a file of their own may be absent."""
+        missing = left_out(self, state_dict, super().state_dict())
+        if missing:
+            state_dict = {**state_dict, **missing}
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def on_fit_start(self) -> None:
+        """Read what no checkpoint has brought, rather than in the midst of the first step."""
+        for module in self.model.modules():
+            if isinstance(module, PretrainedModule):
+                module.fill()
+
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that is not frozen."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -76,6 +102,11 @@ class LatentDiffusionTask(pl.LightningModule):
         """Measure the scale factor if neither the config nor a checkpoint gave one."""
         if not self.model.has_scale_factor:
             measure_scale_factor(self, self._scale_factor_samples)
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], _dataloader_idx: int) -> Any:
+        """Refuse bad values while they are on the CPU, where looking costs nothing."""
+        check_batch(self.model.conditioners, batch)
+        return batch
 
     def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
         """The denoising loss of one batch."""

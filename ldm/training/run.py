@@ -13,18 +13,33 @@ from omegaconf import DictConfig, OmegaConf
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config, save_config
 from ldm.errors import CheckpointError, ConfigError
+from ldm.initialise import InitFrom, initialise
 from ldm.load import inline_pretrained, pretrained_checkpoints
 from ldm.training.processes import is_main_process
 from ldm.training.run_folder import RunFolder
 from ldm.training.trainer import make_trainer
 
 
-def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
+def train(
+    config: DictConfig,
+    folder: RunFolder,
+    resume: bool = False,
+    init: InitFrom | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
     """Train ``config`` in ``folder``, from the start or from its newest checkpoint.
+
+    Args:
+        config: what to train.
+        folder: where.
+        resume: continue from the folder's newest checkpoint.
+        init: weights to begin with; a run that is resumed has begun and takes none.
+        say: called with each line about the weights that it began with.
 
     Raises:
         ConfigError: the config cannot be built.
-        CheckpointError: the checkpoint to resume from is missing or does not fit.
+        CheckpointError: the checkpoint to resume from is missing or does not fit, or that to begin
+            with does not; then nothing was written.
     """
     if resume and not folder.last.exists():
         raise CheckpointError(
@@ -37,11 +52,15 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     pl.seed_everything(config.get("seed", 0) + offset, workers=True, verbose=False)
     # On resume all weights, those of a frozen first stage included, come from the checkpoint.
     task, data = build(inlined if resume else config)
+    check_data(task, data)
+    if init is not None and not resume:
+        begin(task, init, say)
     folder.path.mkdir(parents=True, exist_ok=True)
     if resume:
         _check_fit(task, folder.last)  # before anything in the folder is changed
     if is_main_process():
         fresh = {"step": 0, "seconds": 0, "inputs": pretrained_checkpoints(config)}
+        fresh["init_from"] = None if init is None else init.record()
         folder.write_status(state="started", **({} if resume else fresh))
         save_config(inlined, folder.config)
     trainer = make_trainer(config, folder, task)
@@ -51,6 +70,10 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
     except SystemExit:  # how Lightning ends after Ctrl-C
         if not trainer.interrupted:
             raise
+    except Exception:
+        if is_main_process():
+            folder.write_status(state="failed", step=trainer.global_step)
+        raise
     finished = trainer.state.finished and not trainer.interrupted
     if finished:
         trainer.save_checkpoint(folder.last)
@@ -62,6 +85,31 @@ def train(config: DictConfig, folder: RunFolder, resume: bool = False) -> None:
         )
     if not finished:
         raise KeyboardInterrupt
+
+
+def check_data(task: Any, data: Any) -> None:
+    """Read one training item and let the task look at it, before anything is written.
+
+    Raises:
+        UserError: the item cannot be read, or the task cannot take it.
+    """
+    if hasattr(data.train, "__getitem__"):
+        item = data.train[0]
+        if hasattr(task, "check_item"):
+            task.check_item(item)
+
+
+def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
+    """Give the model of a task its first weights, and say which they are.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    report = initialise(task.model, init.read(), init.partial)
+    if is_main_process():
+        say(f"initialised from {init.path}")
+        for line in report.lines():
+            say(f"  {line}")
 
 
 def _check_fit(task: Any, checkpoint: Path) -> None:
@@ -88,7 +136,11 @@ def build(config: DictConfig) -> tuple[Any, Any]:
 
 
 def open_run(
-    folder: RunFolder, config: DictConfig, if_exists: str, say: Callable[[str], None]
+    folder: RunFolder,
+    config: DictConfig,
+    if_exists: str,
+    say: Callable[[str], None],
+    init: InitFrom | None = None,
 ) -> None:
     """Start, continue or skip a run, and never mix two.
 
@@ -96,25 +148,31 @@ def open_run(
         folder: the run's folder.
         config: what the user asks for now.
         if_exists: ``error``, or ``resume`` to continue or reuse a folder with the *same* config.
-        say: called with one line about what is done.
+        say: called with one line at a time about what is done.
+        init: weights to begin with.
     """
     if not is_main_process():
         # The main process checks and reports, and writes into the folder meanwhile: look only at
         # what it does not touch before all processes train.
         reuse = if_exists == "resume"
         if not (reuse and folder.complete):
-            train(config, folder, resume=reuse and folder.last.exists())
+            train(config, folder, reuse and folder.last.exists(), init)
         return
     if not folder.config.exists():
         say(f"starting {folder.path}")
-        train(config, folder)
+        train(config, folder, init=init, say=say)
         return
+    if if_exists == "error" and not folder.last.exists():
+        raise ConfigError(
+            f"{folder.path} exists already and holds no checkpoint: delete it to start again, or "
+            "choose another name with name=..."
+        )
     if if_exists == "error":
         raise ConfigError(
             f"{folder.path} exists already: continue it with --resume {folder.path}, or choose "
             "another name with name=..."
         )
-    _check_same(folder, config)
+    _check_same(folder, config, init)
     if folder.complete:
         say(f"{folder.path} is complete: reusing it")
     elif folder.last.exists():
@@ -122,10 +180,10 @@ def open_run(
         train(config, folder, resume=True)
     else:
         say(f"{folder.path} holds no checkpoint yet: starting again")
-        train(config, folder)
+        train(config, folder, init=init, say=say)
 
 
-def _check_same(folder: RunFolder, config: DictConfig) -> None:
+def _check_same(folder: RunFolder, config: DictConfig, init: InitFrom | None) -> None:
     remedy = f"delete {folder.path} or choose another name with name=..."
     before = _flatten(OmegaConf.to_container(load_config(folder.config), resolve=True))
     now = _flatten(OmegaConf.to_container(inline_pretrained(config), resolve=True))
@@ -139,6 +197,19 @@ def _check_same(folder: RunFolder, config: DictConfig) -> None:
     for path, digest in pretrained_checkpoints(config).items():
         if inputs.get(path) != digest:
             raise ConfigError(f"{folder.path} was trained on another version of {path}: {remedy}")
+    began = folder.status().get("init_from")
+    asked = None if init is None else init.record()
+    if _weights(began) != _weights(asked):
+        source = "weights of its own" if began is None else f"those of {began['checkpoint']}"
+        raise ConfigError(
+            f"{folder.path} began with {source}, not with what --init-from says now: give the same "
+            f"again, or {remedy}"
+        )
+
+
+def _weights(init: dict[str, Any] | None) -> Any:
+    """What makes two initialisations the same: the files, wherever they lie."""
+    return None if init is None else (init["sha256"], init["partial"])
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

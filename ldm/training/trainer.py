@@ -41,6 +41,12 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
         # Lightning neither accumulates for a task with two optimisers nor expects that the backward
         # pass of each leaves out the parameters of the other.
         task.micro_batches = options.pop("accumulate_grad_batches", 1)
+        precision = str(options.get("precision", "32-true"))
+        if precision.endswith("-true") and precision != "32-true":
+            raise ConfigError(
+                f"trainer.precision: a first stage needs weights in float32, not {precision}: "
+                "bf16-mixed computes in bfloat16 and is as fast"
+            )
         if options.get("devices", 1) != 1:
             options.setdefault("strategy", "ddp_find_unused_parameters_true")
     every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}

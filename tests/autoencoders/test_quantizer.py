@@ -75,3 +75,14 @@ def test_mixed_precision_chooses_the_same_codes() -> None:
 def test_other_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(B, 3, h, w\), got \(1, 4, 2, 2\)"):
         golden()(torch.zeros(1, 4, 2, 2))
+
+
+def test_codes_far_from_zero_are_told_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = VectorQuantizer(500, 4)
+    with torch.no_grad():
+        layer.embedding.weight.copy_(torch.randn(500, 4, generator=generator) + 3000)
+    z = torch.randn(2, 4, 16, 16, generator=generator) + 3000
+    tokens = z.movedim(1, -1).reshape(-1, 4).double()
+    want = torch.cdist(tokens, layer.embedding.weight.double()).argmin(1)
+    assert (layer.nearest(z).flatten() == want).float().mean() > 0.998

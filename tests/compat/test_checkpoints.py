@@ -129,3 +129,38 @@ def test_gumbel_quantisers_are_refused(prefix: str) -> None:
     with pytest.raises(CheckpointError, match=r"quantize\.embed\.weight: a GumbelVQ autoencoder"):
         refuse_unsupported([f"{prefix}encoder.conv_in.weight", f"{prefix}quantize.embed.weight"])
     refuse_unsupported(["quantize.embedding.weight"])
+
+
+# -- a first stage that also encodes the condition --------------------------------------------
+
+
+def twice(**changes: Tensor) -> dict[str, Tensor]:
+    names = ("encoder.conv_in.weight", "quantize.embedding.weight")
+    state = {f"first_stage_model.{name}": torch.full((2,), i + 1.0) for i, name in enumerate(names)}
+    copies = {key.replace("first_stage", "cond_stage"): v.clone() for key, v in state.items()}
+    return state | copies | changes
+
+
+def test_the_second_copy_of_a_first_stage_is_dropped_and_written_again() -> None:
+    ours = from_compvis(twice())
+    assert list(ours) == [
+        "autoencoder.encoder.conv_in.weight",
+        "autoencoder.quantize.embedding.weight",
+    ]
+    again = to_compvis(ours, first_stage_twice=True)
+    assert list(again) == list(twice())
+    assert all(torch.equal(again[key], value) for key, value in twice().items())
+    assert not any(key.startswith("cond_stage_model.") for key in to_compvis(ours))
+
+
+@pytest.mark.parametrize("value", [torch.tensor([1.0, 2.0]), torch.zeros(3)])
+def test_two_different_first_stages_are_refused(value: Tensor) -> None:
+    name = "encoder.conv_in.weight"
+    with pytest.raises(CheckpointError, match=rf"^first_stage_model\.{name} and cond_.* differ"):
+        from_compvis(twice(**{f"cond_stage_model.{name}": value}))
+
+
+def test_half_a_second_copy_is_left_to_the_strict_load() -> None:
+    state = twice()
+    del state["cond_stage_model.quantize.embedding.weight"]
+    assert "conditioners.0.encoder.conv_in.weight" in from_compvis(state)

@@ -11,6 +11,10 @@ import torch
 import yaml
 
 from ldm.compat.compvis import is_published, translate, translate_file
+from ldm.conditioners.embeddings import Embeddings
+from ldm.conditioners.layout import LayoutTransformer
+from ldm.conditioners.spatial import ConcatImage, LatentImage, ResizedMask
+from ldm.conditioners.text import TextTransformer
 from ldm.config import instantiate, load_config
 from ldm.diffusion.weighting import LogVariance, Uniform
 from ldm.errors import CheckpointError, ConfigError
@@ -149,16 +153,133 @@ def test_omitted_arguments_have_the_defaults_of_the_original() -> None:
     assert params["tokenizer"]["params"] == {"vocab": "bert-base-uncased", "length": 77}
 
 
-def test_conditioners() -> None:
+def test_class_embedder() -> None:
     classes = build(xattn(class_embedder(n_classes=11), cond_stage_key="class_label"))
     assert classes.conditioners[0].embedding.weight.shape == (11, 12)
     assert classes.conditioners[0].key == "class_label"
+    assert not classes.conditioners[0].frozen
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "entry"),
+    [
+        ("coordinates_bbox", LayoutTransformer, "box_tokens"),
+        ("caption", TextTransformer, "tokens"),
+        ("words", TextTransformer, "words"),
+    ],
+)
+def test_token_embedders(key: str, kind: type, entry: str) -> None:
     params = {"n_embed": 12, "n_layer": 1, "vocab_size": 9, "max_seq_len": 5}
     for name, extra in (("BERTEmbedder", {"use_tokenizer": False}), ("TransformerEmbedder", {})):
         node = {"target": ENCODERS + name, "params": params | extra}
-        text = build(xattn(node, cond_stage_key="coordinates_bbox")).conditioners[0]
-        assert text.key == "coordinates_bbox"
-        assert text.transformer.token_emb.weight.shape == (9, 12)
+        model = build(xattn(node, cond_stage_key=key)).conditioners[0]
+        assert type(model) is kind
+        assert model.key == entry
+        assert model.transformer.token_emb.weight.shape == (9, 12)
+
+
+def test_spatial_rescaler() -> None:
+    params = {"n_stages": 2, "in_channels": 7, "out_channels": 2, "method": "area", "bias": True}
+    node = {"target": ENCODERS + "SpatialRescaler", "params": params}
+    tree = ldm(
+        cond_stage_config=node,
+        cond_stage_key="segmentation",
+        cond_stage_trainable=True,
+        unet_config=unet(in_channels=5),
+    )
+    model = build(tree).conditioners[0]
+    assert (model.stages, model.method, model.multiplier, model.channels) == (2, "area", 0.5, 2)
+    assert [*model.state_dict()] == ["channel_mapper.weight", "channel_mapper.bias"]
+    assert (model.key, model.frozen) == ("segmentation", False)
+
+
+@pytest.mark.parametrize("name", ["ClassEmbedder", "SpatialRescaler"])
+def test_conditioners_that_are_not_trainable_are_frozen(name: str) -> None:
+    if name == "ClassEmbedder":
+        tree = xattn(class_embedder(), cond_stage_key="class_label")
+        tree["params"]["cond_stage_trainable"] = False
+    else:
+        node = {"target": ENCODERS + name, "params": {"in_channels": 7, "out_channels": 3}}
+        tree = ldm(cond_stage_config=node, unet_config=unet(in_channels=6))
+    model = build(tree).train()
+    assert model.conditioners[0].frozen
+    assert model.conditioners[0].in_checkpoint
+    assert not model.conditioners[0].training
+    assert not any(p.requires_grad for p in model.conditioners.parameters())
+    assert any(key.startswith("conditioners.0.") for key in model.state_dict())
+
+
+def test_conditions_that_are_handed_on_as_they_are() -> None:
+    identity = {"target": "torch.nn.Identity"}
+    small = build(
+        ldm(cond_stage_config=identity, cond_stage_key="LR_image", unet_config=unet(in_channels=7))
+    ).conditioners[0]
+    assert isinstance(small, ConcatImage)
+    assert (small.key, small.channels) == ("lr_image", 4)
+    neighbours = build(xattn(identity, cond_stage_key="nix")).conditioners[0]
+    assert isinstance(neighbours, Embeddings)
+    assert (neighbours.key, neighbours.dim) == ("neighbours", 12)
+    for classes, null in ((10, None), (1001, 1000)):
+        tree = ldm(
+            cond_stage_config=identity,
+            cond_stage_key="class_label",
+            conditioning_key="adm",
+            unet_config=unet(num_classes=classes),
+        )
+        label = build(tree).conditioners[0]
+        assert (label.route, label.key, label.null_index) == ("adm", "class_label", null)
+
+
+def test_the_first_stage_encodes_the_masked_image() -> None:
+    masked = {"cond_stage_config": "__is_first_stage__", "cond_stage_key": "masked_image"}
+    parts = build(ldm(**masked, unet_config=unet(in_channels=7))).conditioners
+    assert [type(part) for part in parts] == [LatentImage, ResizedMask]
+    assert [part.key for part in parts] == ["masked_image", "mask"]
+    parts = build(ldm(**masked, unet_config=unet(in_channels=6))).conditioners
+    assert [type(part) for part in parts] == [LatentImage]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected", "pad"),
+    [
+        (
+            "FrozenCLIPEmbedder",
+            {"max_length": 5},
+            {"path": "openai/clip-vit-large-patch14", "length": 5},
+            {},
+        ),
+        (
+            "FrozenOpenCLIPEmbedder",
+            {"freeze": True, "layer": "penultimate"},
+            {
+                "arch": "ViT-H-14",
+                "pretrained": "laion2b_s32b_b79k",
+                "layer": "penultimate",
+                "length": 77,
+            },
+            {"pad": "zero"},
+        ),
+        (
+            "FrozenCLIPTextEmbedder",
+            {"version": "ViT-B/32", "device": "cuda"},
+            {"arch": "ViT-B-32", "pretrained": "openai", "layer": "pooled", "length": 77},
+            {"pad": "zero"},
+        ),
+    ],
+)
+def test_frozen_text_encoders(
+    name: str, params: dict[str, Any], expected: dict[str, Any], pad: dict[str, Any]
+) -> None:
+    node = {"target": ENCODERS + name, "params": params}
+    tree = xattn(node, cond_stage_key="txt")
+    tree["params"]["cond_stage_trainable"] = False
+    (text,) = translate(tree)["params"]["conditioners"]
+    kind = "clip.CLIPText" if name == "FrozenCLIPEmbedder" else "open_clip.OpenCLIPText"
+    assert text["target"] == f"ldm.conditioners.{kind}"
+    tokenizer = text["params"].pop("tokenizer")
+    assert text["params"] == expected
+    assert tokenizer["params"] == {"length": expected["length"], **pad}
+    assert "key" not in text["params"]  # tokens, as of every text
 
 
 def test_the_empty_class_of_imagenet() -> None:
@@ -194,6 +315,7 @@ def test_loss_weighting_and_prediction() -> None:
     assert model.weighting.logvar.shape == (30,)
     assert (model.weighting.simple_weight, model.weighting.elbo_weight) == (2.0, 0.1)
     assert type(model.prediction).__name__ == "X0"
+    assert type(build(ldm(parameterization="v")).prediction).__name__ == "V"
 
 
 def test_scale_by_std_is_measured() -> None:
@@ -243,7 +365,7 @@ P = "model.params"
             f"{P}.num_timesteps_cond: {DDPM} with num_timesteps_cond=2 has no native counterpart, "
             "only None or 1 has",
         ),
-        (ldm(parameterization="v"), f"{P}.parameterization: expected eps or x0, got 'v'"),
+        (ldm(parameterization="s"), f"{P}.parameterization: expected eps, x0 or v, got 's'"),
         (
             ldm(scale_by_std=True, scale_factor=0.2),
             f"{P}.scale_factor: 0.2 contradicts scale_by_std; remove one",
@@ -254,9 +376,23 @@ P = "model.params"
             "cross-attention here, not by 'concat'; set conditioning_key: crossattn",
         ),
         (
-            ldm(cond_stage_config=class_embedder(), conditioning_key="crossattn"),
-            f"{P}.cond_stage_config: a frozen {ENCODERS}ClassEmbedder has no native counterpart; "
-            "set cond_stage_trainable: true (for sampling it makes no difference)",
+            ldm(conditioning_key="film", cond_stage_config={"target": "torch.nn.Identity"}),
+            f"{P}.conditioning_key: 'film' is none of concat, crossattn, hybrid, adm",
+        ),
+        (
+            xattn({"target": ENCODERS + "SpatialRescaler"}),
+            f"{P}.cond_stage_config: {ENCODERS}SpatialRescaler reaches the denoiser by "
+            "concatenation here, not by 'crossattn'; set conditioning_key: concat",
+        ),
+        (
+            ldm(cond_stage_config={"target": "torch.nn.Identity"}, conditioning_key="adm"),
+            f"{P}.cond_stage_config: the size of the condition is not known: "
+            "the UNet has no num_classes",
+        ),
+        (
+            ldm(cond_stage_config="__is_first_stage__", unet_config=unet(in_channels=9)),
+            f"{P}.cond_stage_config: __is_first_stage__ gives 3 channels, and a mask one more, "
+            "but in_channels of the UNet leaves 6",
         ),
         (
             {"target": "ldm.models.diffusion.ddpm.DDPM", "params": {}},
@@ -273,29 +409,39 @@ def test_refusals_name_place_and_reason(tree: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("conditioner", "name"),
+    ("changes", "index", "name"),
     [
-        ("__is_first_stage__", "__is_first_stage__"),
-        ({"target": "torch.nn.Identity"}, "torch.nn.Identity"),
+        ({"cond_stage_config": "__is_second_stage__"}, 0, "__is_second_stage__"),
         (
-            {"target": ENCODERS + "SpatialRescaler", "params": {"n_stages": 2}},
-            ENCODERS + "SpatialRescaler",
+            {"cond_stage_config": {"target": ENCODERS + "FrozenT5Embedder"}},
+            0,
+            ENCODERS + "FrozenT5Embedder",
         ),
-        ({"target": ENCODERS + "FrozenCLIPTextEmbedder"}, ENCODERS + "FrozenCLIPTextEmbedder"),
+        (
+            {
+                "cond_stage_config": {
+                    "target": ENCODERS + "SpatialRescaler",
+                    "params": {"out_channels": 3},
+                },
+                "conditioning_key": "hybrid",
+            },
+            1,
+            "the second condition of a hybrid model",
+        ),
     ],
 )
 def test_only_the_conditioner_without_counterpart_is_refused(
-    tmp_path: Path, conditioner: Any, name: str
+    tmp_path: Path, changes: dict[str, Any], index: int, name: str
 ) -> None:
     file = tmp_path / "theirs.yaml"
-    tree = ldm(cond_stage_config=conditioner, unet_config=unet(in_channels=6))
+    tree = ldm(**changes, unet_config=unet(in_channels=3))
     file.write_text(yaml.safe_dump({"model": tree}))
     config = load_config(file)
-    assert instantiate(config.model.params.denoiser).in_channels == 6
+    assert instantiate(config.model.params.denoiser).in_channels == 3
     assert instantiate(config.model.params.autoencoder).latent_channels == 3
     with pytest.raises(ConfigError) as error:
         instantiate(config.model)
-    place = "model.params.conditioners[0]"
+    place = f"model.params.conditioners[{index}]"
     assert str(error.value) == (
         f"{place}: {name} of the original code has no counterpart in this library yet; "
         f"replace {place} by a native node in a further YAML file"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.conditioners.class_label import ClassLabel
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, DataError
 from tests.parity import assert_close, load_case
 
 
@@ -63,3 +63,19 @@ def test_guidance_without_a_null_class_is_refused() -> None:
 def test_values_that_are_no_ids_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="ids of shape"):
         ClassLabel(10, 4)(labels)
+
+
+@pytest.mark.parametrize("route", ["crossattn", "adm"])
+@pytest.mark.parametrize("wrong", [-1, 10, 12])
+def test_an_unknown_class_is_named(route: Any, wrong: int) -> None:
+    dim = 4 if route == "crossattn" else None
+    model = ClassLabel(10, dim, route=route)
+    with pytest.raises(DataError, match=f"^'class_label': class id {wrong} is outside 0 to 9$"):
+        model(torch.tensor([3, wrong]))
+
+
+def test_no_class_is_an_id_too() -> None:
+    model = ClassLabel(10, 4, null_index=10)
+    model(torch.tensor([3, 10]))
+    with pytest.raises(DataError, match="class id 11 is outside 0 to 9 or 10"):
+        model(torch.tensor([11]))

@@ -8,7 +8,7 @@ import torch
 
 from ldm.conditioners.text import TextTransformer
 from ldm.conditioners.tokenizer import BertTokenizer
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, DataError
 from tests.conditioners.vocabulary import write
 from tests.parity import assert_close, load_case
 
@@ -19,6 +19,22 @@ def test_bert_embedder_golden() -> None:
     model = TextTransformer(c["vocab_size"], c["n_embed"], c["n_layer"], c["max_seq_len"])
     model.load_state_dict(case.weights)
     assert_close(model(case.inputs["tokens"]), case.outputs["z"])
+
+
+def test_transformer_embedder_golden() -> None:
+    case = load_case("transformer_embedder")
+    c = case.config
+    model = TextTransformer(c["vocab_size"], c["n_embed"], c["n_layer"], c["max_seq_len"])
+    model.load_state_dict(case.weights)
+    for i in (0, 1):  # the second one is shorter than the longest sequence
+        assert_close(model(case.inputs[f"tokens.{i}"]), case.outputs[f"z.{i}"])
+    logits = model.transformer.to_logits(model(case.inputs["tokens.0"]))
+    assert_close(logits, case.outputs["logits.0"])
+
+
+def test_a_token_outside_the_vocabulary_is_named() -> None:
+    with pytest.raises(DataError, match=r"^'tokens': token 11 is outside 0 to 10$"):
+        TextTransformer(11, 16, 1, 6)(torch.tensor([[2, 11]]))
 
 
 def test_null_is_the_empty_text(tmp_path: Path) -> None:

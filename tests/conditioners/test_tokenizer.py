@@ -99,3 +99,18 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_length_leaves_room_for_the_ends(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 1"):
         BertTokenizer(write(tmp_path), length=1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (5, "a prompt must be a text or a list of texts, got 5"),
+        (None, "got None"),
+        ({"a": 1}, "got {'a': 1}"),
+        (["red", 5], "a prompt must be a text, got int 5"),
+        ([None], "got NoneType None"),
+    ],
+)
+def test_prompts_of_another_type_are_refused(texts: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{message}$"):
+        BertTokenizer(write(tmp_path), length=4)(texts)

@@ -67,6 +67,7 @@ def test_any_multiple_of_the_factor(sizes: tuple[int, ...]) -> None:
         {**SMALL, "resblock_updown": True, "use_scale_shift_norm": True},
         CROSS,
         {**CROSS, "transformer_depth": 2, "use_checkpoint": True},
+        {**CROSS, "use_linear_in_transformer": True},
     ],
 )
 def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
@@ -121,6 +122,23 @@ def test_conditions_change_the_prediction() -> None:
     ids = torch.tensor([1, 2])
     assert not torch.allclose(model(x, t, y=ids), model(x, t, y=ids + 1), atol=1e-4)
     assert not torch.allclose(model(x, t, y=ids), model(x, t + 500, y=ids), atol=1e-4)
+
+
+def test_linear_projections_are_the_same_function() -> None:
+    """Stable Diffusion 2 stores them without the two axes of a 1x1 convolution."""
+    convolutions = unet(**CROSS)
+    linear = UNet(**CROSS, use_linear_in_transformer=True)
+    state = dict(convolutions.state_dict())
+    names = [key for key in state if key.endswith(("proj_in.weight", "proj_out.weight"))]
+    assert len(names) == 2 * 4
+    state |= {key: state[key][:, :, 0, 0] for key in names}
+    assert list(state) == list(linear.state_dict())
+    linear.load_state_dict(state)
+    x, t = inputs()
+    context = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(linear(x, t, context), convolutions(x, t, context))
+    new = UNet(**CROSS, use_linear_in_transformer=True)
+    assert not new(x, t, context).any(), "starts at zero too"
 
 
 def test_samples_of_a_batch_are_independent() -> None:
@@ -183,6 +201,7 @@ def test_compiles_without_graph_breaks() -> None:
         ({"channel_mult": [2, 4]}, "must start with 1"),
         ({"channel_mult": []}, "must start with 1"),
         ({"context_dim": 8}, "use_spatial_transformer"),
+        ({"use_linear_in_transformer": True}, "needs use_spatial_transformer=True"),
         ({"model_channels": 48}, "48 channels .* multiple of 32"),
         ({"num_head_channels": 24}, "do not fill 64 channels"),
         ({"num_heads": 5}, "over 5 heads"),

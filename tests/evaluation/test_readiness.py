@@ -25,7 +25,19 @@ KL = FirstStageFacts(
 VQ = replace(KL, kl=None, codes=256, codes_used=250, perplexity=180.0, tokens=500 * 64)
 
 
-@pytest.mark.parametrize("facts", [KL, VQ, replace(KL, resampled_psnr=None)])
+# Per-channel numbers in public code that normalises the latents of Stable Diffusion's KL f = 8.
+PUBLISHED = replace(
+    KL,
+    mean=[5.81, 3.25, 0.12, -2.15],
+    std=[4.17, 4.62, 3.71, 3.28],
+    minimum=[-20.0] * 4,
+    maximum=[25.0] * 4,
+    overall_std=5.49,
+    scale_factor=0.18215,
+)
+
+
+@pytest.mark.parametrize("facts", [KL, VQ, replace(KL, resampled_psnr=None), PUBLISHED])
 def test_healthy_numbers_are_ready(facts: FirstStageFacts) -> None:
     assert assess(facts).verdict == READY
     assert assess(facts).reasons == ()
@@ -84,6 +96,13 @@ def test_healthy_numbers_are_ready(facts: FirstStageFacts) -> None:
             CARE,
             ["300 of 8192 codes", "2000 latents are too few", "measure more"],
         ),
+        (
+            replace(KL, std=[1.0, 0.0067, 1.1, 1.0], kl=[5.0, 4.5, 5.0, 5.0], mean=[0.0] * 4,
+                    minimum=[-5, -0.02, -5, -5], maximum=[5, 0.02, 5, 5]),
+            CARE,
+            ["channel 1 of 4 dead, with a standard deviation of 0.0067"],
+        ),
+        (replace(KL, saturated=0.9, saturated_originals=0.9), CARE, ["90.0%", "value_range"]),
         (replace(KL, saturated=0.12), CARE, ["12.0% of the output values", "2.5%", "[-1, 1]"]),
         (replace(KL, saturated=0.5), NOT_READY, ["50.0% of the output values"]),
         (replace(KL, psnr=20.0), CARE, ["20.0 dB is below the 21.0 dB", "disc_weight"]),

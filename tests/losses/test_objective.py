@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
 from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.errors import ConfigError
 from ldm.losses.autoencoder import KLObjective, VQObjective
 from ldm.losses.discriminator import patch_discriminator
 from ldm.losses.perceptual import LPIPS
@@ -45,11 +46,11 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def build(cls: Any, **changes: Any) -> Any:
+def build(cls: Any, norm: str = "batch", **changes: Any) -> Any:
     torch.manual_seed(0)
     options = {"perceptual_weight": 1.0, "disc_start": 10} | changes
     perceptual = LPIPS(widths=(4, 4, 4, 4, 4))
-    return cls(patch_discriminator(width=8), perceptual, **options)
+    return cls(patch_discriminator(width=8, norm=norm), perceptual, **options)
 
 
 X = random(2, 3, 32, 32).clamp(-1, 1)
@@ -59,7 +60,8 @@ X = random(2, 3, 32, 32).clamp(-1, 1)
 
 
 def both_passes(cls: Any, **changes: Any) -> dict[str, Tensor]:
-    objective, decoder = build(cls, r1_weight=1.0, r1_every=1, **changes), Decoder()
+    objective = build(cls, norm="group", r1_weight=1.0, r1_every=1, **changes)
+    decoder = Decoder()
     output = decoder()
     loss, logs = objective.generator(X, output, decoder.layer, 10)
     loss.backward()
@@ -190,6 +192,11 @@ def test_r1_term_of_a_linear_discriminator() -> None:
     with torch.no_grad():
         assert "r1" not in objective.discriminator_loss(x, -x, 10)[1]
     assert not x.requires_grad
+
+
+def test_r1_is_refused_where_batch_norm_mixes_the_images() -> None:
+    with pytest.raises(ConfigError, match="norm: group"):
+        VQObjective(patch_discriminator(width=8), perceptual_weight=0, r1_weight=1.0)
 
 
 def test_r1_trains_the_patch_discriminator() -> None:

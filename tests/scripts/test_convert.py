@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -12,11 +13,12 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import ldm.export
+import ldm.diffusers_export
 from ldm.checkpoint import read_state, save
 from ldm.config import instantiate, save_config
 from ldm.export import differences, export
 from ldm.load import load_model
+from tests import stable_diffusion
 from tests.compat.first_stages import KINDS, build, kl
 from tests.scripts.conftest import Outcome
 from tests.test_export import LATENT_DIFFUSION
@@ -110,7 +112,8 @@ def test_checkpoint_file_with_a_config(script: Script, tmp_path: Path) -> None:
     state = {f"first_stage_model.{key}": v for key, v in build(node).state_dict().items()}
     save({"state_dict": state | {"model.diffusion_model.x": torch.ones(1)}}, tmp_path / "sd.ckpt")
     config = tmp_path / "kl.yaml"
-    save_config(OmegaConf.create({"data_root": "???", "model": node}), config)
+    data = {"data_root": "???", "data": {"root": "${data_root}"}}
+    save_config(OmegaConf.create({**data, "model": node}), config)
     arguments = ("convert.py", tmp_path / "sd.ckpt", "--to", "diffusers", "--out", tmp_path / "vae")
     done(script(*arguments, "--scale-factor", 0.18215, "--config", config))
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"] == 0.18215
@@ -123,7 +126,7 @@ def test_whole_models(script: Script, run_ldm: Path, tmp_path: Path, format: str
     text = done(script("convert.py", run_ldm, "--to", format, "--out", out))
     config = OmegaConf.create({"model": LATENT_DIFFUSION})
     again = load_model(out) if format == "native" else load_model(config, out / "model.ckpt")
-    assert differences(load_model(run_ldm), again) == SAME
+    assert differences(load_model(run_ldm), again) == SAME | {"predictions": 0.0}
     assert ("without config.yaml" in text) is (format == "compvis")
 
 
@@ -135,6 +138,49 @@ def test_first_stage_of_a_model(script: Script, run_ldm: Path, tmp_path: Path, f
     assert differences(whole.autoencoder, load_model(out)) == SAME
     outcome = script("convert.py", out, "--to", "diffusers", "--out", tmp_path / "vae")
     assert f"scaling_factor {float(whole.scale_factor):g} in config.json" in done(outcome)
+
+
+@pytest.mark.parametrize(
+    ("node", "folders"),
+    [
+        (stable_diffusion.MODEL, ["scheduler", "text_encoder", "tokenizer", "unet", "vae"]),
+        (stable_diffusion.UNCONDITIONAL, ["scheduler", "unet", "vqvae"]),
+    ],
+)
+def test_pipelines_and_their_parts(
+    script: Script, tmp_path: Path, node: dict[str, Any], folders: list[str]
+) -> None:
+    config = OmegaConf.create({"name": "sd", "model": node})
+    source = make_run(tmp_path / "run", stable_diffusion.build(node), config)
+    out = tmp_path / "pipeline"
+    text = done(script("convert.py", source, "--to", "diffusers", "--out", out))
+    assert "weights differ by 0, latents differ by 0, images differ by 0, predictions dif" in text
+    assert sorted(p.name for p in out.iterdir()) == sorted([*folders, "model_index.json"])
+    whole: Any = load_model(source)
+    assert differences(whole, load_model(out)) == SAME | {"predictions": 0.0}
+    arguments = ("convert.py", out, "--to", "diffusers", "--overwrite", "--out", out.parent / "x")
+    done(script(*arguments))
+    assert_one_line(
+        script(*arguments[:3], "compvis", "--part", "denoiser", "--out", "y"), "compvis"
+    )
+    for part, network in (("denoiser", whole.denoiser), ("autoencoder", whole.autoencoder)):
+        for format in ("diffusers", "native"):
+            target = tmp_path / f"{part}-{format}"
+            options = ("--part", part, "--to", format, "--out", target)
+            done(script("convert.py", out, *options))
+            assert set(differences(network, load_model(target)).values()) == {0.0}
+
+
+def test_pipelines_that_diffusers_lacks(script: Script, tmp_path: Path) -> None:
+    node = copy.deepcopy(stable_diffusion.MODEL)
+    text = {"vocab_size": 9, "dim": 8, "depth": 1, "length": 3}
+    name = "ldm.conditioners.text.TextTransformer"
+    node["params"]["conditioners"] = [{"target": name, "params": text}]
+    config = OmegaConf.create({"name": "text", "model": node})
+    source = make_run(tmp_path / "run", stable_diffusion.build(node), config)
+    outcome = script("convert.py", source, "--to", "diffusers", "--out", tmp_path / "out")
+    assert_one_line(outcome, "no pipeline for TextTransformer", "--part autoencoder, --part denoi")
+    assert not (tmp_path / "out").exists()
 
 
 def test_half_precision(script: Script, run_ae: Path, tmp_path: Path) -> None:
@@ -167,12 +213,12 @@ def test_nothing_is_overwritten_by_accident(script: Script, run_ae: Path, tmp_pa
 def test_files_that_hold_another_model_are_not_kept(
     script: Script, run_ae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ldm.export.to_diffusers
+    real = ldm.diffusers_export.to_diffusers
 
     def spoilt(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return real(state) | {"quant_conv.bias": torch.zeros(8)}
 
-    monkeypatch.setattr(ldm.export, "to_diffusers", spoilt)
+    monkeypatch.setattr(ldm.diffusers_export, "to_diffusers", spoilt)
     outcome = script("convert.py", run_ae, "--to", "diffusers", "--out", tmp_path / "out")
     assert_one_line(outcome, "do not hold the same model", "latents differ by", "nothing was kept")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -190,7 +236,9 @@ def test_numbers_too_large_for_float16(script: Script, run_ae: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("{ldm}", "--to", "diffusers"), ("writes autoencoders; give --part autoencoder",)),
+        (("{ldm}", "--to", "compvis", "--part", "denoiser"), ("--part denoiser", "native")),
+        (("{ae}", "--to", "native", "--part", "denoiser"), ("there is no denoiser: the source",)),
+        (("{ldm}", "--to", "diffusers", "--scale-factor", "2"), ("--scale-factor: a whole model",)),
         (("{ae}", "--to", "native", "--scale-factor", "2"), ("--scale-factor", "leave it out")),
         (("{ae}", "--to", "native", "--config", "x.yaml"), ("--config goes with a checkpoint",)),
         (("{ae}", "--to", "native", "--checkpoint", "none.ckpt"), ("none.ckpt: no such",)),

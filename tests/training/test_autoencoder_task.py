@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate
 from ldm.data.scenes import SceneDataset
-from ldm.errors import ConfigError, TrainingError
+from ldm.errors import ConfigError, DataError, TrainingError
 from ldm.layers.codebook import code_counts, perplexity
 from ldm.load import load_model
 from ldm.training.finite import MAX_SKIPPED, FiniteGuard
@@ -41,6 +43,18 @@ class ScenesWithNaN(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.scenes[index]
         return item | {"image": item["image"] * float("nan")} if index in self.broken else item
+
+
+class NaNForReal(nn.Module):
+    """A discriminator whose logits are NaN wherever it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Conv2d(3, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = self.kernel.weight.requires_grad and torch.is_grad_enabled()
+        return self.kernel(x) * (float("nan") if trained else 1.0)
 
 
 class BrokenFrom(nn.Module):
@@ -201,6 +215,125 @@ def test_guard_counts_broken_batches_in_a_row() -> None:
         FiniteGuard("stop").passes(4, bad)
     with pytest.raises(ConfigError, match="must be 'skip' or 'stop', got 'ignore'"):
         FiniteGuard("ignore")
+
+
+def test_a_broken_discriminator_loss_stops_training(tmp_path: Path) -> None:
+    """Although the autoencoder goes on stepping, batch after batch."""
+    config = tiny.autoencoder(trainer={"max_steps": 40})
+    config.task.params.objective.params.discriminator = {
+        "target": f"{HERE}.NaNForReal",
+        "params": {},
+    }
+    with pytest.raises(TrainingError, match=rf"disc_loss.* for the {MAX_SKIPPED + 1}th batch"):
+        train(config, RunFolder(tmp_path / "run"))
+
+
+def test_codes_do_not_learn_from_a_batch_that_is_left_out(tmp_path: Path) -> None:
+    """A run that stops at its second batch has the codes of one that was done after the first."""
+    codes = []
+    for steps, broken in ((1, 100), (5, 2)):
+        config = tiny.vq_autoencoder(trainer={"max_steps": steps})
+        config.model.params.quantizer.params |= {"ema_decay": 0.5, "restart_after": 1}
+        config.task.params.on_nonfinite = "stop"
+        objective = config.task.params.objective.params
+        objective.perceptual = {"target": f"{HERE}.BrokenFrom", "params": {"call": broken}}
+        objective.perceptual_weight = 1.0
+        folder = RunFolder(tmp_path / str(steps))
+        with pytest.raises(TrainingError, match="step 1") if broken == 2 else nullcontext():
+            train(config, folder)
+        saved = load_training_checkpoint(folder.last)["state_dict"]
+        codes.append({k: v for k, v in saved.items() if "quantize" in k})
+    assert folder.status()["state"] == "failed"
+    assert codes[0]["model.quantize.ema_count"].sum() > 0
+    for key, value in codes[0].items():
+        assert torch.equal(value, codes[1][key]), key
+
+
+# -- data that do not fit --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 17}, r"17x17 pixels.* multiples of .* f = 2: change image_size"),
+        ({"resolution": [16, 19]}, "16x19 pixels"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = tiny.autoencoder()
+    config.data.params.train.params |= changes
+    with pytest.raises(DataError, match=message):
+        train(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_channels_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    config = tiny.autoencoder()
+    config.model.params.architecture.params.in_channels = 4
+    with pytest.raises(DataError, match=r"3 channels, the model takes 4: set its in_channels"):
+        train(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_in_half_precision_are_refused(tmp_path: Path) -> None:
+    config = tiny.autoencoder(trainer={"precision": "bf16-true"})
+    with pytest.raises(ConfigError, match="bf16-mixed"):
+        train(config, RunFolder(tmp_path / "run"))
+
+
+# -- details of the two steps ----------------------------------------------------------------
+
+
+def test_clipping_and_schedule_reach_whom_they_should(tmp_path: Path) -> None:
+    """Gradients of the autoencoder are clipped, those of the discriminator not; both rates fall."""
+    config = tiny.autoencoder(trainer={"max_steps": 3})
+    params = config.task.params
+    params.objective.params.disc_start = 0
+    params.gradient_clip = 1e-9
+    for name in ("optimizer", "discriminator_optimizer"):
+        params[name] = {"target": "torch.optim.SGD", "partial": True, "params": {"lr": 1.0}}
+    params.lr_schedule = {
+        "target": "ldm.training.lr_schedule.WarmupCosine",
+        "params": {"warmup_steps": 0, "decay_steps": 10, "end": 0.0},
+    }
+    folder = RunFolder(tmp_path / "run")
+    torch.manual_seed(0)
+    train(config, folder)
+    saved = load_training_checkpoint(folder.last)
+    pl_seeded = instantiate_like(config)
+    moved = {"model": 0.0, "discriminator": 0.0}
+    for key, value in saved["state_dict"].items():
+        for part in moved:
+            if part in key and key in pl_seeded and value.is_floating_point():
+                moved[part] = max(moved[part], (value - pl_seeded[key]).abs().max().item())
+    assert moved["model"] < 1e-7
+    assert moved["discriminator"] > 1e-4
+    rates = [state["param_groups"][0]["lr"] for state in saved["optimizer_states"]]
+    assert rates[0] == rates[1] < 0.9
+
+
+def instantiate_like(config: DictConfig) -> dict[str, Tensor]:
+    """The parameters with which ``train`` begins."""
+    import pytorch_lightning as pl
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    task = instantiate(config.task, "task")
+    return {key: value.detach() for key, value in task.named_parameters()}
+
+
+def test_validation_repeats_its_noise(tmp_path: Path) -> None:
+    config = tiny.autoencoder(trainer={"max_steps": 1})
+    task = instantiate(config.task, "task").eval()
+    batch = {"image": torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+    logged: list[dict[str, Tensor]] = []
+    task.log_dict = lambda values, **_: logged.append(values)
+    task._trainer = SimpleNamespace(global_step=0)
+    with torch.no_grad():
+        for _ in range(2):
+            task.validation_step(batch, 3)
+    assert logged[0]["val/psnr"] == logged[1]["val/psnr"]
 
 
 # -- the codebook ----------------------------------------------------------------------------

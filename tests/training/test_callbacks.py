@@ -27,6 +27,18 @@ def test_the_average_moves_once_per_optimiser_step() -> None:
     assert callback.ema.num_updates == 1
 
 
+def test_a_resumed_run_does_not_count_the_steps_before_it() -> None:
+    """Lightning restores its step between the two hooks."""
+    task, callback = _task(0.0), EMACallback(decay=0.5)
+    callback.on_fit_start(Mock(global_step=0), task)
+    callback.on_train_start(Mock(global_step=4), task)
+    callback.on_train_batch_end(Mock(global_step=4), task)  # a batch of accumulation
+    assert callback.ema is not None
+    assert callback.ema.num_updates == 0
+    callback.on_train_batch_end(Mock(global_step=5), task)
+    assert callback.ema.num_updates == 1
+
+
 def test_validation_sees_the_average_and_training_the_live_weights() -> None:
     task, callback = _task(0.0), EMACallback(decay=0.5)
     callback.on_fit_start(Mock(global_step=0), task)

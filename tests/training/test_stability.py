@@ -42,6 +42,8 @@ def stability_config(kind: str, precision: str, processes: int, parts: int) -> D
         "params": {"warmup_steps": 10, "decay_steps": STEPS, "end": 0.1},
     }
     config.task.params.discriminator_optimizer.params = {"lr": 2e-4, "betas": [0.5, 0.9]}
+    if config.data.params.batch_size // (processes * parts) < 4:  # as docs/autoencoders.md advises
+        config.task.params.objective.params.discriminator.params.norm = "group"
     architecture = config.model.params.architecture.params
     architecture.channels, architecture.norm_groups, architecture.z_channels = 16, 4, 4
     config.model.params.embed_dim = 4
@@ -86,7 +88,9 @@ def test_across_the_start_of_the_discriminator(
         assert torch.tensor([value for _, value in points]).isfinite().all(), name
     assert curves["train/disc_loss"][0][0] == DISC_START
     assert curves["train/d_weight"][-1][1] > 0
-    _assert_all_finite(load_training_checkpoint(run / "checkpoints" / "last.ckpt"))
+    saved = load_training_checkpoint(run / "checkpoints" / "last.ckpt")
+    del saved["callbacks"]  # Lightning's best value so far, of a checkpoint without a monitor: inf
+    _assert_all_finite(saved)
     psnr = dict(curves["val/psnr"])
     assert set(psnr) == set(range(20, STEPS + 1, 20))
     assert psnr[DISC_START] > psnr[20]  # it had learnt something to lose

@@ -1,0 +1,128 @@
+"""Byte pairs of CLIP (Radford et al., 2021), as token ids for its text encoders."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ldm.conditioners.tokenizer import MEMORY, check_texts
+from ldm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as BytePairs
+
+Pad = Literal["end", "zero"]
+
+VOCAB_SIZE = 49408
+START, END = VOCAB_SIZE - 2, VOCAB_SIZE - 1
+_MERGES = VOCAB_SIZE - 2 - 2 * 256
+_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class ClipTokenizer:
+    """Lower-cased byte pairs between a start and an end token, padded or cut to ``length``.
+
+    The vocabulary ships with the package ``open_clip``; it is read at the first use and nothing is
+    downloaded. Unlike the package's own tokenizer, this one takes ``<end_of_text>`` in a text for
+    what it is: text.
+
+    Args:
+        length: Ids per text.
+        pad: "end" repeats the end token (CLIP of transformers: Stable Diffusion v1), "zero" fills
+            with 0 (OpenCLIP and the original CLIP: Stable Diffusion v2, retrieval).
+    """
+
+    def __init__(self, length: int = 77, pad: Pad = "end") -> None:
+        if length < 2:
+            raise ValueError(f"length must leave room for start and end, got {length}")
+        if pad not in get_args(Pad):
+            raise ConfigError(f"pad must be one of {', '.join(get_args(Pad))}, got {pad!r}")
+        self.length = length
+        self._padding = END if pad == "end" else 0
+        self._byte_pairs: BytePairs | None = None
+        self._memory: dict[str, Tensor] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return VOCAB_SIZE
+
+    def __call__(self, texts: str | list[str]) -> Tensor:
+        """One text or B texts -> ids (B, length), int64.
+
+        Raises:
+            DataError: If one of them is no text.
+            ConfigError: If ``open_clip`` is not installed.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        check_texts(texts)
+        rows = [self._remembered(text) for text in texts]
+        return torch.stack(rows) if rows else torch.empty(0, self.length, dtype=torch.int64)
+
+    def _remembered(self, text: str) -> Tensor:
+        """Ids (length,) of a text; captions come back every epoch and tokenising them is slow."""
+        ids = self._memory.get(text)
+        if ids is None:
+            ids = self._encode(text)
+            if len(self._memory) < MEMORY:
+                self._memory[text] = ids
+        return ids
+
+    def _encode(self, text: str) -> Tensor:
+        if self._byte_pairs is None:
+            self._byte_pairs = _byte_pairs(_vocabulary())
+        pieces = self._byte_pairs.encode(_clean(text)).ids[: self.length - 2]
+        ids = torch.full((self.length,), self._padding)
+        ids[: len(pieces) + 2] = torch.tensor([START, *pieces, END])
+        return ids
+
+
+def _clean(text: str) -> str:
+    """Text as CLIP was trained on it: mended characters, no HTML, single spaces, lower case."""
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _vocabulary() -> Path:
+    spec = importlib.util.find_spec("open_clip")  # importing it takes seconds
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            'CLIP\'s vocabulary comes with the package open_clip: pip install "ldm[clip]"'
+        )
+    return Path(spec.origin).with_name(_FILE)
+
+
+def _byte_pairs(file: Path) -> BytePairs:
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
+    merges = [(line.split()[0], line.split()[1]) for line in lines[1 : _MERGES + 1]]
+    symbols = _byte_symbols()
+    pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    byte_pairs = Tokenizer(BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>"))
+    byte_pairs.pre_tokenizer = Sequence(
+        [
+            Split(Regex(_WORDS), behavior="removed", invert=True),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return byte_pairs
+
+
+def _byte_symbols() -> list[str]:
+    """The printable characters that stand for the 256 bytes, in the order of the vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
+    printable += range(ord("®"), ord("ÿ") + 1)
+    return [*map(chr, printable), *(chr(256 + n) for n in range(256 - len(printable)))]

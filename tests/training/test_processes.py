@@ -1,0 +1,83 @@
+"""Two processes over gloo train like one with the same batch, and never part ways."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.checkpoint import load_training_checkpoint
+from ldm.training.metrics_log import read_metrics
+from tests.parity import assert_close
+from tests.training import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(config: DictConfig, processes: int, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = OmegaConf.merge(config, {"trainer": {"devices": processes}})  # type: ignore[assignment]
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    command = [sys.executable, "scripts/train.py", str(folder / "config.yaml")]
+    done = subprocess.run(
+        [*command, "--runs", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder / "stderr").write_text(done.stderr)
+    return folder / str(config.name)
+
+
+def _whole_set_in_every_batch(**changes: Any) -> DictConfig:
+    """Each batch is the whole set: its order, which differs with the processes, does not matter."""
+    config = tiny.vq_autoencoder(**changes)
+    config.data.params.batch_size = config.data.params.train.params.length = 8
+    config.model.params.quantizer.params = {"num_codes": 16, "dim": 2, "ema_decay": 0.8}
+    params = config.task.params
+    params.objective.params |= {"disc_start": 1, "disc_warmup": 2, "r1_weight": 1.0, "r1_every": 1}
+    params.objective.params.discriminator.params.norm = "group"  # batch norm sees half a batch
+    for name in ("optimizer", "discriminator_optimizer"):
+        params[name] = {"target": "torch.optim.SGD", "partial": True, "params": {"lr": 0.05}}
+    config.trainer.max_steps = 3
+    config.every = {"log": 1, "validation": 3, "checkpoint": 3, "images": 3}
+    return config
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Gradients, adaptive weight, codebook and its use are those of the whole batch."""
+    config = _whole_set_in_every_batch()
+    runs = [_run(config, processes, tmp_path / str(processes)) for processes in (1, 2)]
+    states = [load_training_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs]
+    for key, value in states[0]["state_dict"].items():
+        if value.is_floating_point():
+            assert_close(states[1]["state_dict"][key], value, rtol=1e-4, what=key)
+    curves = [read_metrics(run / "metrics.jsonl") for run in runs]
+    for name in ("train/d_weight", "train/codebook_usage", "train/epoch_perplexity", "val/psnr"):
+        values = [torch.tensor([value for _, value in curve[name]]) for curve in curves]
+        assert_close(values[1], values[0], rtol=1e-4, what=name)
+    assert max(value for _, value in curves[0]["train/d_weight"]) > 0
+
+
+@pytest.mark.slow
+def test_both_processes_leave_out_a_batch_that_is_broken_in_one(tmp_path: Path) -> None:
+    """Otherwise the one would wait for the gradients of the other for ever."""
+    config = _whole_set_in_every_batch()
+    config.data.params.train = {
+        "target": "tests.training.test_autoencoder_task.ScenesWithNaN",
+        "params": {"broken": [5], "length": 16},
+    }
+    config.model.params.quantizer.params |= {"restart_after": 1}
+    run = _run(config, 2, tmp_path)
+    assert (tmp_path / "stderr").read_text().count("batch left out") >= 1
+    saved = load_training_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(value.isfinite().all() for value in saved.values())
