@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 import torch
@@ -84,6 +85,11 @@ class Objective(nn.Module):
         self.perceptual_weight = perceptual_weight
         self.pixel_loss = pixel_loss
         self.settings = settings
+        self.gradients: deque[Tensor] = deque(maxlen=1)
+
+    def work_in_parts(self, parts: int) -> None:
+        """Expect every batch in so many parts; see :func:`~ldm.losses.adaptive.adaptive_weight`."""
+        self.gradients = deque(self.gradients, maxlen=parts)
 
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part, and is to be trained, at this batch."""
@@ -136,7 +142,9 @@ class Objective(nn.Module):
         if not self.adversarial(step):
             return nll_loss.new_zeros(()), {"disc_factor": factor}
         g_loss = -self.discriminator(image).float().mean()
-        balance = adaptive_weight(nll_loss, g_loss, last_layer, self.settings.max_weight)
+        balance = adaptive_weight(
+            nll_loss, g_loss, last_layer, self.settings.max_weight, self.gradients
+        )
         weight = self.settings.disc_weight * balance.weight
         logs = detached(g_loss=g_loss)
         if torch.is_grad_enabled():

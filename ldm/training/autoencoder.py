@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
@@ -107,6 +108,19 @@ class AutoencoderTask(pl.LightningModule):
         optimizers = [generator, discriminator]
         return optimizers, [scheduler(optimizer, self._lr_schedule) for optimizer in optimizers]
 
+    def on_fit_start(self) -> None:
+        """Tell the objective in how many parts batches come."""
+        self.objective.work_in_parts(self.micro_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the balance of the losses remembers of earlier parts."""
+        checkpoint["gradients"] = list(self.objective.gradients)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with the balance as it was."""
+        gradients = checkpoint.get("gradients", [])
+        self.objective.gradients = deque(gradients, maxlen=max(1, len(gradients)))
+
     def training_step(self, batch: dict[str, Any], _index: int) -> None:
         """One step of the autoencoder, then one of the discriminator."""
         step = self.global_step
@@ -154,6 +168,7 @@ class AutoencoderTask(pl.LightningModule):
         if not self._scaled:
             means["grad_norm"] = self._clip(optimizer.optimizer, self._gradient_clip)
         if not self._guard.passes(step, means):
+            self.objective.gradients.clear()
             return None
         optimizer.step()
         if self._quantizer is not None:
@@ -224,6 +239,8 @@ class AutoencoderTask(pl.LightningModule):
         images = batch["image"]
         output = self.model(images, generator=torch.Generator(self.device).manual_seed(index))
         _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
+        for name in ("d_weight", "disc_factor"):  # a ratio of gradients: not there in validation
+            logs.pop(name, None)
         latents = output.posterior.mode().float()
         logs |= {"latent_mean": latents.mean(), "latent_std": latents.std()}
         logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()

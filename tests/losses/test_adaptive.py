@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,18 @@ def test_two_processes_agree_with_one_of_the_whole_batch(tmp_path: Path) -> None
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), want)
     alone = [torch.stack(adaptive_weight(*gradients_of(half))) for half in BATCH.chunk(2)]
     assert not torch.allclose(torch.stack(alone).mean(0)[0], want[0], rtol=0.01)
+
+
+def test_parts_of_a_batch_agree_with_the_whole() -> None:
+    """Once a whole batch has been seen; a part alone says something else."""
+    earlier: deque[Tensor] = deque(maxlen=4)
+    for part in BATCH.chunk(4):
+        got = adaptive_weight(*gradients_of(part), earlier=earlier)
+    want = adaptive_weight(*gradients_of(BATCH))
+    torch.testing.assert_close(torch.stack(got), torch.stack(want))
+    alone = adaptive_weight(*gradients_of(BATCH[-1:]))
+    assert not torch.allclose(alone.weight, want.weight, rtol=0.01)
+    first = adaptive_weight(*gradients_of(BATCH[:1]), earlier=deque(maxlen=4))
+    assert first == adaptive_weight(*gradients_of(BATCH[:1]))
+    again = adaptive_weight(*gradients_of(BATCH[:1]), earlier=earlier)  # the oldest part leaves
+    torch.testing.assert_close(torch.stack(again), torch.stack(want))

@@ -136,6 +136,21 @@ def test_the_discriminator_accumulates_too(tmp_path: Path) -> None:
     assert [s for s, _ in read_metrics(folder.metrics)["train/disc_loss"]] == [2, 3]
 
 
+def test_a_resumed_run_remembers_the_parts_that_balance_the_losses(tmp_path: Path) -> None:
+    config = tiny.vq_autoencoder(trainer={"accumulate_grad_batches": 2, "max_steps": 4})
+    folder = RunFolder(tmp_path / "run")
+    train(config, folder)
+    saved = load_training_checkpoint(folder.last)["gradients"]
+    assert len(saved) == 2
+    assert all(gradients.abs().sum() > 0 for gradients in saved)
+    task = instantiate(config.task, "task")
+    task.on_load_checkpoint({"gradients": saved})
+    task.micro_batches = 2
+    task.on_fit_start()
+    assert all(map(torch.equal, task.objective.gradients, saved))
+    assert task.objective.gradients.maxlen == 2
+
+
 def test_parts_must_divide_the_batch(tmp_path: Path) -> None:
     config = tiny.autoencoder(trainer={"accumulate_grad_batches": 3})
     with pytest.raises(ConfigError, match=r"accumulate_grad_batches: 3 parts .* it is 4"):
