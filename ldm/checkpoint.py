@@ -145,6 +145,8 @@ def fitting_state(
         state = native_state(checkpoint, ema, buffers)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    if ema:
+        _check_average_is_complete(model, checkpoint)
     expected = model.state_dict()
     state = part_for(state, expected)
     own = [key for key in expected if key == "scale_factor" or is_training_only(key)]
@@ -152,6 +154,16 @@ def fitting_state(
     state = {k: v for k, v in state.items() if k in expected or not is_training_only(k)}
     _check_fit(checkpoint.path, state, expected)
     return {key: state[key].reshape(expected[key].shape) for key in expected}
+
+
+def _check_average_is_complete(model: nn.Module, checkpoint: LoadedCheckpoint) -> None:
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    lacking = sorted(learning - checkpoint.ema.keys())
+    if learning & checkpoint.ema.keys() and lacking:
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(lacking)} weights have no averaged copy, first {lacking[0]}: "
+            "load it with ema=False (--no-ema)"
+        )
 
 
 def optional_parts(model: nn.Module) -> tuple[str, ...]:
@@ -186,7 +198,7 @@ def native_state(
     """
     refuse_unsupported(checkpoint.state_dict)
     if is_compvis_classifier(checkpoint.state_dict):
-        return from_compvis_classifier(checkpoint.state_dict)
+        return from_compvis_classifier(checkpoint.state_dict, schedule)
     if checkpoint.format == "compvis":
         state = from_compvis(checkpoint.state_dict, schedule, ema)
     elif checkpoint.format == "diffusers":

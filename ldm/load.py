@@ -28,6 +28,9 @@ def load_model(
 ) -> nn.Module:
     """Build a model, load its weights and set it to eval mode.
 
+    A ``config.yaml`` names what is to be called, in a folder as well: trust it like a script. Files
+    with weights cannot run anything.
+
     Args:
         source: a folder (of a run; with ``config.yaml`` and ``model.safetensors`` or
             ``model.ckpt``; of a pipeline, an autoencoder or a UNet of diffusers, or with an

@@ -38,7 +38,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.denoiser = nn.Linear(2, 3)
-        self.autoencoder = nn.Linear(2, 2)
+        self.autoencoder = nn.Linear(2, 2).requires_grad_(False)
         self.schedule = NoiseSchedule(timesteps=10)
         self.register_buffer("scale_factor", torch.tensor(0.5))
 
@@ -49,9 +49,10 @@ def filled(model: nn.Module, value: float) -> dict[str, Tensor]:
 
 def training_checkpoint(model: nn.Module) -> dict[str, Any]:
     state = {f"model.{key}": value for key, value in filled(model, 1.0).items()}
+    shadow = {"denoiser.weight": torch.full((3, 2), 2.0), "denoiser.bias": torch.full((3,), 2.0)}
     return {
         "state_dict": state | {"objective.logvar": torch.zeros(())},
-        "ema": {"num_updates": 3, "shadow": {"denoiser.weight": torch.full((3, 2), 2.0)}},
+        "ema": {"num_updates": 3, "shadow": shadow},
         "global_step": 7,
         "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
     }
@@ -68,10 +69,16 @@ def test_native_training_checkpoint(tmp_path: Path) -> None:
     assert loaded.metadata == {"global_step": 7}
     load_weights(model, loaded)
     assert (model.denoiser.weight == 2).all()
-    assert (model.denoiser.bias == 1).all()
+    assert (model.denoiser.bias == 2).all()
+    assert (model.autoencoder.bias == 1).all()
     load_weights(model, loaded, ema=False)
     assert (model.denoiser.weight == 1).all()
-    assert load_training_checkpoint(path)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+    content = load_training_checkpoint(path)
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+    del content["ema"]["shadow"]["denoiser.bias"]  # averaged and raw weights do not mix
+    save(content, path)
+    with pytest.raises(CheckpointError, match=r"1 weights have no averaged copy, first den"):
+        load_weights(model, read_state(path))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -89,6 +96,7 @@ def test_compvis_checkpoint(tmp_path: Path) -> None:
         "model.diffusion_model.weight": ours["denoiser.weight"],
         "model.diffusion_model.bias": ours["denoiser.bias"],
         "model_ema.diffusion_modelweight": torch.full((3, 2), 2.0),
+        "model_ema.diffusion_modelbias": torch.full((3,), 2.0),
         "model_ema.decay": torch.tensor(0.9999),
         "first_stage_model.weight": ours["autoencoder.weight"],
         "first_stage_model.bias": ours["autoencoder.bias"],
@@ -107,6 +115,13 @@ def test_compvis_checkpoint(tmp_path: Path) -> None:
 
     autoencoder = nn.Linear(2, 2)
     load_weights(autoencoder, read_state(path))
+    del state["model_ema.diffusion_modelbias"]
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(
+        CheckpointError, match=r"1 of 2 weights have no averaged copy"
+    ):
+        load_weights(model, read_state(path))
+    load_weights(model, read_state(path), ema=False)
     assert (autoencoder.weight == 1).all(), "the first stage of a whole model's file"
 
     torch.save(state | {"betas": model.schedule.betas * 1.001}, path)

@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 import tarfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from ldm.errors import CheckpointError
 from ldm.initialise import InitFrom
 from ldm.safe_pickle import HostileFileError
 
+ROOT = Path(__file__).parents[1]
 WEIGHTS = {"weight": torch.ones(2)}
 
 
@@ -238,3 +241,23 @@ def test_the_variants_are_hostile_indeed(tmp_path: Path) -> None:
             assert callable(content["state_dict"]["weight"]._backward_hooks[0])
         else:
             assert mark.exists(), variant
+
+
+def test_arrays_of_numpy_cannot_reach_into_memory(tmp_path: Path) -> None:
+    """An array of objects over given bytes: its entries would be addresses."""
+    address = b"\x96" + (8).to_bytes(8, "little") + b"A" * 8
+    code = (
+        b"\x80\x05}X\x0a\0\0\0state_dictcnumpy\nndarray\n"
+        b"(K\x01\x85X\x01\0\0\0O" + address + b"tRK\x00Nss."
+    )
+    torch.save(WEIGHTS, tmp_path / "good.pt")
+    path = tmp_path / "bad.pt"
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(path, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, code if name.endswith("data.pkl") else good.read(name))
+    program = f"from ldm.checkpoint import read_state; read_state({str(path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.returncode  # an exception, no crash
+    assert "CheckpointError" in done.stderr

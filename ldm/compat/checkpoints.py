@@ -114,12 +114,26 @@ def from_compvis(
         elif key not in _INERT and not key.startswith(EMA):
             shadow = shadows.pop(_ema_name(key), None)
             result[native_name(key)] = shadow if ema and shadow is not None else value
+    if ema:
+        _check_average_is_complete(state)
     orphans = [key for key in shadows if not key.startswith(_EMA_OF_LOSS)]  # may be cut off
     if orphans:
         raise CheckpointError(
             f"{len(orphans)} averaged weights belong to no weight of the model, first {orphans[0]}"
         )
     return result
+
+
+def _check_average_is_complete(state: Mapping[str, Tensor]) -> None:
+    """Averaged and raw weights do not mix to a network."""
+    for prefixes in (("model.diffusion_model.",), _NETWORKS):
+        keys = [key for key in state if key.startswith(prefixes)]
+        lacking = [key for key in keys if _ema_name(key) not in state]
+        if 0 < len(lacking) < len(keys):
+            raise CheckpointError(
+                f"{len(lacking)} of {len(keys)} weights have no averaged copy, first {lacking[0]}: "
+                "load it with ema=False (--no-ema)"
+            )
 
 
 def to_compvis(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.compat.checkpoints import SCHEDULE, from_compvis
 from ldm.compat.compvis_diffusion import latent_diffusion
 from ldm.compat.compvis_networks import UNET_NAME, unet
 from ldm.compat.compvis_training import LR_SCHEDULES
@@ -139,8 +140,16 @@ def is_compvis_classifier(keys: Iterable[str]) -> bool:
     return any(key.startswith(_FIRST_STAGE) for key in keys)
 
 
-def from_compvis_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Native names of its weights; of the diffusion model in it, first stage and scale stay."""
+def from_compvis_classifier(
+    state: Mapping[str, Tensor], schedule: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Native names of its weights; of the diffusion model in it, first stage and scale stay.
+
+    Raises:
+        CheckpointError: the noise schedule in the file is not ``schedule``.
+    """
+    inner = {key.removeprefix(_DIFFUSION): value for key, value in state.items()}
+    from_compvis({key: inner[key] for key in SCHEDULE if key in inner}, schedule)
     result: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.startswith(_FIRST_STAGE):

@@ -5,12 +5,7 @@ from __future__ import annotations
 from ldm.conditioners.base import Conditioner
 
 
-def frozen(conditioner: Conditioner, in_checkpoint: bool = True) -> Conditioner:
-    """The given conditioner, which from now on does not learn.
-
-    Args:
-        conditioner: any conditioner.
-        in_checkpoint: whether checkpoints hold its weights all the same.
-    """
-    conditioner.freeze(in_checkpoint)
+def frozen(conditioner: Conditioner) -> Conditioner:
+    """The given conditioner, which from now on does not learn; checkpoints hold its weights."""
+    conditioner.freeze()
     return conditioner

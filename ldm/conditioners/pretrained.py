@@ -53,8 +53,11 @@ class PretrainedModule(nn.Module):
         own = self.state_dict()
         # A loader fills up what a file lacks with the module's own values: these bring nothing.
         given = [name for name in own if prefix + name in state_dict]
-        if any(state_dict[prefix + name].data_ptr() != own[name].data_ptr() for name in given):
+        brought = [n for n in given if state_dict[prefix + n].data_ptr() != own[n].data_ptr()]
+        if len(brought) == len(own):
             self._read = None
+        elif brought and self._read is not None:  # a few only: the others come from the file
+            self.fill()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -148,6 +148,11 @@ def drop_values(
     chance = torch.rand(len(value), generator=generator, device=device)
     dropped = (chance < conditioner.drop_prob).to(value.device)
     null = conditioner.null(len(value), value)
+    if null.shape != value.shape:
+        raise DataError(
+            f"{conditioner.key!r} has shape {(*value.shape,)}, its value for no condition "
+            f"{(*null.shape,)}: give all {(*null.shape[1:],)}, e.g. by the conditioner's tokenizer"
+        )
     return torch.where(dropped.reshape(-1, *(1,) * (value.ndim - 1)), null, value)
 
 

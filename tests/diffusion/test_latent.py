@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoders.identity import AutoencoderIdentity
 from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.conditioners.class_label import ClassLabel
+from ldm.denoisers.unet import UNet
 from ldm.diffusion.conditioning import Conditioning
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.diffusion.prediction import X0, Eps, V
@@ -286,3 +288,24 @@ def test_pixels_are_latents_of_an_identity() -> None:
     x = batch()["image"]
     assert torch.equal(model.encode(x), x)
     assert torch.equal(model.decode(x), x)
+
+
+def test_frozen_conditioners_stay_in_eval_mode() -> None:
+    labels, learning = ClassLabel(3, 4), ClassLabel(3, 4, key="other")
+    labels.freeze()
+    denoiser = UNet(
+        in_channels=3,
+        out_channels=3,
+        model_channels=8,
+        channel_mult=[1],
+        attention_resolutions=[],
+        num_heads=1,
+        use_spatial_transformer=True,
+        context_dim=4,
+        norm_groups=2,
+    )
+    model = LatentDiffusion(denoiser, AutoencoderIdentity(3), NoiseSchedule(), [labels, learning])
+    model.train()
+    assert not labels.training
+    assert learning.training
+    assert not any(p.requires_grad for p in labels.parameters())
