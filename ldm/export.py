@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoint import save
 from ldm.compat import diffusers
-from ldm.compat.checkpoints import to_compvis
+from ldm.compat.checkpoints import is_training_only, to_compvis
 from ldm.compat.compvis_networks import to_compvis_first_stage
 from ldm.compat.unet import UNET_NAME
 from ldm.conditioners.spatial import LatentImage
@@ -32,6 +32,7 @@ from ldm.diffusers_export import write_network, write_pipeline
 from ldm.diffusers_folder import SETTINGS
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import ConfigError
+from ldm.layers.norm import GROUPS
 from ldm.load import load_model
 
 FORMATS = ("native", "compvis", "diffusers")
@@ -151,7 +152,7 @@ def differences(one: nn.Module, other: nn.Module) -> dict[str, float]:
 
 def _comparable(model: nn.Module) -> dict[str, Tensor]:
     """Weights with queries, keys and values of all attention in the same order."""
-    state = model.state_dict()
+    state = {k: v for k, v in model.state_dict().items() if not is_training_only(k)}
     for name, module in model.named_modules():
         if getattr(module, "use_new_attention_order", False):
             for key in (f"{name}.qkv.weight", f"{name}.qkv.bias"):
@@ -173,6 +174,7 @@ def _export_compvis(
     model: nn.Module, weights: Mapping[str, Tensor], config: DictConfig, folder: Path
 ) -> None:
     if isinstance(model, LatentDiffusion):
+        _refuse_other_groups(_node(config), "model")
         # The original code samples with the averaged copy; without one it would be the initial one.
         names = [key for key, _ in model.denoiser.named_parameters(prefix="denoiser")]
         shadow = {key: weights[key] for key in names}
@@ -184,6 +186,16 @@ def _export_compvis(
         save_config(tree, folder / "config.yaml")
         state = to_compvis(weights)
     save({"state_dict": state}, folder / "model.ckpt")
+
+
+def _refuse_other_groups(node: Any, path: str) -> None:
+    """The original code always normalises in 32 groups, which no weight tells."""
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        if key == "norm_groups" and value != GROUPS:
+            raise ConfigError(f"{path}.{key}: the original code has {GROUPS} only, not {value}")
+        _refuse_other_groups(value, f"{path}.{key}")
 
 
 def _node(config: DictConfig) -> Any:

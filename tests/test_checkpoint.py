@@ -117,9 +117,7 @@ def test_compvis_checkpoint(tmp_path: Path) -> None:
     load_weights(autoencoder, read_state(path))
     del state["model_ema.diffusion_modelbias"]
     torch.save({"state_dict": state}, path)
-    with pytest.raises(
-        CheckpointError, match=r"1 of 2 weights have no averaged copy"
-    ):
+    with pytest.raises(CheckpointError, match=r"1 of 2 weights have no averaged copy"):
         load_weights(model, read_state(path))
     load_weights(model, read_state(path), ema=False)
     assert (autoencoder.weight == 1).all(), "the first stage of a whole model's file"

@@ -28,19 +28,19 @@ LATENT_DIFFUSION: dict[str, Any] = {
     "target": "ldm.diffusion.latent.LatentDiffusion",
     "params": {
         "scale_factor": 0.25,
-        "autoencoder": kl(),
+        "autoencoder": kl(channels=32, norm_groups=32),
         "schedule": {"target": "ldm.diffusion.schedule.NoiseSchedule", "params": {"timesteps": 9}},
         "denoiser": {
             "target": "ldm.denoisers.unet.UNet",
             "params": {
                 "in_channels": 4,
                 "out_channels": 4,
-                "model_channels": 8,
+                "model_channels": 32,
                 "channel_mult": [1],
                 "num_res_blocks": 1,
                 "attention_resolutions": [],
                 "num_heads": 1,
-                "norm_groups": 4,
+                "norm_groups": 32,
             },
         },
     },
@@ -185,6 +185,17 @@ def test_whole_model(format: str, tmp_path: Path) -> None:
         averaged = [key for key in state if key.startswith("model_ema.diffusion_model")]
         assert len(averaged) == len(list(model.denoiser.parameters()))
         assert not (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("part", ["autoencoder.params.architecture", "denoiser"])
+def test_other_groups_than_the_original_has_are_refused(part: str, tmp_path: Path) -> None:
+    """No weight tells them, so the original would compute something else without a word."""
+    config = config_of(LATENT_DIFFUSION)
+    OmegaConf.update(config, f"model.params.{part}.params.norm_groups", 8)
+    model = instantiate(config.model)
+    with pytest.raises(ConfigError, match=rf"{part}.params.norm_groups: the original code has 32"):
+        export(model, config, tmp_path, "compvis")
+    assert not list(tmp_path.iterdir())
 
 
 def test_first_stage_of_a_whole_model(tmp_path: Path) -> None:

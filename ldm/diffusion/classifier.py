@@ -15,7 +15,7 @@ from ldm.diffusion.guidance import ClassifierGuidance
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.diffusion.sampling import Denoise
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.errors import DataError
+from ldm.errors import ConfigError, DataError
 
 IGNORED = -100
 """Label of a pixel that has none; torch's cross-entropy passes over it."""
@@ -50,6 +50,11 @@ class NoisyLatentClassifier(nn.Module):
         label_key: str = "class_label",
     ) -> None:
         super().__init__()
+        taken = getattr(network, "in_channels", autoencoder.latent_channels)
+        if taken != autoencoder.latent_channels:
+            raise ConfigError(
+                f"the classifier has in_channels={taken}, the latents {autoencoder.latent_channels}"
+            )
         self.network = network
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
         self.schedule = schedule

@@ -105,8 +105,7 @@ def check_fit(
             _check_width(conditioner, denoiser)
         elif conditioner.route == "concat":
             maps.append(conditioner)
-    if maps:
-        _check_channels(maps, denoiser, latent_channels)
+    _check_channels(maps, denoiser, latent_channels)
 
 
 def _check_width(conditioner: Conditioner, denoiser: Any) -> None:
@@ -129,10 +128,9 @@ def _check_channels(maps: list[Conditioner], denoiser: Any, latent_channels: int
     wanted = getattr(denoiser, "in_channels", None)
     if wanted in (None, latent_channels + sum(known)) or len(known) < len(maps):
         return
-    listed = " + ".join(f"{count} of {name}" for name, count in counts.items())
+    listed = "".join(f" + {count} of {name}" for name, count in counts.items())
     raise ConfigError(
-        f"the denoiser has in_channels={wanted}, but gets {latent_channels} of the latent + "
-        f"{listed}"
+        f"the denoiser has in_channels={wanted}, but gets {latent_channels} of the latent{listed}"
     )
 
 

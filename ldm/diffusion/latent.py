@@ -21,7 +21,7 @@ from ldm.diffusion.prediction import Eps, Prediction
 from ldm.diffusion.sampling import Denoise, NoiseSource, Sampler, Step
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.diffusion.weighting import Uniform, Weighting
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, DataError
 
 LOSSES = ("l1", "l2")
 EPS = Eps()
@@ -174,9 +174,10 @@ class LatentDiffusion(nn.Module):
         """Raw network output in float32."""
         if cond.concat is not None:
             if cond.concat.shape[2:] != x.shape[2:]:
-                raise ValueError(
-                    f"conditions to concatenate have size {tuple(cond.concat.shape[2:])}, "
-                    f"latents {tuple(x.shape[2:])}"
+                keys = [part.key for part in self.conditioners if part.route == "concat"]
+                raise DataError(
+                    f"{', '.join(keys)}: maps to concatenate have size "
+                    f"{tuple(cond.concat.shape[2:])}, latents {tuple(x.shape[2:])}"
                 )
             x = torch.cat([x, cond.concat], dim=1)
         return self.denoiser(x, t, context=cond.context, y=cond.y).float()

@@ -162,6 +162,10 @@ def open_run(
         say(f"starting {folder.path}")
         train(config, folder, init=init, say=say)
         return
+    if not folder.last.exists() and folder.status().get("state") == "failed":
+        say(f"{folder.path} failed before its first checkpoint: starting again")
+        train(config, folder, init=init, say=say)
+        return
     if if_exists == "error" and not folder.last.exists():
         raise ConfigError(
             f"{folder.path} exists already and holds no checkpoint: delete it to start again, or "

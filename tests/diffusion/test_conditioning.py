@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -209,3 +211,10 @@ def test_joint_training_golden() -> None:
     optimizer.step()
     moved = torch.stack([part.embedding.weight for part in parts], 1)
     assert_close(moved, tokens - want)
+
+
+def test_a_denoiser_for_other_latents_is_refused() -> None:
+    denoiser = SimpleNamespace(in_channels=3)
+    check_fit([], denoiser, 3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"in_channels=3, but gets 4 of the latent$"):
+        check_fit([], denoiser, 4)  # type: ignore[arg-type]

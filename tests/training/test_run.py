@@ -257,3 +257,16 @@ def test_ctrl_c_is_recorded_and_can_be_resumed(
     monkeypatch.undo()
     train(tiny.autoencoder(), folder, resume=True)
     assert folder.complete
+
+
+def test_a_run_that_failed_at_once_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    folder, said = RunFolder(tmp_path / "run"), []
+    config = tiny.autoencoder(trainer={"accumulate_grad_batches": 3})  # does not divide the batch
+    with pytest.raises(ConfigError, match="accumulate_grad_batches"):
+        open_run(folder, config, "error", said.append)
+    assert folder.status()["state"] == "failed"
+    open_run(folder, tiny.autoencoder(), "error", said.append)
+    assert folder.complete
+    assert said[-1] == f"{folder.path} failed before its first checkpoint: starting again"
+    with pytest.raises(ConfigError, match="exists already"):
+        open_run(folder, tiny.autoencoder(), "error", said.append)
