@@ -55,15 +55,15 @@ def train(
     check_data(task, data)
     if init is not None and not resume:
         begin(task, init, say)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    trainer = make_trainer(config, folder, task)
     if resume:
-        _check_fit(task, folder.last)  # before anything in the folder is changed
+        _check_fit(task, folder.last)
+    folder.path.mkdir(parents=True, exist_ok=True)  # nothing was written before
     if is_main_process():
         fresh = {"step": 0, "seconds": 0, "inputs": pretrained_checkpoints(config)}
         fresh["init_from"] = None if init is None else init.record()
         folder.write_status(state="started", **({} if resume else fresh))
         save_config(inlined, folder.config)
-    trainer = make_trainer(config, folder, task)
     start, before = time.monotonic(), folder.status().get("seconds", 0)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)

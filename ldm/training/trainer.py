@@ -38,25 +38,8 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
     """
     options = trainer_options(config)
     if not task.automatic_optimization:
-        # Lightning neither accumulates for a task with two optimisers nor expects that the backward
-        # pass of each leaves out the parameters of the other.
-        task.micro_batches = options.pop("accumulate_grad_batches", 1)
-        precision = str(options.get("precision", "32-true"))
-        if precision.endswith("-true") and precision != "32-true":
-            raise ConfigError(
-                f"trainer.precision: a first stage needs weights in float32, not {precision}: "
-                "bf16-mixed computes in bfloat16 and is as fast"
-            )
-        if options.get("devices", 1) != 1:
-            options.setdefault("strategy", "ddp_find_unused_parameters_true")
-    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
-    unknown = set(config.get("every", {})) - set(every)
-    if unknown:
-        raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
-    every |= dict(config.get("every", {}))
-    for key, value in every.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"every.{key}: expected a number of steps from 1, got {value!r}")
+        _adapt_to_two_optimisers(options, task)
+    every = _intervals(config)
     decay = config.get("ema_decay")
     if decay is not None and not 0 <= decay < 1:
         raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
@@ -103,6 +86,34 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
+    """Take from the options of Lightning what a task has to do that optimises by hand."""
+    # Lightning neither accumulates for a task with two optimisers nor expects that the backward
+    # pass of each leaves out the parameters of the other.
+    task.micro_batches = options.pop("accumulate_grad_batches", 1)
+    precision = str(options.get("precision", "32-true"))
+    if precision.endswith("-true") and precision != "32-true":
+        raise ConfigError(
+            f"trainer.precision: a first stage needs weights in float32, not {precision}: "
+            "bf16-mixed keeps them and computes in bfloat16"
+        )
+    if options.get("devices", 1) != 1:
+        options.setdefault("strategy", "ddp_find_unused_parameters_true")
+
+
+def _intervals(config: DictConfig) -> dict[str, int]:
+    """The checked node ``every``: steps between logs, validations, checkpoints and images."""
+    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
+    unknown = set(config.get("every", {})) - set(every)
+    if unknown:
+        raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
+    every |= dict(config.get("every", {}))
+    for key, value in every.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"every.{key}: expected a number of steps from 1, got {value!r}")
+    return every
 
 
 def trainer_options(config: DictConfig) -> dict[str, Any]:

@@ -296,6 +296,7 @@ def test_weights_in_half_precision_are_refused(tmp_path: Path) -> None:
     config = tiny.autoencoder(trainer={"precision": "bf16-true"})
     with pytest.raises(ConfigError, match="bf16-mixed"):
         train(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 # -- details of the two steps ----------------------------------------------------------------
