@@ -119,8 +119,8 @@ class Late(nn.Module):
 class OneStep:
     """A sampler: believe the first estimate."""
 
-    def num_steps(self, schedule: NoiseSchedule) -> int:
-        return 1
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        return torch.tensor([schedule.timesteps - 1])
 
     def __call__(
         self,
@@ -129,8 +129,9 @@ class OneStep:
         schedule: NoiseSchedule,
         noise: NoiseSource,
         project: Project | None = None,
+        begin: int = 0,
     ) -> Iterator[Step]:
-        t = schedule.timesteps - 1
+        t = int(self.times(schedule))
         x0, _ = denoise(x, torch.full((len(x),), t))
         yield Step(0, t, x0, x0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ldm.diffusion.conditioning import (
 )
 from ldm.diffusion.guidance import ClassifierFreeGuidance
 from ldm.diffusion.prediction import Eps, Prediction
-from ldm.diffusion.sampling import Denoise, NoiseSource, Sampler, Step
+from ldm.diffusion.sampling import Denoise, NoiseSource, Progress, Sampler, run_sampler
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.diffusion.weighting import Uniform, Weighting
 from ldm.errors import ConfigError, DataError
@@ -199,6 +199,12 @@ class LatentDiffusion(nn.Module):
         both = self._denoise_under(stack(uncond, cond))
         return ClassifierFreeGuidance(both, guidance_scale)
 
+    def conditional_denoise(self, batch: Mapping[str, Any], guidance_scale: float = 1.0) -> Denoise:
+        """The model under the conditions of a batch, guided away from no condition."""
+        guided = guidance_scale != 1 and len(self.conditioners) > 0
+        uncond = self.unconditional(batch) if guided else None
+        return self.denoise(self.condition(batch), uncond, guidance_scale)
+
     def _denoise_under(self, cond: Conditioning) -> Denoise:
         def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             output = self._output(x, t, cond)
@@ -215,7 +221,7 @@ class LatentDiffusion(nn.Module):
         noise: NoiseSource,
         guidance_scale: float = 1.0,
         count: int | None = None,
-        progress: Callable[..., Iterable[Step]] | None = None,
+        progress: Progress | None = None,
         guide: Callable[[Denoise], Denoise] | None = None,
     ) -> Tensor:
         """Generate images.
@@ -236,22 +242,19 @@ class LatentDiffusion(nn.Module):
         n = len(next(iter(batch.values()))) if batch else count
         if n is None or count not in (None, n):
             raise ValueError(f"cannot sample {count=} images under a batch of {n}")
-        cond = self.condition(batch)
-        guided = guidance_scale != 1 and len(self.conditioners) > 0
-        uncond = self.unconditional(batch) if guided else None
-        denoise = self.denoise(cond, uncond, guidance_scale)
+        start = noise(self.scale_factor.new_empty(self.latent_shape(n, size)))
+        denoise = self.conditional_denoise(batch, guidance_scale)
         if guide is not None:
             denoise = guide(denoise)
-        start = noise(self.scale_factor.new_empty(self._latent_shape(n, size)))
-        steps: Iterable[Step] = sampler(denoise, start, self.schedule, noise)
-        if progress is not None:
-            steps = progress(steps, total=sampler.num_steps(self.schedule))
-        z = start
-        for step in steps:
-            z = step.x
+        z = run_sampler(sampler, denoise, start, self.schedule, noise, progress=progress)
         return self.decode(z)
 
-    def _latent_shape(self, n: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    def latent_shape(self, n: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Shape of the latents of n images of a size (height, width) in pixels.
+
+        Raises:
+            ConfigError: a side is no multiple of the factor by which the first stage shrinks.
+        """
         factor = self.autoencoder.downsampling_factor
         if size[0] % factor or size[1] % factor:
             raise ConfigError(f"image size {tuple(size)} must be a multiple of {factor}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step
+from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 
 
@@ -24,9 +24,9 @@ class DDPM:
     clip: bool = False
     temperature: float = 1.0
 
-    def num_steps(self, schedule: NoiseSchedule) -> int:
-        """All steps of the schedule."""
-        return schedule.timesteps
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """All time steps, descending."""
+        return torch.arange(schedule.timesteps).flip(0)
 
     def __call__(
         self,
@@ -35,13 +35,14 @@ class DDPM:
         schedule: NoiseSchedule,
         noise: NoiseSource,
         project: Project | None = None,
+        begin: int = 0,
     ) -> Iterator[Step]:
-        """Sample from x (B, ...) ~ N(0, I); no noise is drawn for the last step."""
-        for index in range(schedule.timesteps):
+        """See ``Sampler``; no noise is drawn for the last step."""
+        for index in range(begin, schedule.timesteps):
             step = schedule.timesteps - 1 - index
             if project is not None:
                 x = project(x, step)
-            t = torch.full((len(x),), step, device=x.device)
+            t = same_time(step, x)
             x0, _ = denoise(x, t)
             if self.clip:
                 x0 = x0.clamp(-1, 1)

@@ -309,3 +309,24 @@ def test_frozen_conditioners_stay_in_eval_mode() -> None:
     assert not labels.training
     assert learning.training
     assert not any(p.requires_grad for p in labels.parameters())
+
+
+def test_the_denoiser_under_the_conditions_of_a_batch() -> None:
+    model = build((FakeLabels(),))
+    x, t = torch.randn(4, 3, 4, 3), torch.full((4,), 50)
+    labels = {"label": batch()["label"]}
+    with torch.no_grad():
+        cond, uncond = model.condition(labels), model.unconditional(labels)
+        for scale, calls in ((1.0, [4]), (3.0, [8])):
+            model.denoiser.calls.clear()
+            got = model.conditional_denoise(labels, scale)(x, t)
+            assert [len(call[0]) for call in model.denoiser.calls] == calls
+            for mine, want in zip(got, model.denoise(cond, uncond, scale)(x, t), strict=True):
+                assert_close(mine, want)
+
+
+def test_shape_of_the_latents() -> None:
+    model = build()
+    assert model.latent_shape(5, (8, 6)) == (5, 3, 4, 3)
+    with pytest.raises(ConfigError, match=r"\(8, 7\) must be a multiple of 2"):
+        model.latent_shape(1, (8, 7))

@@ -38,7 +38,7 @@ def sampled_moments(sampler: Sampler, schedule: NoiseSchedule, mean: float, std:
     as its k-th random number and zeros otherwise, the last sample gets zeros only (the mean), and
     the variances of all these independent responses add up.
     """
-    count = sampler.num_steps(schedule) + 1
+    count = len(sampler.times(schedule)) + 1
     impulses = iter(torch.eye(count + 1)[:count])
     denoise = gaussian_denoiser(schedule, torch.tensor(mean), torch.tensor(std))
 

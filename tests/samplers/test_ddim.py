@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.ddim import DDIM, SPACINGS, ddim_coefficients, ddim_timesteps
+from ldm.samplers.ddim import DDIM, ddim_sigma
 from ldm.samplers.noise import SeededNoise
+from ldm.samplers.time_grid import CLEAN, Level, descending_times, noise_levels
 from tests.parity import load_case
 from tests.samplers.analytic import GeneratorNoise, gaussian_denoiser, sampled_moments
 
@@ -19,6 +22,11 @@ def close(got: torch.Tensor, want: torch.Tensor) -> None:
     torch.testing.assert_close(got.float(), want.float(), rtol=1e-5, atol=0)
 
 
+def sigmas(levels: list[Level], eta: float) -> torch.Tensor:
+    """The noise of every update, ascending in time as the original lists it."""
+    return torch.tensor([ddim_sigma(*pair, eta) for pair in pairwise(levels)]).flip(0)
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_published_steps_and_coefficients(tag: str) -> None:
     config = CASE.config[tag]
@@ -27,34 +35,17 @@ def test_published_steps_and_coefficients(tag: str) -> None:
     }
     schedule = NoiseSchedule("linear", config["T"], 0.0015, 0.0195)
     if tag not in OFF:
-        timesteps = ddim_timesteps(config["discretize"], config["steps"], config["T"])
-        assert torch.equal(timesteps, want["timesteps"])
-    table = schedule.exact_alphas_cumprod
-    a, a_prev, sigma = ddim_coefficients(table, want["timesteps"], config["eta"])
-    close(a, want["alphas"])
-    close(a_prev, want["alphas_prev"])
-    close(sigma, want["sigmas"])
-    close((1 - a).sqrt(), want["sqrt_one_minus_alphas"])
+        times = descending_times(config["discretize"], config["steps"], schedule)
+        assert torch.equal(times.flip(0), want["timesteps"])
+    levels = noise_levels(schedule, want["timesteps"].flip(0))
+    squares = torch.tensor([level.alpha**2 for level in levels]).flip(0)
+    close(squares[1:], want["alphas"])
+    close(squares[:-1], want["alphas_prev"])
+    close(sigmas(levels, config["eta"]), want["sigmas"])
+    close(torch.tensor([v.sigma for v in levels[:-1]]).flip(0), want["sqrt_one_minus_alphas"])
     if "sigmas_original_steps" in want:
-        every = ddim_coefficients(table, torch.arange(config["T"]), config["eta"])
-        close(every.sigma, want["sigmas_original_steps"])
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 7, 50, 1000])
-def test_exactly_the_steps_asked_for(spacing: str, total: int) -> None:
-    for steps in range(1, total + 1, max(1, total // 60)):
-        timesteps = ddim_timesteps(spacing, steps, total)
-        assert len(timesteps) == steps
-        assert (timesteps.diff() > 0).all()
-        assert timesteps[0] >= 0
-        assert timesteps[-1] < total
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500])
-def test_published_spacing_where_steps_divide_the_total(steps: int) -> None:
-    published = torch.arange(0, 1000, 1000 // steps) + 1
-    assert torch.equal(ddim_timesteps("uniform", steps, 1000), published)
+        every = noise_levels(schedule, torch.arange(config["T"]).flip(0))
+        close(sigmas(every, config["eta"]), want["sigmas_original_steps"])
 
 
 @pytest.mark.parametrize("steps", range(1, 51))
@@ -69,7 +60,7 @@ def test_the_sampler_takes_as_many_steps(steps: int) -> None:
 
     sampler = DDIM(steps, eta=0.5)
     done = list(sampler(denoise, torch.ones(2, 2), schedule, GeneratorNoise(0)))
-    assert len(calls) == len(done) == sampler.num_steps(schedule) == steps
+    assert len(calls) == len(done) == len(sampler.times(schedule)) == steps
     assert calls == sorted(set(calls), reverse=True) == [s.t for s in done]
     assert [s.index for s in done] == list(range(steps))
     assert all(s.x.isfinite().all() for s in done)
@@ -77,9 +68,9 @@ def test_the_sampler_takes_as_many_steps(steps: int) -> None:
 
 def test_eta_1_on_all_steps_has_the_variance_of_ddpm() -> None:
     schedule = NoiseSchedule("linear", 40, 0.001, 0.05)
-    every = ddim_timesteps("uniform", 40, 40)
-    sigma = ddim_coefficients(schedule.exact_alphas_cumprod, every, 1.0).sigma
-    torch.testing.assert_close((sigma**2).float(), schedule.posterior_variance)
+    every = noise_levels(schedule, descending_times("uniform", 40, schedule))
+    assert every[-1] == CLEAN
+    torch.testing.assert_close(sigmas(every, 1.0) ** 2, schedule.posterior_variance)
 
 
 def test_all_steps_end_on_clean_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.conditioning import Conditioning
-from ldm.diffusion.sampling import Denoise, Step
+from ldm.diffusion.sampling import Denoise, Sampler, Step
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
+from ldm.samplers.plms import PLMS
 from tests.diffusion.golden import RecordedNoise, build_model, build_schedule
 from tests.parity import Case, assert_close, load_case
 
@@ -31,24 +33,53 @@ GUIDED_RUNS = {
 }
 
 
+def strided(stride: int) -> Callable[[int, NoiseSchedule], Tensor]:
+    """The published uniform grid where the stride does not divide T: it has one step too many."""
+    return lambda steps, schedule: (torch.arange(0, schedule.timesteps, stride) + 1).flip(0)
+
+
+PLMS_RUNS = {
+    "plms": PLMS(8, spacing=strided(1000 // 7)),
+    "plms2": PLMS(2),
+}
+
+
 @cache
 def case(name: str) -> Case:
     return load_case(name)
 
 
 @torch.no_grad()
-def run(sampler: DDIM | DDPM, denoise: Denoise, schedule: NoiseSchedule, golden: Case, tag: str):
+def run(sampler: Sampler, denoise: Denoise, schedule: NoiseSchedule, golden: Case, tag: str):
     noise = RecordedNoise(golden.inputs.get(f"{tag}.noise"))
     start = golden.inputs[f"{tag}.x_T"]
     return start, list(sampler(denoise, start, schedule, noise))
 
 
+class Recorder:
+    """A denoiser that remembers at which time steps it was called."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise = denoise
+        self.calls: list[int] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append(int(t[0]))
+        return self.denoise(x, t)
+
+
 def check_ddim(golden: Case, tag: str, start: Tensor, steps: list[Step], every: int = 1) -> None:
     want = golden.outputs
+    if f"{tag}.t_calls" in want:
+        assert [s.t for s in steps] == want[f"{tag}.t_calls"].tolist()
+    check_states(golden, tag, start, steps, every)
+
+
+def check_states(golden: Case, tag: str, start: Tensor, steps: list[Step], every: int = 1) -> None:
+    want = golden.outputs
     assert_close(steps[-1].x, want[f"{tag}.x"])
-    if f"{tag}.t_calls" not in want:
+    if f"{tag}.x_inter" not in want:
         return
-    assert [s.t for s in steps] == want[f"{tag}.t_calls"].tolist()
     left = [(len(steps) - 1 - s.index, s) for s in steps]
     logged = [s for rest, s in left if rest % every == 0 or s.index == 0]
     assert_close(torch.stack([start, *(s.x for s in logged)]), want[f"{tag}.x_inter"])
@@ -73,6 +104,28 @@ def test_ddim_with_guidance(tag: str) -> None:
     denoise = model.denoise(cond) if scale is None else model.denoise(cond, uncond, scale)
     start, steps = run(sampler, denoise, model.schedule, golden, tag)
     check_ddim(golden, tag, start, steps)
+
+
+@pytest.mark.parametrize("tag", PLMS_RUNS)
+def test_plms(tag: str) -> None:
+    golden = case("ldm_uncond_samplers")
+    model = build_model(golden, golden.config["diffusion"])
+    denoise = Recorder(model.denoise(Conditioning()))
+    start, steps = run(PLMS_RUNS[tag], denoise, model.schedule, golden, tag)
+    check_states(golden, tag, start, steps)
+    assert denoise.calls == golden.outputs[f"{tag}.t_calls"].tolist()
+
+
+def test_plms_with_guidance() -> None:
+    golden = case("ldm_crossattn_samplers")
+    model = build_model(golden, golden.config["diffusion"])
+    cond = Conditioning(context=golden.inputs["cond"])
+    uncond = Conditioning(context=golden.inputs["uncond"])
+    denoise = Recorder(model.denoise(cond, uncond, 3.0))
+    sampler = PLMS(7, spacing=strided(1000 // 6))
+    start, steps = run(sampler, denoise, model.schedule, golden, "plms_cfg")
+    check_states(golden, "plms_cfg", start, steps)
+    assert denoise.calls == golden.outputs["plms_cfg.t_calls"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Heun's method on the probability flow (Karras et al. 2022, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
+from ldm.diffusion.schedule import NoiseSchedule
+from ldm.samplers.euler import euler_step
+from ldm.samplers.time_grid import Spacing, check_spacing, descending_times, noise_levels
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Second order: every update but the last averages the slopes at both of its ends.
+
+    Attributes:
+        steps: number of updates, N; they take 2 N - 1 evaluations of the denoiser.
+        spacing: which time steps, see ``descending_times``.
+    """
+
+    steps: int = 25
+    spacing: Spacing = "karras"
+
+    def __post_init__(self) -> None:
+        check_spacing(self.spacing, self.steps)
+
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """The chosen time steps, descending."""
+        return descending_times(self.spacing, self.steps, schedule)
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        schedule: NoiseSchedule,
+        noise: NoiseSource,
+        project: Project | None = None,
+        begin: int = 0,
+    ) -> Iterator[Step]:
+        """See ``Sampler``; no noise is drawn."""
+        times = self.times(schedule)
+        levels = noise_levels(schedule, times, self.spacing)
+        for index in range(begin, len(times)):
+            t, here, there = int(times[index]), levels[index], levels[index + 1]
+            if project is not None:
+                x = project(x, t)
+            x0, slope = denoise(x, same_time(t, x))
+            guess = euler_step(x, slope, here, there)
+            if index + 1 < len(times):
+                _, end_slope = denoise(guess, same_time(int(times[index + 1]), x))
+                guess = euler_step(x, 0.5 * (slope + end_slope), here, there)
+            x = guess
+            yield Step(index, t, x, x0)
