@@ -94,6 +94,12 @@ class LatentDiffusion(nn.Module):
         """Scaled latents z (B, C, h, w) of images x (B, 3, H, W) in [-1, 1]; no gradient."""
         return self.encode_unscaled(x, generator) * self._scale()
 
+    @torch.no_grad()
+    def encode_mode(self, x: Tensor) -> Tensor:
+        """Scaled latents of images x (B, 3, H, W) without chance: the posterior's mode."""
+        latents: Tensor = self.autoencoder.encode(x).mode()
+        return latents.float() * self._scale()
+
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, 3, H, W), not clamped, of scaled latents z (B, C, h, w)."""
         return self.autoencoder.decode(z / self._scale())

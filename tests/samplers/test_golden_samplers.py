@@ -172,22 +172,3 @@ def test_progressive_denoising_from_step_5() -> None:
     assert_close(steps[-1].x, golden.outputs["prog.x"])
     partial = [s.x0 for s in steps if s.t % 2 == 0]
     assert_close(torch.stack(partial), golden.outputs["prog.x0_partials"])
-
-
-def test_project_corrects_the_state_before_each_update() -> None:
-    """The published DDIM inpainting: the known part is renewed at the noise level of each step."""
-    golden = case("ldm_uncond_samplers")
-    model = build_model(golden, golden.config["diffusion"])
-    mask, known = golden.inputs["mask"], golden.inputs["x0_known"]
-    draws = RecordedNoise(golden.inputs["ddim_mask.noise_mask"])
-
-    def project(x: Tensor, t: int) -> Tensor:
-        noised = model.schedule.add_noise(known, draws(x), torch.full((len(x),), t))
-        return noised * mask + (1 - mask) * x
-
-    noise = RecordedNoise(golden.inputs["ddim_mask.noise"])
-    start = golden.inputs["ddim_mask.x_T"]
-    with torch.no_grad():
-        denoise = model.denoise(Conditioning())
-        steps = list(DDIM(5, eta=0.5)(denoise, start, model.schedule, noise, project))
-    check_ddim(golden, "ddim_mask", start, steps)
