@@ -34,12 +34,11 @@ from ldm.samplers.dpm_solver import DPMSolver
 from ldm.samplers.euler import Euler
 from ldm.samplers.heun import Heun
 from ldm.samplers.plms import EQUAL_STEPS, PLMS
-from ldm.samplers.time_grid import noise_levels
+from ldm.samplers.time_grid import SPACINGS, noise_levels
 from ldm.samplers.unipc import UniPC
 
 SCHEDULE = NoiseSchedule("linear", 1000, 0.0015, 0.0195)
 EVALUATIONS = (5, 10, 20, 50, 100)
-SPACINGS = ("uniform", "leading", "trailing", "karras", "logsnr")
 OURS: dict[str, Callable[[int, Any], Sampler]] = {
     "DDIM": lambda n, spacing: DDIM(n, spacing=spacing),
     "PLMS": lambda n, spacing: PLMS(n - 1, spacing),  # the first update takes two evaluations

@@ -6,95 +6,29 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _cli import check_device
 from _evaluation import Data, validation_data
-from _sampling import default_device
+from _model import add_source_options, is_run, load_source, load_yaml, name_of, subject
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ldm.checkpoint import SUFFIXES
-from ldm.config import load_config
 from ldm.data.folder import ImageFolder
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import UserError
-from ldm.load import file_sha256, load_model, run_checkpoint, run_config
+
+__all__ = ["add_source_options", "is_run", "name_of", "subject"]  # for the scripts of stage 1
 
 DEFAULT_SIZE = 256
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """RUN_OR_CHECKPOINT and the options that go with it."""
-    parser.add_argument(
-        "source",
-        metavar="RUN_OR_CHECKPOINT",
-        help="run folder, folder of diffusers, or with --config a checkpoint file",
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        metavar="YAML",
-        help="of a checkpoint file: its config (of this library or the original code), then "
-        "key=value overrides",
-    )
-    parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
-    parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
-    parser.add_argument("--device", default=default_device(), help="cpu, cuda, cuda:1, mps")
-
-
 def load_first_stage(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
     """The model, in eval mode on the device, and the config that describes it."""
-    check_device(arguments.device)
-    source, ema, device = arguments.source, not arguments.no_ema, arguments.device
-    if arguments.checkpoint and Path(source).suffix in SUFFIXES:
-        raise UserError(f"{source} is a checkpoint file itself: leave out --checkpoint")
-    if arguments.config:
-        if Path(source).is_dir() or arguments.checkpoint:
-            raise UserError("--config goes with a checkpoint file as first argument")
-        config = load_yaml("--config", arguments.config, complete=False)  # its data may be absent
-        model: Any = load_model(config, source, ema, device)
-    else:
-        config = run_config(source)
-        model = load_model(source, arguments.checkpoint, ema, device)
+    model, config = load_source(arguments)
     if isinstance(model, LatentDiffusion) or not hasattr(model, "downsampling_factor"):
         raise UserError(
-            f"{source} holds a {type(model).__name__}, not an autoencoder: name the run of stage "
-            "1; to measure a diffusion model, sample first, then use scripts/evaluate.py"
+            f"{arguments.source} holds a {type(model).__name__}, not an autoencoder: name the run "
+            "of stage 1; to measure a diffusion model, sample first, then use scripts/evaluate.py"
         )
     return model, config
-
-
-def load_yaml(option: str, items: list[str], complete: bool = True) -> DictConfig:
-    """YAML files and ``key=value`` overrides of an option, merged; see ``load_config``."""
-    files = [item for item in items if "=" not in item]
-    if not files:
-        raise UserError(f"{option} {items[0]}: name a YAML file before it")
-    overrides = [item for item in items if "=" in item]
-    return load_config(*files, overrides=overrides, complete=complete)
-
-
-def subject(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Which weights are used, for the record."""
-    if arguments.config:
-        file = Path(arguments.source)
-    else:
-        file = run_checkpoint(arguments.source, arguments.checkpoint)
-    return {
-        "source": str(arguments.source),
-        "checkpoint": str(file),
-        "checkpoint_sha256": file_sha256(file),
-        "ema": not arguments.no_ema,
-    }
-
-
-def is_run(source: str) -> bool:
-    """Whether it is the folder of a training run, into which results may be written."""
-    return (Path(source) / "checkpoints").is_dir()
-
-
-def name_of(source: str) -> str:
-    """A short name for a source that is no run."""
-    path = Path(source)
-    return path.resolve().name if path.is_dir() else path.stem
 
 
 def image_channels(model: Any) -> int:

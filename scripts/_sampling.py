@@ -1,245 +1,291 @@
-"""What the sampling scripts share: options, seeds, PNG files, the grid and samples.json."""
+"""What the sampling scripts share: the options, and the model that makes images with them."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import check_device, say
+from _model import (
+    add_source_options,
+    default_device,
+    is_run,
+    load_latent_diffusion,
+    name_of,
+    other_weights,
+    subject,
+)
+from _output import save_png, save_sheet
+from _processes import Processes, own_device
+from _samplers import add_sampler_options, check_sampler_options, choose_sampler, sampler_settings
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, read_image
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.sampling import Denoise, Progress, Sampler
 from ldm.errors import UserError
-from ldm.load import file_sha256, load_model, run_checkpoint, run_config
-from ldm.samplers.ddim import DDIM
-from ldm.samplers.ddpm import DDPM
 from ldm.samplers.noise import SeededNoise
 
-Batch = dict[str, Any]
+__all__ = ["default_device", "save_png", "save_sheet"]  # for the scripts of stage 1
 
-MOST_IN_GRID = 128
+Batch = Mapping[str, Any]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that all sampling scripts have."""
-    result = argparse.ArgumentParser(
+def sampling_parser(description: str | None, size: bool = True) -> argparse.ArgumentParser:
+    """The options that all sampling scripts have; ``size``: also --size."""
+    parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("run", help="run folder of a latent diffusion model, e.g. runs/mine")
-    result.add_argument("--checkpoint", default="last", help="last (default), best, or a file")
-    result.add_argument("--out", type=Path, help="folder to write (default: RUN/generated)")
-    result.add_argument("--sampler", choices=["ddim", "ddpm"], default="ddim")
-    result.add_argument("--steps", type=int, default=50, help="DDIM steps (default: 50)")
-    result.add_argument("--eta", type=float, default=0.0, help="DDIM noise, 0 (default) to 1")
-    result.add_argument(
+    add_source_options(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder to write (default: RUN/generated, or generated-NAME for anything else)",
+    )
+    add_sampler_options(parser)
+    parser.add_argument(
         "--guidance", type=float, default=1.0, help="classifier-free guidance; 1 = off (default)"
     )
-    result.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="image size")
-    result.add_argument("--batch-size", type=int, default=64)
-    result.add_argument(
-        "--seed", type=int, default=0, help="image k uses seed + k, whatever the batch size"
+    parser.add_argument(
+        "--seed", type=int, default=0, help="image k uses seed + k, whatever else (default: 0)"
     )
-    result.add_argument("--no-ema", action="store_true", help="use the live weights")
-    result.add_argument("--device", default=default_device(), help="cpu, cuda, cuda:1, mps")
-    return result
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="images made at once, by each process (default: 64)",
+    )
+    if size:
+        parser.add_argument(
+            "--size",
+            type=int,
+            nargs=2,
+            metavar=("H", "W"),
+            help="image size, multiples of f of the first stage (default: the config's image_size)",
+        )
+    _add_memory_options(parser)
+    return parser
 
 
-def default_device() -> str:
-    """The accelerator if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=list(PRECISIONS),
+        default="fp32",
+        help="of the denoiser (default: fp32); decoding is always fp32",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="denoise in overlapping tiles of N x N latents: for images beyond the training size",
+    )
+    parser.add_argument(
+        "--tile-overlap",
+        type=int,
+        metavar="M",
+        help="latents that neighbouring tiles share (default: half a tile)",
+    )
+    parser.add_argument(
+        "--decode-tile",
+        type=int,
+        metavar="N",
+        help="decode in overlapping tiles of N x N latents: bounded memory",
+    )
 
 
 @dataclass(frozen=True)
 class Job:
     """A model and how to sample from it, from the command line.
 
-    Args:
-        arguments: parsed options of ``parser``.
-        config: config of the run.
+    Attributes:
+        arguments: parsed options of ``sampling_parser``.
+        config: that of the model.
         model: the model, ready to sample.
+        sampler: the sampler.
+        processes: those that share the work.
     """
 
     arguments: argparse.Namespace
     config: DictConfig
     model: LatentDiffusion
+    sampler: Sampler
+    processes: Processes
 
     @staticmethod
     def load(arguments: argparse.Namespace) -> Job:
-        """Read the run; refuse what is no latent diffusion model."""
+        """Read the model; refuse options that cannot be followed.
+
+        Raises:
+            UserError: one line that says which, and why.
+        """
         if arguments.batch_size < 1:
             raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
-        check_device(arguments.device)
-        config = run_config(arguments.run)
-        model = load_model(
-            arguments.run,
-            checkpoint=arguments.checkpoint,
-            ema=not arguments.no_ema,
-            device=arguments.device,
-        )
-        if not isinstance(model, LatentDiffusion):
-            raise UserError(
-                f"{arguments.run} holds a {type(model).__name__}, not a latent diffusion model; "
-                "name the run of stage 2"
-            )
-        return Job(arguments, config, model)
+        check_sampler_options(arguments)
+        arguments.device = own_device(arguments.device)
+        model, config = load_latent_diffusion(arguments)
+        sampler = choose_sampler(arguments, model.schedule)
+        job = Job(arguments, config, model, sampler, Processes.join())
+        job._check_guidance()
+        _use_precision(model, arguments)
+        _use_tiles(model, arguments)
+        return job
 
     @property
     def out(self) -> Path:
         """Folder to write."""
-        return self.arguments.out or Path(self.arguments.run) / "generated"
+        source = self.arguments.source
+        own = Path(source) / "generated" if is_run(source) else Path(f"generated-{name_of(source)}")
+        out: Path | None = self.arguments.out
+        return out or own
 
-    def settings(self) -> dict[str, Any]:
-        """All that is needed to make the same images again."""
-        options = self.arguments
-        checkpoint = run_checkpoint(options.run, options.checkpoint)
-        return {
-            "run": str(options.run),
-            "checkpoint": str(checkpoint),
-            "checkpoint_sha256": file_sha256(checkpoint),
-            "ema": not options.no_ema,
-            "sampler": options.sampler,
-            "steps": options.steps if options.sampler == "ddim" else self.model.schedule.timesteps,
-            "eta": options.eta if options.sampler == "ddim" else None,
-            "guidance": options.guidance,
-            "size": list(self._size()),
-            "seed": options.seed,
-            "device": options.device,
-            "torch": torch.__version__,
-        }
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.arguments.device)
 
-    def _size(self) -> tuple[int, int]:
-        if self.arguments.size:
-            height, width = self.arguments.size
-            return height, width
-        side = self.config.get("image_size")
+    @property
+    def progress(self) -> Progress | None:
+        """Shows the steps of a batch to someone who watches."""
+        if not (self.processes.first and sys.stderr.isatty()):
+            return None
+        return functools.partial(tqdm, desc="steps", leave=False, dynamic_ncols=True)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images: --size, else those of the config.
+
+        Raises:
+            UserError: nobody says, or the model has no images of this size.
+        """
+        given = getattr(self.arguments, "size", None)
+        side = given or self.config.get("image_size")
         if side is None:
-            raise UserError(f"{self.arguments.run}: its config has no image_size; give --size H W")
+            source = self.arguments.source
+            raise UserError(f"{source}: its config has no image_size; give --size H W")
         height, width = (side, side) if isinstance(side, int) else side
+        if min(height, width) < 1:
+            raise UserError(f"--size {height} {width}: must be positive")
+        self.model.latent_shape(1, (height, width))
         return height, width
 
-    def images(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] for one batch of conditions."""
-        options = self.arguments
-        sampler = (
-            DDIM(steps=options.steps, eta=options.eta) if options.sampler == "ddim" else DDPM()
-        )
-        values = {
-            key: value.to(options.device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
-        images: Tensor = self.model.sample(
-            values,
-            size=self._size(),
-            sampler=sampler,
+    def images(
+        self,
+        batch: Batch,
+        seeds: Sequence[int],
+        size: tuple[int, int] | None = None,
+        guidance: float | None = None,
+        guide: Callable[[Denoise], Denoise] | None = None,
+    ) -> Tensor:
+        """Images for one batch of conditions.
+
+        Args:
+            batch: the entries that the conditioners read; may be empty.
+            seeds: one a sample.
+            size: height and width, if not ``size()``.
+            guidance: scale of classifier-free guidance, if not --guidance.
+            guide: see ``LatentDiffusion.sample``.
+
+        Returns:
+            (B, C, H, W) in [-1, 1], float32 on the CPU.
+        """
+        images = self.model.sample(
+            self.to_device(batch),
+            size=size or self.size(),
+            sampler=self.sampler,
             noise=SeededNoise(seeds),
-            guidance_scale=options.guidance,
+            guidance_scale=self.arguments.guidance if guidance is None else guidance,
             count=len(seeds),
+            progress=self.progress,
+            guide=guide,
         )
         return images.clamp(-1, 1).float().cpu()
 
+    def to_device(self, batch: Batch) -> dict[str, Any]:
+        """The batch, where the model is."""
+        return {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
 
-def generate(
-    job: Job,
-    count: int,
-    conditions: Callable[[Sequence[int]], Batch],
-    records: Sequence[dict[str, Any]],
-    columns: int | None = None,
-) -> None:
-    """Write image k for every k < count, a grid of the first ones, and ``samples.json``.
+    def warn(self, text: str) -> None:
+        """Tell the user what may not be as meant."""
+        if self.processes.first:
+            print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
-    Files that are there already with the same settings are kept, so a killed call can be repeated.
+    def settings(self) -> dict[str, Any]:
+        """All that decides what the images are."""
+        options = self.arguments
+        weights = subject(options)
+        return {
+            "run": weights.pop("source"),
+            **weights,
+            "other_weights": other_weights(options),
+            "config": options.config,
+            "sampler": sampler_settings(options, self.sampler),
+            "guidance": options.guidance,
+            "seed": options.seed,
+            **({"size": list(self.size())} if hasattr(options, "size") else {}),
+            "precision": options.precision,
+            "tile": options.tile,
+            "tile_overlap": options.tile_overlap,
+            "decode_tile": options.decode_tile,
+        }
 
-    Args:
-        job: model and settings.
-        count: number of images.
-        conditions: maps indices of images to their batch of conditions.
-        records: for each image what ``samples.json`` says about it (prompt, label).
-        columns: images per row of the grid.
-    """
-    folder = job.out / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    _refuse_mixture(job.out / "samples.json", job.settings(), records)
-    entries = [
-        {"file": f"images/{k:05d}.png", "seed": job.arguments.seed + k, **records[k]}
-        for k in range(count)
-    ]
-    document = {"settings": job.settings(), "samples": entries}
-    _replace_text(job.out / "samples.json", json.dumps(document, indent=1))
-    missing = [k for k in range(count) if not (job.out / entries[k]["file"]).exists()]
-    if len(missing) < count:
-        say(f"{count - len(missing)} of {count} images are there already")
-    step = job.arguments.batch_size
-    with tqdm(total=len(missing), unit="image", desc="sampling", dynamic_ncols=True) as bar:
-        for start in range(0, len(missing), step):
-            indices = missing[start : start + step]
-            pictures = job.images(conditions(indices), [entries[k]["seed"] for k in indices])
-            for k, picture in zip(indices, pictures, strict=True):
-                save_png(picture, job.out / entries[k]["file"])
-            bar.update(len(indices))
-    shown = min(count, MOST_IN_GRID)
-    columns = columns or math.ceil(math.sqrt(shown))
-    save_grid((job.out / entry["file"] for entry in entries[:shown]), columns, job.out / "grid.png")
-    say(f"{count} images in {folder}   grid {job.out / 'grid.png'}")
+    def _check_guidance(self) -> None:
+        scale, conditioners = self.arguments.guidance, list(self.model.conditioners)
+        if scale == 1:
+            return
+        if not conditioners:
+            raise UserError(
+                f"--guidance {scale:g} has no effect: {self.arguments.source} has no conditions"
+            )
+        if not any(conditioner.drop_prob > 0 for conditioner in conditioners):
+            self.warn(
+                f"--guidance {scale:g}: the config of {self.arguments.source} does not drop "
+                "conditions in training (drop_prob); unless the weights were trained so all the "
+                "same, the images get worse"
+            )
 
 
-def _refuse_mixture(path: Path, settings: dict[str, Any], records: Sequence[Any]) -> None:
-    if not path.exists():
+def _use_precision(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
+    if arguments.precision == "fp32":
         return
-    before = json.loads(path.read_text())
-    same = before["settings"] == settings
-    for entry, record in zip(before["samples"], records, strict=False):
-        same = same and all(entry.get(key) == value for key, value in record.items())
-    if not same:
-        raise UserError(
-            f"{path.parent} holds images made with other settings (see {path.name}); delete it or "
-            "give another --out"
-        )
+    kind = torch.device(arguments.device).type
+    cast = torch.autocast(kind, dtype=PRECISIONS[arguments.precision])
+    setattr(model.denoiser, "forward", cast(model.denoiser.forward))  # noqa: B010
 
 
-def save_png(image: Tensor, path: Path) -> None:
-    """Write an image (C, H, W) in [-1, 1], C = 1, 3 or 4, as PNG, complete or not at all."""
-    _write_png(image.add(1).mul(127.5).round().to(torch.uint8), path)
+def _use_tiles(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
+    if arguments.tile is None and arguments.decode_tile is None:
+        if arguments.tile_overlap is not None:
+            raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
+        return
+    from ldm.autoencoders.tiled import TiledAutoencoder
+    from ldm.denoisers.tiled import TiledDenoiser
+
+    if arguments.tile is not None:
+        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", arguments))
+    if arguments.decode_tile is not None:
+        tiling = _tiling("--decode-tile", arguments)
+        model.autoencoder = TiledAutoencoder(model.autoencoder, tiling)
 
 
-def save_grid(files: Iterable[Path], columns: int, out: Path) -> None:
-    """Lay PNG files out in rows of ``columns`` and write them as one picture."""
-    _write_grid(
-        torch.stack([read_image(str(file), ImageReadMode.RGB) for file in files]), columns, out
-    )
+def _tiling(option: str, arguments: argparse.Namespace) -> Any:
+    from ldm.layers.tiling import Tiling
 
-
-def save_sheet(images: Tensor, columns: int, out: Path) -> None:
-    """Lay images (B, 3, H, W) in [-1, 1] out in rows of ``columns``, as one picture."""
-    _write_grid(images.add(1).mul(127.5).round().to(torch.uint8), columns, out)
-
-
-def _write_grid(pictures: Tensor, columns: int, out: Path) -> None:
-    scale = max(1, 64 // pictures.shape[-1])  # thumbnails of 32 pixels are hard to see
-    pictures = pictures.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    _write_png(make_grid(pictures, nrow=columns, pad_value=255), out)
-
-
-def _write_png(pixels: Tensor, path: Path) -> None:
-    array = pixels.permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
-    temporary = path.with_suffix(".tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
+    size = arguments.tile if option == "--tile" else arguments.decode_tile
+    if size < 2:
+        raise UserError(f"{option} {size}: must be at least 2")
+    overlap = size // 2 if arguments.tile_overlap is None else arguments.tile_overlap
+    if not 0 <= overlap < size:
+        raise UserError(f"--tile-overlap {overlap}: must be within 0 and {size - 1}")
+    return Tiling(size, overlap)

@@ -1,59 +1,136 @@
 """Sample an unconditional or class-conditional latent diffusion model.
 
 Examples:
-  python scripts/sample.py runs/mine --num 64
-  python scripts/sample.py runs/mine --num 1000 --labels uniform --guidance 2
-  python scripts/sample.py runs/mine --num 16 --labels 3,5
+  python scripts/sample.py runs/mine --num-images 64
+  python scripts/sample.py runs/mine --num-images 16 --labels 3,5 --guidance 2 --sampler unipc
+  python scripts/sample.py model.ckpt --config cin256.yaml --size 256 256
+  python scripts/sample.py runs/mine --classifier runs/my-classifier --classifier-scale 3
+  torchrun --standalone --nproc-per-node 8 scripts/sample.py runs/mine --num-images 50000
 
-Writes OUT/images/*.png, OUT/grid.png and OUT/samples.json. Text models: scripts/txt2img.py.
+Writes OUT/images/*.png, OUT/grid.png and OUT/samples.json, which tells how to make them again. A
+call that was killed is repeated as it was: it goes on where it stopped. Image k is that of seed + k
+whatever the number of images, processes and images at once. docs/sampling.md says more.
+
+Models with other conditions have scripts of their own: txt2img.py, inpaint.py, superres.py,
+layout2img.py, semantic2img.py, retrieve2img.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from _classifier import add_classifier_options, classifier_settings, load_classifier
 from _cli import run
-from _sampling import Batch, Job, generate, parser
+from _output import generate
+from _sampling import Job, sampling_parser
+from torch import Tensor
 
 from ldm.conditioners.class_label import ClassLabel
+from ldm.diffusion.classifier import NoisyLatentClassifier
+from ldm.diffusion.sampling import Denoise
 from ldm.errors import UserError
 
 MOST_COLUMNS = 16
+OTHER_SCRIPTS = {
+    "tokens": "txt2img.py",
+    "masked_image": "inpaint.py",
+    "lr_image": "superres.py",
+    "box_tokens": "layout2img.py",
+    "segmentation": "semantic2img.py",
+    "neighbours": "retrieve2img.py",
+}
+"""By the batch entry that a model needs."""
 
 
 def main() -> None:
     """Choose the labels and sample."""
-    options = parser(__doc__)
-    options.add_argument("--num", type=int, default=64, help="number of images (default: 64)")
-    options.add_argument(
-        "--labels",
-        default="uniform",
-        help="classes in turn (uniform, default), drawn at random, or a list such as 3,5",
-    )
-    arguments = options.parse_args()
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num}: must be at least 1")
+    arguments = _parser().parse_args()
+    if arguments.num_images < 1:
+        raise UserError(f"--num-images {arguments.num_images}: must be at least 1")
     job = Job.load(arguments)
+    condition = class_condition(job)
+    classifier = load_classifier(arguments, job.model)
+    classes = _num_classes(condition, classifier)
+    if classes is None:
+        if arguments.labels is not None:
+            raise UserError(
+                f"--labels {arguments.labels} has no effect: {arguments.source} has no classes"
+            )
+        records: list[dict[str, int]] = [{}] * arguments.num_images
+        generate(job, lambda _, seeds: job.images({}, seeds), records, npz=arguments.npz)
+        return
+    labels = choose_labels(
+        arguments.labels or "uniform", arguments.num_images, classes, arguments.seed
+    )
+
+    def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
+        ids = torch.tensor([labels[k] for k in indices])
+        batch = {} if condition is None else {condition.key: ids}
+        guide: Callable[[Denoise], Denoise] | None = None
+        if classifier is not None:
+            guide = classifier.guide(ids.to(job.device), arguments.classifier_scale)
+        return job.images(batch, seeds, guide=guide)
+
+    in_turn = arguments.labels in (None, "uniform") and classes <= MOST_COLUMNS
+    generate(
+        job,
+        make,
+        [{"label": label} for label in labels],
+        columns=classes if in_turn else None,  # a column a class
+        settings=classifier_settings(arguments),
+        npz=arguments.npz,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = sampling_parser(__doc__)
+    parser.add_argument("--num-images", type=int, default=64, help="number of images (default: 64)")
+    parser.add_argument(
+        "--labels",
+        metavar="uniform|random|LIST",
+        help="classes in turn (uniform, default; what published FIDs want), drawn at random, or a "
+        "list such as 3,5, also in turn",
+    )
+    parser.add_argument(
+        "--npz",
+        type=Path,
+        metavar="FILE",
+        help="write all images, and the labels, to this file, too (format of ADM's evaluation)",
+    )
+    add_classifier_options(parser)
+    return parser
+
+
+def class_condition(job: Job) -> ClassLabel | None:
+    """The class condition of a model, None if it is unconditional.
+
+    Raises:
+        UserError: it has other conditions; the line names the script for them.
+    """
     conditioners = list(job.model.conditioners)
     if not conditioners:
-        generate(job, arguments.num, lambda _: {}, [{}] * arguments.num)
-        return
-    if len(conditioners) > 1 or not isinstance(conditioners[0], ClassLabel):
-        kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners)
-        raise UserError(
-            f"{arguments.run} is conditioned on {kinds}; text models: scripts/txt2img.py"
-        )
-    conditioner = conditioners[0]
-    labels = choose_labels(arguments.labels, arguments.num, conditioner.num_classes, arguments.seed)
+        return None
+    if len(conditioners) == 1 and isinstance(conditioners[0], ClassLabel):
+        return conditioners[0]
+    keys = [conditioner.key for conditioner in conditioners]
+    scripts = [OTHER_SCRIPTS[key] for key in keys if key in OTHER_SCRIPTS]
+    raise UserError(
+        f"{job.arguments.source} is conditioned on {', '.join(keys)}: "
+        + (f"use scripts/{scripts[0]}" if scripts else "no script knows how to; see docs")
+    )
 
-    def conditions(indices: Sequence[int]) -> Batch:
-        return {conditioner.key: torch.tensor([labels[k] for k in indices])}
 
-    in_turn = arguments.labels == "uniform" and conditioner.num_classes <= MOST_COLUMNS
-    columns = conditioner.num_classes if in_turn else None  # a column a class
-    records = [{"label": label} for label in labels]
-    generate(job, arguments.num, conditions, records, columns)
+def _num_classes(
+    condition: ClassLabel | None, classifier: NoisyLatentClassifier | None
+) -> int | None:
+    """The classes that both know, None if there are none."""
+    counts = [] if condition is None else [condition.num_classes]
+    if classifier is not None:
+        counts.append(classifier.network.out_channels)  # type: ignore[arg-type]
+    return min(counts, default=None)
 
 
 def choose_labels(policy: str, count: int, num_classes: int, seed: int) -> list[int]:

@@ -87,6 +87,9 @@ def make_world(root: Path) -> None:
             pixels = noise.integers(0, 255, (40, 48, 3), np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.jpg")
             (root / name / f"{i}.txt").write_text("a red circle")
+    shape = Image.new("L", (48, 40), 255)
+    shape.paste(0, (10, 10, 30, 30))
+    shape.save(root / "shape.png")
     (root / "arrays").mkdir()
     for i in range(2):
         np.save(root / "arrays" / f"{i}.npy", noise.integers(0, 9, (40, 48, 12)))
@@ -98,6 +101,8 @@ def outside(path: Path, world: Path) -> list[str]:
     overrides = []
     if OmegaConf.is_missing(config, "data_root") or config.get("data_root") is not None:
         overrides.append(f"data_root={world / 'photos'}")
+    if OmegaConf.is_missing(config, "picture"):
+        overrides.append(f"picture={world / 'shape.png'}")
     if "num_classes" in set(config) and not random_data(path):
         overrides.append("num_classes=2")
     return overrides

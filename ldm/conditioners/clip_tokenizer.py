@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from ldm.conditioners.tokenizer import MEMORY, check_texts
+from ldm.conditioners.tokenizer import MEMORY, check_texts, words_beyond
 from ldm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class ClipTokenizer:
         rows = [self._remembered(text) for text in texts]
         return torch.stack(rows) if rows else torch.empty(0, self.length, dtype=torch.int64)
 
+    def cut_off(self, text: str) -> str:
+        """The words of a text that do not fit, from the first that is cut on; "" if all do.
+
+        They are cleaned as the encoder reads them: mended, in lower case.
+        """
+        pairs = self._pairs()
+        return words_beyond(self.length - 2, _clean(text), lambda word: len(pairs.encode(word).ids))
+
     def _remembered(self, text: str) -> Tensor:
         """Ids (length,) of a text; captions come back every epoch and tokenising them is slow."""
         ids = self._memory.get(text)
@@ -76,12 +84,15 @@ class ClipTokenizer:
         return ids
 
     def _encode(self, text: str) -> Tensor:
-        if self._byte_pairs is None:
-            self._byte_pairs = _byte_pairs(_vocabulary())
-        pieces = self._byte_pairs.encode(_clean(text)).ids[: self.length - 2]
+        pieces = self._pairs().encode(_clean(text)).ids[: self.length - 2]
         ids = torch.full((self.length,), self._padding)
         ids[: len(pieces) + 2] = torch.tensor([START, *pieces, END])
         return ids
+
+    def _pairs(self) -> BytePairs:
+        if self._byte_pairs is None:
+            self._byte_pairs = _byte_pairs(_vocabulary())
+        return self._byte_pairs
 
 
 def _clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,6 +75,11 @@ class BertTokenizer:
         check_texts(texts)
         return self._encode(list(texts))
 
+    def cut_off(self, text: str) -> str:
+        """The words of a text that do not fit, from the first that is cut on; "" if all do."""
+        pieces = self._pieces()
+        return words_beyond(self.length - 2, text, lambda word: len(pieces.tokenize(word)))
+
     def _remembered(self, text: str) -> Tensor:
         """Ids (1, length) of a text; captions come back every epoch and tokenising them is slow."""
         ids = self._memory.get(text)
@@ -84,12 +90,15 @@ class BertTokenizer:
         return ids.clone()
 
     def _encode(self, texts: list[str]) -> Tensor:
-        if self._word_pieces is None:
-            self._word_pieces = _word_pieces(_from_hub(self.vocab))
-        encoded = self._word_pieces(
+        encoded = self._pieces()(
             texts, padding="max_length", truncation=True, max_length=self.length
         )
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+
+    def _pieces(self) -> WordPieces:
+        if self._word_pieces is None:
+            self._word_pieces = _word_pieces(_from_hub(self.vocab))
+        return self._word_pieces
 
 
 def check_texts(texts: object) -> None:
@@ -103,6 +112,22 @@ def check_texts(texts: object) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise DataError(f"a prompt must be a text, got {type(text).__name__} {text!r}")
+
+
+def words_beyond(room: int, text: str, count: Callable[[str], int]) -> str:
+    """The words of a text that do not fit into ``room`` pieces, from the first that is cut; or "".
+
+    Args:
+        room: number of pieces that there is room for.
+        text: the text; no piece reaches over its spaces.
+        count: gives the number of pieces of a word.
+    """
+    words = text.split()
+    for index, word in enumerate(words):
+        room -= count(word)
+        if room < 0:
+            return " ".join(words[index:])
+    return ""
 
 
 def _word_pieces(file: Path) -> WordPieces:

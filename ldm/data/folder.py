@@ -10,9 +10,13 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.folder_captions import MODES as CAPTION_MODES
+from ldm.data.folder_captions import choose_caption, find_captions
 from ldm.data.folder_items import Enlargement, FolderItems, check_choice, split_files
-from ldm.data.folder_listing import find_captions, find_classes, list_folder, read_text
+from ldm.data.folder_listing import find_classes, list_folder
 from ldm.data.image_files import MODES, read_image
+from ldm.data.readable_items import EMPTY_CAPTION
+from ldm.data.skips import Skips
 from ldm.data.transforms import Framing, to_tensor
 from ldm.errors import DataError
 
@@ -46,8 +50,9 @@ class ImageFolder(Dataset[dict[str, Any]]):
             largest crop; see ``ldm.data.transforms.Framing``.
         interpolation: nearest, area, bilinear, bicubic or lanczos.
         flip: probability of a horizontal mirror image.
-        captions: txt (beside the image), metadata (metadata.jsonl with file_name and text or
-            caption), none, or auto.
+        captions: txt (beside the image), metadata (metadata.jsonl), json (captions.json), csv
+            (captions.csv), none, or auto; see ``ldm.data.folder_captions``. Where an image has
+            several, each epoch draws one.
         classes: folder (first-level sub-folders, sorted), none, or auto.
         num_classes: how many classes there must be; None accepts any number.
         broken: what an unreadable image does: skip = warn once per file (and worker) and take
@@ -81,7 +86,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         tokenizer: Tokenizer | None = None,
     ) -> None:
         check_choice("mode", mode, MODES)
-        check_choice("captions", captions, ("auto", "txt", "metadata", "none"))
+        check_choice("captions", captions, CAPTION_MODES)
         self.root = Path(root).expanduser()
         self.tokenizer = tokenizer
         height, width = (size, size) if isinstance(size, int) else size
@@ -113,6 +118,11 @@ class ImageFolder(Dataset[dict[str, Any]]):
         """Those that could not be read so far."""
         return self._items.broken_files
 
+    @property
+    def skips(self) -> Skips:
+        """Images that another one replaced, and empty captions, over all workers."""
+        return self._items.skips
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -123,13 +133,15 @@ class ImageFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         file, (image, size) = self._items[index]
         self._enlargement.check(self.root / file, *size)
-        framed = self.framing(image, self._items.draws(index))
-        entries: dict[str, Any] = {"image": to_tensor(framed)}
+        uniform = self._items.draws(index)
+        entries: dict[str, Any] = {"image": to_tensor(self.framing(image, uniform))}
         if self.classes:
             entries["class_label"] = self._class_ids[file.split("/", 1)[0]]
         if self.captions is not None:
-            caption = self.captions.get(file, "")
-            entries["caption"] = read_text(caption) if isinstance(caption, Path) else caption
+            caption = choose_caption(self.captions.get(file, ("",)), uniform)
+            if not caption and file in self.captions:
+                self.skips.add(EMPTY_CAPTION, f"the caption of '{self.root / file}' is empty")
+            entries["caption"] = caption
             if self.tokenizer is not None:
                 entries["tokens"] = self.tokenizer(entries["caption"]).reshape(-1)
         return entries

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-import torch
-
 from ldm.data.folder_listing import choose_split
+from ldm.data.readable_items import ReadableItems
+from ldm.data.skips import Skips
 from ldm.data.transforms import Framing, Uniform
 from ldm.errors import DataError
 
@@ -46,10 +45,7 @@ def split_files(
 
 
 class FolderItems(Generic[T]):
-    """Files of a folder, read when asked for, and random numbers that repeat.
-
-    The numbers for an item depend on (seed, epoch, index) only, so that a resumed run repeats its
-    crops with any number of workers.
+    """Files of a folder, read when asked for; see ``ldm.data.readable_items``.
 
     Args:
         root: the folder.
@@ -63,42 +59,38 @@ class FolderItems(Generic[T]):
     def __init__(
         self, root: Path, files: Sequence[str], read: Callable[[Path], T], broken: str, seed: int
     ) -> None:
-        check_choice("broken", broken, ("skip", "error"))
         self.root, self.files = root, list(files)
-        self.broken_files: set[str] = set()
-        self._read, self._skip, self._seed = read, broken == "skip", seed
-        # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._read_file = read
+        self._items = ReadableItems(f"folder '{root}'", len(self.files), self._read, broken, seed)
 
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def broken_files(self) -> set[str]:
+        """Files that could not be read so far, in this process."""
+        return {self.files[index] for index in self._items.broken}
+
+    @property
+    def skips(self) -> Skips:
+        """How often another file was taken instead, over all workers."""
+        return self._items.skips
+
     def set_epoch(self, epoch: int) -> None:
         """Give the items new draws, also in running workers."""
-        self._epoch.fill_(epoch)
+        self._items.set_epoch(epoch)
 
     def draws(self, index: int) -> Uniform:
         """Source of random numbers in [0, 1) for an item."""
-        return np.random.default_rng((self._seed, int(self._epoch), index)).random
+        return self._items.draws(index)
 
     def __getitem__(self, index: int) -> tuple[str, T]:
         """The file at ``index`` or, if it is broken, the next readable one, and its content."""
-        if not 0 <= index < len(self.files):
-            raise IndexError(f"item {index} of a set of {len(self.files)}")
-        for step in range(len(self.files)):
-            file = self.files[(index + step) % len(self.files)]
-            if file in self.broken_files:
-                continue
-            try:
-                return file, self._read(self.root / file)
-            except DataError as error:
-                if not self._skip:
-                    raise
-                self.broken_files.add(file)
-                _log.warning(
-                    "%s; the next one is used instead (%d so far)", error, len(self.broken_files)
-                )
-        raise DataError(f"folder '{self.root}': not one of {len(self.files)} images is readable")
+        used, value = self._items[index]
+        return self.files[used], value
+
+    def _read(self, index: int) -> T:
+        return self._read_file(self.root / self.files[index])
 
 
 class Enlargement:

@@ -1,10 +1,8 @@
-"""What a folder of images holds: files, captions, classes, and which split a file belongs to."""
+"""What a folder of images holds: files, classes, and which split a file belongs to."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +12,7 @@ from ldm.data.image_files import EXTENSIONS
 from ldm.errors import DataError
 
 METADATA = "metadata.jsonl"
-
-_log = logging.getLogger(__name__)
+CAPTION_TABLES = ("captions.json", "captions.csv")
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Listing:
     images: list[str]
     texts: list[str]
     metadata: list[str]
+    tables: list[str]
 
 
 def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = "image") -> Listing:
@@ -40,7 +38,12 @@ def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = 
     """
     if not root.is_dir():
         raise DataError(f"{what} folder '{root}' does not exist: set root to a folder of {what}s")
-    found: dict[str, list[str]] = {"images": [], "texts": [], "metadata": []}
+    found: dict[str, list[str]] = {
+        "images": [],
+        "texts": [],
+        "metadata": [],
+        "tables": [],
+    }
     for relative in _walk(root):
         suffix = PurePosixPath(relative).suffix.lower()
         if suffix in extensions:
@@ -49,6 +52,8 @@ def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = 
             found["texts"].append(relative)
         elif PurePosixPath(relative).name == METADATA:
             found["metadata"].append(relative)
+        elif PurePosixPath(relative).name in CAPTION_TABLES:
+            found["tables"].append(relative)
     if not found["images"]:
         raise DataError(
             f"{what} folder '{root}' holds no {', '.join(extensions)} file: put {what}s there "
@@ -98,51 +103,6 @@ def find_classes(
     return names
 
 
-def find_captions(root: Path, listing: Listing, mode: str) -> dict[str, str | Path] | None:
-    """Caption, or the text file that holds it, of each image; None if there are no captions.
-
-    Args:
-        root: the folder.
-        listing: what it holds.
-        mode: txt, metadata, none, or auto = metadata if there is such a file, else txt if there
-            is a text file beside an image. In auto mode an image without a caption gets "".
-    """
-    captions: dict[str, str | Path] = {}
-    if mode in ("metadata", "auto") and listing.metadata:
-        captions = dict(_read_metadata(root, listing.metadata))
-    elif mode in ("txt", "auto"):
-        texts = set(listing.texts)
-        beside = (
-            (image, str(PurePosixPath(image).with_suffix(".txt"))) for image in listing.images
-        )
-        captions = {image: root / text for image, text in beside if text in texts}
-    if mode == "none" or (mode == "auto" and not captions):
-        return None
-    missing = [image for image in listing.images if image not in captions]
-    if missing:
-        message = f"{len(missing)} of {len(listing.images)} images have no caption"
-        where = f"the first is '{root / missing[0]}'"
-        if mode != "auto":
-            remedy = (
-                "a .txt file beside each" if mode == "txt" else f"a line in {METADATA} for each"
-            )
-            raise DataError(f"{message}, {where}: write {remedy}, or set captions=auto")
-        _log.warning("%s and get an empty one; %s", message, where)
-    return captions
-
-
-def read_text(path: Path) -> str:
-    """A caption file as one line.
-
-    Raises:
-        DataError: the file is missing or not UTF-8.
-    """
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read caption '{path}' ({error}): save it as UTF-8 text") from error
-
-
 def _class_folders(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:
     parts = [path.split("/", 1) for path in images]
     loose = next((p[0] for p in parts if len(p) == 1), None)
@@ -174,29 +134,3 @@ def _walk(root: Path) -> Iterable[str]:
 def _hash(path: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def _read_metadata(root: Path, files: Sequence[str]) -> Iterable[tuple[str, str]]:
-    for file in files:
-        folder = PurePosixPath(file).parent
-        try:
-            lines = (root / file).read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"cannot read '{root / file}' ({error}): save it as UTF-8") from error
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                name, caption = _parse_metadata(line, f"'{root / file}' line {number}")
-                yield os.path.normpath(folder / name).replace(os.sep, "/"), caption
-
-
-def _parse_metadata(line: str, where: str) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error}): write one object per line") from error
-    name = entry.get("file_name") if isinstance(entry, dict) else None
-    if isinstance(name, str):
-        caption = entry.get("text", entry.get("caption"))
-        if isinstance(caption, str):
-            return name, " ".join(caption.split())
-    raise DataError(f"{where} needs the texts 'file_name' and 'text' (or 'caption')")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.denoisers.unet import downsampling_half
+from ldm.denoisers.unet import continue_to_multiple, downsampling_half
 from ldm.denoisers.unet_layers import UNSET, LayerFactory, TimestepBlock
 from ldm.layers.attention_pool import AttentionPool
 from ldm.layers.initialisation import zeroed
@@ -135,8 +135,8 @@ class EncoderUNet(nn.Module):
         """Logits of noisy latents.
 
         Args:
-            x: (B, in_channels, h, w); sides are multiples of ``downsampling_factor``, and
-                ``image_size`` where the pool is "attention".
+            x: (B, in_channels, h, w) of any size, continued as by the UNet where the sides are no
+                multiples of ``downsampling_factor``; ``image_size`` where the pool is "attention".
             t: Diffusion steps (B,), integer or fractional.
 
         Returns:
@@ -148,7 +148,7 @@ class EncoderUNet(nn.Module):
         self._check(x, t)
         emb = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
         spatial = self.pool in ("spatial", "spatial_v2")
-        h = x
+        h = continue_to_multiple(x, self.downsampling_factor)
         means = []
         for block in (*self.input_blocks, self.middle_block):
             h = block(h, emb)
@@ -157,11 +157,8 @@ class EncoderUNet(nn.Module):
         return self.out(torch.cat(means, dim=1) if spatial else h).to(x.dtype)
 
     def _check(self, x: Tensor, t: Tensor) -> None:
-        factor = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must be (B, {self.in_channels}, h, w), got {tuple(x.shape)}")
-        if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(f"sides of x must be multiples of {factor}, got {tuple(x.shape)}")
         if t.shape != (len(x),):
             raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.denoisers.unet_layers import UNSET, LayerFactory, TimestepBlock
@@ -143,7 +144,8 @@ class UNet(nn.Module):
         """Predict from a noisy latent.
 
         Args:
-            x: (B, in_channels, h, w); sides are multiples of ``downsampling_factor``.
+            x: (B, in_channels, h, w) of any size. Where ``downsampling_factor`` does not divide a
+                side, the last row or column is repeated until it does; the prediction is cut.
             t: Diffusion steps (B,), integer or fractional.
             context: (B, L, context_dim).
             y: Class ids (B,).
@@ -158,7 +160,7 @@ class UNet(nn.Module):
         emb = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
         if y is not None:
             emb = emb + self.label_emb(y)
-        h = x
+        h = continue_to_multiple(x, self.downsampling_factor)
         skips = []
         for block in self.input_blocks:
             h = block(h, emb, context)
@@ -166,17 +168,11 @@ class UNet(nn.Module):
         h = self.middle_block(h, emb, context)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
-        return self.out(h).to(x.dtype)
+        return self.out(h)[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
 
     def _check(self, x: Tensor, t: Tensor, context: Tensor | None, y: Tensor | None) -> None:
-        factor = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must be (B, {self.in_channels}, h, w), got {tuple(x.shape)}")
-        if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(
-                f"sides of x must be multiples of {factor} (there are {factor.bit_length()} levels)"
-                f", got {tuple(x.shape)}"
-            )
         batch = x.shape[0]
         if t.shape != (batch,):
             raise ValueError(f"t must have shape ({batch},), got {tuple(t.shape)}")
@@ -199,6 +195,12 @@ class UNet(nn.Module):
                 f"y must be class ids of shape ({batch},), got "
                 f"{None if y is None else (tuple(y.shape), y.dtype)}"
             )
+
+
+def continue_to_multiple(x: Tensor, factor: int) -> Tensor:
+    """X (B, C, h, w), its last row and column repeated until ``factor`` divides the sides."""
+    below, right = -x.shape[2] % factor, -x.shape[3] % factor
+    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
 
 
 def downsampling_half(

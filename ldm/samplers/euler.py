@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
+from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.samplers.time_grid import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.ddim import DDIM
+from ldm.samplers.time_grid import Level, Spacing, check_spacing, descending_times
 
 
 def euler_step(x: Tensor, slope: Tensor, level: Level, target: Level) -> Tensor:
-    """Follow d(x / alpha) = eps d(sigma / alpha) with eps = ``slope`` from one level to another.
+    """Follow d(x / alpha) = eps d(sigma / alpha) from x at one level, eps = ``slope``, to another.
 
-    In these variables the probability flow has no other term (Karras et al. 2022, eq. 4), and the
-    step is exact where eps does not change.
+    For a slope that does not belong to x. (One that does comes with x0, and target.alpha x0 +
+    target.sigma eps is the same step, precise also where alpha is tiny.)
     """
     shrink = target.alpha / level.alpha
     return shrink * x + (target.sigma - shrink * level.sigma) * slope
@@ -25,6 +26,13 @@ def euler_step(x: Tensor, slope: Tensor, level: Level, target: Level) -> Tensor:
 @dataclass(frozen=True)
 class Euler:
     """First order, one evaluation an update; equal to DDIM with eta 0 on the same time steps.
+
+    In x / alpha and s = sigma / alpha the probability flow is d(x / alpha) = eps ds (Karras et al.
+    2022, eq. 4), and a step along it,
+
+        x_next / alpha_next = x / alpha + (s_next - s) eps,
+
+    is the update of DDIM: alpha_next x0 + sigma_next eps.
 
     Attributes:
         steps: number of denoiser evaluations, kept exactly.
@@ -51,12 +59,4 @@ class Euler:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; no noise is drawn."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
-        for index in range(begin, len(times)):
-            t = int(times[index])
-            if project is not None:
-                x = project(x, t)
-            x0, eps = denoise(x, same_time(t, x))
-            x = euler_step(x, eps, levels[index], levels[index + 1])
-            yield Step(index, t, x, x0)
+        return DDIM(self.steps, spacing=self.spacing)(denoise, x, schedule, noise, project, begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,13 +10,20 @@ from torch import Tensor
 
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.samplers.euler import euler_step
 from ldm.samplers.time_grid import Spacing, check_spacing, descending_times, noise_levels
 
 
 @dataclass(frozen=True)
 class Heun:
     """Second order: every update but the last averages the slopes at both of its ends.
+
+    In x / alpha and s = sigma / alpha the slope is eps. Euler's guess with the first one,
+
+        guess = alpha_next x0 + sigma_next eps,
+
+    is corrected by (s_next - s) / 2 times the difference of both. As the guess is made of either
+    pair of estimates, that is alpha_next (s / s_next - 1) / 2 times the difference of the x0, which
+    keeps its digits where alpha is tiny.
 
     Attributes:
         steps: number of updates, N; they take 2 N - 1 evaluations of the denoiser.
@@ -48,10 +56,10 @@ class Heun:
             t, here, there = int(times[index]), levels[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
-            x0, slope = denoise(x, same_time(t, x))
-            guess = euler_step(x, slope, here, there)
+            x0, eps = denoise(x, same_time(t, x))
+            x = there.alpha * x0 + there.sigma * eps
             if index + 1 < len(times):
-                _, end_slope = denoise(guess, same_time(int(times[index + 1]), x))
-                guess = euler_step(x, 0.5 * (slope + end_slope), here, there)
-            x = guess
+                later, _ = denoise(x, same_time(int(times[index + 1]), x))
+                weight = 0.5 * math.expm1(there.log_snr - here.log_snr)
+                x = x + there.alpha * weight * (later - x0)
             yield Step(index, t, x, x0)

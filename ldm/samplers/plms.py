@@ -10,10 +10,9 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.euler import euler_step
 from ldm.samplers.time_grid import Spacing, check_spacing, descending_times, noise_levels
 
-EQUAL_STEPS = ("uniform", "leading", "trailing")
+EQUAL_STEPS = ("uniform", "leading", "trailing", "linspace")
 ADAMS_BASHFORTH = {
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
@@ -31,7 +30,7 @@ class PLMS:
     Attributes:
         steps: number of updates, kept exactly.
         spacing: which time steps, see ``descending_times``. The combinations hold for equal steps
-            of t only: "uniform", "leading" or "trailing", or steps of one's own that are equal.
+            of t only: "uniform", "leading", "trailing", "linspace", or equal steps of one's own.
     """
 
     steps: int = 50
@@ -66,17 +65,17 @@ class PLMS:
             t, here, there = int(times[index]), levels[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
-            _, eps = denoise(x, same_time(t, x))
+            x0, eps = denoise(x, same_time(t, x))
             slopes = [eps, *slopes[:3]]
             if len(slopes) == 1:
                 following = int(times[min(index + 1, len(times) - 1)])
-                guess = euler_step(x, eps, here, there)
+                guess = there.alpha * x0 + there.sigma * eps
                 _, end_slope = denoise(guess, same_time(following, x))
                 slope = 0.5 * (eps + end_slope)
             else:
                 slope = _combine(slopes)
             x0 = (x - here.sigma * slope) / here.alpha
-            x = euler_step(x, slope, here, there)
+            x = there.alpha * x0 + there.sigma * slope
             yield Step(index, t, x, x0)
 
 

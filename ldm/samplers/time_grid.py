@@ -18,7 +18,7 @@ from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
 
 KARRAS_RHO = 7
-ENDING_CLEAN = ("trailing", "karras", "logsnr")
+ENDING_CLEAN = ("trailing", "linspace", "karras", "logsnr")
 
 Spacing: TypeAlias = str | Callable[[int, NoiseSchedule], Tensor]
 """A name of ``SPACINGS``, or ``f(steps, schedule) -> times``, int64 (steps,), descending."""
@@ -48,6 +48,7 @@ def descending_times(spacing: Spacing, steps: int, schedule: NoiseSchedule) -> T
       ends on clean data.
     - "quad": floor of squares between 0 and 0.8 T, + 1, as published.
     - "trailing": every (T / steps)-th, counted back from the noisiest, T - 1.
+    - "linspace": equal steps from T - 1 to 0, to the nearest time steps.
     - "karras": sigma / alpha falls like the 7th power of a ramp from t = T - 1 to t = 0 (Karras et
       al. 2022, eq. 5), to the nearest time steps.
     - "logsnr": from t = T - 1 to t = 0 in equal steps of the logarithmic signal-to-noise ratio.
@@ -87,9 +88,9 @@ def noise_levels(
 ) -> list[Level]:
     """The noise levels at descending ``times`` (N,) and, last, the one at which sampling ends.
 
-    "trailing", "karras" and "logsnr" end on clean data. The published grids, and those of one's
-    own, end at the level of t = 0; only where t = 0 is itself evaluated does its update lead to
-    clean data.
+    "trailing", "linspace", "karras" and "logsnr" end on clean data. The published grids, and those
+    of one's own, end at the level of t = 0; only where t = 0 is itself evaluated does its update
+    lead to clean data.
     """
     alphas_cumprod = schedule.exact_alphas_cumprod
     levels = [Level(math.sqrt(a), math.sqrt(1 - a)) for a in alphas_cumprod[times].tolist()]
@@ -117,6 +118,10 @@ def _trailing(steps: int, schedule: NoiseSchedule) -> np.ndarray:
     return np.round(total - np.arange(steps) * total / steps).astype(np.int64) - 1
 
 
+def _linspace(steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    return np.linspace(schedule.timesteps - 1, 0, steps).round().astype(np.int64)
+
+
 def _karras(steps: int, schedule: NoiseSchedule) -> np.ndarray:
     log_sigmas = _log_sigmas(schedule)
     noisy, clean = np.exp(log_sigmas[-1] / KARRAS_RHO), np.exp(log_sigmas[0] / KARRAS_RHO)
@@ -133,6 +138,7 @@ SPACINGS: dict[str, Callable[[int, NoiseSchedule], np.ndarray]] = {
     "leading": _leading,
     "quad": _quad,
     "trailing": _trailing,
+    "linspace": _linspace,
     "karras": _karras,
     "logsnr": _logsnr,
 }

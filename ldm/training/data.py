@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ldm.errors import ConfigError, DataError
 
@@ -16,7 +16,8 @@ class DataModule(pl.LightningDataModule):
     """Training and validation loaders over any map-style data sets.
 
     Args:
-        train: data set whose items are dicts with at least ``image`` (3, H, W) in [-1, 1].
+        train: data set whose items are dicts with at least ``image`` (3, H, W) in [-1, 1]. An
+            iterable one shuffles by itself, and gives each process its share and only that.
         validation: the same for validation; its first batches also feed the image grids.
         batch_size: samples per optimiser step over *all* devices and accumulated batches, so that
             one and eight GPUs train alike; must be divisible by devices x accumulation.
@@ -47,6 +48,8 @@ class DataModule(pl.LightningDataModule):
                 f"the training set has {count} items, fewer than batch_size {self.batch_size}: "
                 "add data or lower data.params.batch_size"
             )
+        if self.trainer is not None and hasattr(self.train, "set_epoch"):
+            self.train.set_epoch(self.trainer.current_epoch)  # workers may begin before the epoch
         return self._loader(self.train, size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -70,7 +73,7 @@ class DataModule(pl.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and not isinstance(dataset, IterableDataset),
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

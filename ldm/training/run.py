@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import IterableDataset
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config, save_config
@@ -93,8 +94,9 @@ def check_data(task: Any, data: Any) -> None:
     Raises:
         UserError: the item cannot be read, or the task cannot take it.
     """
-    if hasattr(data.train, "__getitem__"):
-        item = data.train[0]
+    stream = isinstance(data.train, IterableDataset)
+    if stream or hasattr(data.train, "__getitem__"):
+        item = next(iter(data.train)) if stream else data.train[0]
         if hasattr(task, "check_item"):
             task.check_item(item)
 

@@ -47,7 +47,7 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
     callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData(), NoiseOfProcess()]
     if ema is not None:
         callbacks.append(ema)
-    if hasattr(task, "preview"):
+    if every["images"] and hasattr(task, "preview"):
         callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema))
     checkpoints = folder.path / "checkpoints"
     callbacks += [
@@ -104,15 +104,21 @@ def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
 
 
 def _intervals(config: DictConfig) -> dict[str, int]:
-    """The checked node ``every``: steps between logs, validations, checkpoints and images."""
+    """The checked node ``every``: steps between logs, validations, checkpoints and images.
+
+    No images are drawn where their number is 0.
+    """
     every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
     unknown = set(config.get("every", {})) - set(every)
     if unknown:
         raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
     every |= dict(config.get("every", {}))
     for key, value in every.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"every.{key}: expected a number of steps from 1, got {value!r}")
+        lowest = 0 if key == "images" else 1  # 0: none
+        if not isinstance(value, int) or value < lowest:
+            raise ConfigError(
+                f"every.{key}: expected a number of steps from {lowest}, got {value!r}"
+            )
     return every
 
 

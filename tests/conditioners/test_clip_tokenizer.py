@@ -62,6 +62,24 @@ def test_padding_and_cutting() -> None:
     assert ClipTokenizer(4).vocab_size == VOCAB_SIZE
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_cut_off(text: str) -> None:
+    length = 12
+    tokenizer = ClipTokenizer(length)
+    cut, whole = tokenizer.cut_off(text), ClipTokenizer(500, pad="zero")(text)
+    assert (cut == "") == (int((whole != 0).sum()) <= length)
+    if cut:
+        ids = ClipTokenizer(500, pad="zero")(cut)[0]
+        tail = ids[1 : (ids != 0).sum()]  # without the start
+        end = int((whole != 0).sum())
+        assert torch.equal(whole[0, end - len(tail) : end], tail)
+        assert 1 <= end - len(tail) <= length - 1  # what comes before it fits, between the ends
+
+
+def test_the_words_that_are_cut_off() -> None:
+    assert ClipTokenizer(7).cut_off("A photo of an  Astronaut RIDING a horse") == "riding a horse"
+
+
 def test_a_text_cannot_write_special_tokens() -> None:
     ids = ClipTokenizer()("<end_of_text> <|endoftext|> <start_of_text>")[0].tolist()
     end = ids.index(END)

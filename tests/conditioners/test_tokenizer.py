@@ -96,6 +96,24 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
         BertTokenizer("some/name")("red")
 
 
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("", ""),
+        ("a red circle.", ""),
+        ("a red circle. a  Blue\ncircle", "circle"),
+        ("red red red red red red", ""),
+        ("red red red red red circles red", "circles red"),  # "circle" would fit, "##s" does not
+    ],
+)
+def test_what_is_cut_off(text: str, cut: str, tmp_path: Path) -> None:
+    short, long = (BertTokenizer(write(tmp_path), length=length) for length in (8, 50))
+    assert short.cut_off(text) == cut
+    assert (cut == "") == (int((long(text) != 0).sum()) <= 8)
+    kept = " ".join(text.split()[: len(text.split()) - len(cut.split())])
+    assert short.cut_off(kept) == ""
+
+
 def test_length_leaves_room_for_the_ends(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 1"):
         BertTokenizer(write(tmp_path), length=1)

@@ -172,7 +172,12 @@ def test_inputs_that_do_not_fit() -> None:
     x, t = inputs()
     with pytest.raises(ValueError, match=r"x must be \(B, 4, h, w\)"):
         model(x[:, :3], t)
-    with pytest.raises(ValueError, match="multiples of 2"):
-        model(x[..., :3], t)
     with pytest.raises(ValueError, match=r"t must have shape \(2,\)"):
         model(x, t[:1])
+
+
+@torch.no_grad()
+def test_any_size_is_continued_by_its_last_row_and_column() -> None:
+    model, (x, t) = network(pool="adaptive"), inputs()
+    continued = torch.cat([x[..., :3], x[..., 2:3]], dim=-1)
+    assert torch.equal(model(x[..., :3], t), model(continued, t))

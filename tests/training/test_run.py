@@ -191,7 +191,7 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     [
         ({"trainer": {"max_stepz": 3}}, r"trainer\.max_stepz"),
         ({"every": {"pictures": 3}}, r"every\.pictures"),
-        ({"every": {"images": 0}}, r"every\.images: expected a number of steps"),
+        ({"every": {"images": -1}}, r"every\.images: expected a number of steps"),
         ({"ema_decay": 2}, "ema_decay: must lie in"),
         ({"trainer": {"accelerator": "abacus"}}, "trainer: .*abacus"),
         ({"trainer": {"gradient_clip_val": 1}}, r"trainer\.gradient_clip_val"),

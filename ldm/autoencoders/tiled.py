@@ -1,0 +1,98 @@
+"""A first stage that works on large images in overlapping tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.autoencoders.base import Autoencoder, Reconstruction
+from ldm.autoencoders.posterior import Deterministic, DiagonalGaussian
+from ldm.layers.tiling import Tiling
+
+
+class TiledAutoencoder(nn.Module):
+    """A trained first stage whose memory is bounded by the tile, not by the image.
+
+    Means and log-variances (or the latents before quantisation) of the tiles are blended, and so
+    are decoded pixels. Rounding latents to a codebook looks at one place at a time: it makes no
+    difference that it happens after they were cut. Attention and group normalisation see one tile
+    at a time, therefore brightness can differ a little between tiles.
+
+    Stands in for the first stage of a loaded model: ``model.autoencoder =
+    TiledAutoencoder(model.autoencoder, Tiling(64, 16))``. Attributes of the first stage
+    (``latent_channels``, ``downsampling_factor``, ...) are those of the wrapper, too.
+
+    Args:
+        autoencoder: the first stage.
+        tiling: tiles in cells of the *latent*; those of the image are f times as large.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, tiling: Tiling) -> None:
+        super().__init__()
+        self.autoencoder: Any = autoencoder
+        self.tiling = tiling
+
+    def encode(self, x: Tensor) -> DiagonalGaussian | Deterministic:
+        """Posterior of images (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: more than one tile is needed, and f does not divide H and W.
+        """
+        factor = self.autoencoder.downsampling_factor
+        tiling = self.tiling.scaled(factor)
+        kinds: set[type] = set()
+
+        def moments(tile: Tensor) -> Tensor:
+            posterior = self.autoencoder.encode(tile)
+            kinds.add(type(posterior))
+            return _tensor(posterior)
+
+        values = tiling.apply(moments, x, down=factor)
+        return DiagonalGaussian(values) if kinds == {DiagonalGaussian} else Deterministic(values)
+
+    def decode(self, z: Tensor, **options: Any) -> Tensor:
+        """Images (B, C, f*h, f*w) of latents z (B, c, h, w).
+
+        Args:
+            z: latents.
+            options: those of the first stage's own ``decode``, e.g. ``quantize=False``.
+        """
+
+        def image(tile: Tensor) -> Tensor:
+            result: Tensor = self.autoencoder.decode(tile, **options)
+            return result
+
+        return self.tiling.apply(image, z, up=self.autoencoder.downsampling_factor)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+        """Encode, draw a latent, decode."""
+        posterior = self.encode(x)
+        z = posterior.sample(generator)
+        if not hasattr(self, "quantize"):
+            return Reconstruction(self.decode(z), posterior, None, None)
+        quantized = self.quantize(z)
+        image = self.decode(quantized.z, quantize=False)
+        return Reconstruction(image, posterior, quantized.loss, quantized.indices)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # not through self: a half-built copy has no modules yet, and would ask for ever
+            inner = self.__dict__.get("_modules", {}).get("autoencoder")
+            if inner is None:
+                raise
+            return getattr(inner, name)
+
+
+def _tensor(posterior: Any) -> Tensor:
+    """What determines a posterior, as one map of latent size."""
+    if isinstance(posterior, DiagonalGaussian):
+        return torch.cat([posterior.mean, posterior.logvar], dim=1)
+    if isinstance(posterior, Deterministic):
+        return posterior.z
+    raise TypeError(
+        f"tiles can be encoded to DiagonalGaussian or Deterministic, not {type(posterior).__name__}"
+    )

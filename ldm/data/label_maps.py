@@ -1,0 +1,107 @@
+"""Label maps: a class id for every pixel, in a PNG file or an array, and how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ldm.data.class_colours import class_colours
+from ldm.errors import DataError
+
+EXTENSIONS = (".png", ".npy")
+
+
+def read_label_map(path: Path) -> Tensor:
+    """The ids (H, W), int64, of a label map.
+
+    Args:
+        path: a PNG whose pixels are ids (palette, or grey of 8 or 16 bits; not colours), or a
+            ``.npy`` file of integers (H, W).
+
+    Raises:
+        DataError: the file is missing, damaged, or holds no ids.
+    """
+    ids = _from_array(path) if path.suffix.lower() == ".npy" else _from_image(path)
+    return torch.from_numpy(ids.astype(np.int64))
+
+
+def check_label_map(ids: Tensor, count: int, ignore: Sequence[int], where: str) -> None:
+    """Refuse ids other than 0 to count - 1 and those in ``ignore``.
+
+    Raises:
+        DataError: it names ``where``, the first such id and its place.
+    """
+    known = (ids >= 0) & (ids < count)
+    for other in ignore:
+        known |= ids == other
+    if known.all():
+        return
+    row, column = (~known).nonzero()[0].tolist()
+    besides = f" or {', '.join(map(str, ignore))} (no class)" if ignore else ""
+    raise DataError(
+        f"{where}: unknown class id {int(ids[row, column])} at row {row}, column {column}; this "
+        f"model knows 0 to {count - 1}{besides}"
+    )
+
+
+def resize_label_map(ids: Tensor, size: tuple[int, int]) -> Tensor:
+    """A label map (H, W) in another size: every pixel is a copy of the nearest one.
+
+    "Nearest" compares the centres of the pixels; a mean of two ids would be a third class.
+    """
+    rows, columns = (
+        ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new).long()
+        for new, old in zip(size, ids.shape, strict=True)
+    )
+    return ids[rows][:, columns]
+
+
+def pad_label_map(ids: Tensor, multiple: int) -> Tensor:
+    """A label map (H, W), enlarged at the right and lower edge to multiples of a number.
+
+    The last column and row are repeated, so that no border appears that is not there.
+    """
+    height, width = ids.shape
+    padding = (0, -width % multiple, 0, -height % multiple)
+    if not any(padding):
+        return ids
+    # replication of integers is not implemented; ids below 2^53 are exact in float64
+    return F.pad(ids[None, None].double(), padding, mode="replicate")[0, 0].long()
+
+
+def colour_label_map(ids: Tensor, count: int) -> Tensor:
+    """A label map (H, W) as an image (3, H, W) in [-1, 1]; what is no class is black."""
+    colours = torch.from_numpy(np.concatenate([class_colours(count), np.zeros((1, 3), np.uint8)]))
+    known = torch.where((ids >= 0) & (ids < count), ids, count)
+    return colours[known].permute(2, 0, 1) / 127.5 - 1
+
+
+def _from_array(path: Path) -> np.ndarray:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"label map {path}: cannot be read ({error})") from None
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
+        raise DataError(f"label map {path}: must be integers (H, W), got {ids.dtype} {ids.shape}")
+    return np.asarray(ids)
+
+
+def _from_image(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode, ids = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"label map {path}: cannot be read ({error})") from None
+    if mode not in ("P", "L") and not mode.startswith("I"):
+        raise DataError(
+            f"label map {path}: a picture of mode {mode} holds colours, not class ids: save the "
+            "ids as grey or palette PNG"
+        )
+    return ids

@@ -1,0 +1,112 @@
+"""Several processes that share the work of one script, started by torchrun."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ldm.errors import UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=12)
+"""How long a process may wait for the others. One that ends is noticed at once; this is for one
+that hangs, and must be longer than one batch takes."""
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that torchrun started; the only one without torchrun.
+
+    Attributes:
+        rank: its number.
+        count: how many there are.
+        store: numbers that all of them see.
+    """
+
+    rank: int
+    count: int
+    store: dist.Store
+
+    @staticmethod
+    def join() -> Processes:
+        """Find out from the environment who there is, and meet the others."""
+        return Processes(0, 1, dist.HashStore()) if _started() == 1 else _meet()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that talks, and writes what exists once."""
+        return self.rank == 0
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives in the first process; if it raises there, all end."""
+        if self.count == 1:
+            return make()
+        told: list[Any] = [None, True]
+        if self.first:
+            try:
+                told = [make(), False]
+            except UserError:
+                dist.broadcast_object_list(told)
+                raise
+        dist.broadcast_object_list(told)
+        if told[1]:
+            raise SystemExit(2)  # the first process says why
+        result: T = told[0]
+        return result
+
+    def add_done(self, amount: int) -> int:
+        """Add to the number of things that all processes have done, and return it."""
+        return int(self.store.add("done", amount))
+
+    def wait(self, meanwhile: Callable[[], object]) -> None:
+        """Wait until all processes have come here, and call ``meanwhile`` now and then.
+
+        Raises:
+            RuntimeError: another process has ended before.
+        """
+        if self.count == 1:
+            return
+        work = dist.barrier(async_op=True)
+        while not work.is_completed():
+            meanwhile()
+            time.sleep(POLL_SECONDS)
+        work.wait()
+        meanwhile()
+
+
+@functools.cache
+def _meet() -> Processes:
+    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    return Processes(rank, count, store)
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_device(device: str) -> str:
+    """The device of this process: ``cuda`` is a GPU for each process of a machine.
+
+    Raises:
+        UserError: there are more processes than GPUs.
+    """
+    if device != "cuda" or _started() == 1:
+        return device
+    index, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= available:
+        raise UserError(
+            f"process {index} has no GPU of its own, there are {available}: give torchrun "
+            f"--nproc-per-node {available}, or --device cuda:0 to share one"
+        )
+    return f"cuda:{index}"

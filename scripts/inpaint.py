@@ -1,0 +1,221 @@
+"""Fill holes in images: with an inpainting model, or with any other one.
+
+Examples:
+  python scripts/inpaint.py runs/inpainting photos/                 NAME.png and NAME_mask.png
+  python scripts/inpaint.py runs/mine photos/ --prompt "a red circle" --guidance 3 --eta 1
+  python scripts/inpaint.py runs/inpainting photos/ --per-image 4 --no-paste
+
+The folder holds images (png, jpg, webp) and for each a mask of its size, NAME_mask.png, white
+where the image is to be filled in. A model that was trained for it (configs/inpainting) is shown
+the masked image and the mask. Any other model is made to fit: at every step what is known is put
+back at the noise level of that step; --eta 1 then fits better than 0. Known pixels are pasted back
+unchanged; --no-paste shows what the model makes of them.
+
+Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
+OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
+docs/image-to-image.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from _cli import run, say
+from _output import generate
+from _pictures import (
+    MOST_ROWS,
+    by_size,
+    check_conditions,
+    check_count,
+    conditions,
+    cut_back,
+    image_channels,
+    multiple_of,
+    on_cpu,
+    padded,
+    picture_files,
+    read_picture,
+    result_files,
+)
+from _sampling import Job, sampling_parser
+from _sheet import Cell, Row, save_rows
+from torch import Tensor
+
+from ldm.data.holes import blacken, fill_with_mean, paste
+from ldm.data.image_files import read_image
+from ldm.data.transforms import to_tensor
+from ldm.diffusion.sampling import run_sampler
+from ldm.errors import UserError
+from ldm.load import file_sha256
+from ldm.samplers.known_region import KnownRegion, latent_hole
+from ldm.samplers.noise import SeededNoise
+
+SUFFIX = "_mask"
+INPUTS = ("masked_image", "mask")
+"""Batch entries of models that were trained to fill holes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """An image and its mask."""
+
+    image: Path
+    mask: Path
+
+    def read(self, channels: int) -> tuple[Tensor, Tensor]:
+        """The image (C, H, W) in [-1, 1] and the hole (1, H, W) in {0, 1}.
+
+        Raises:
+            UserError: their sizes differ.
+        """
+        image = read_picture(self.image, channels)
+        picture, _ = read_image(self.mask, mode="L")
+        mask = (to_tensor(picture) >= 0).float()  # white from half on
+        if mask.shape[1:] != image.shape[1:]:
+            sizes = [" x ".join(map(str, part.shape[:0:-1])) for part in (mask, image)]
+            raise UserError(
+                f"{self.mask} has {sizes[0]} pixels, {self.image} has {sizes[1]}: a mask must have "
+                "the size of its image"
+            )
+        return image, mask
+
+
+def main() -> None:
+    """Read images and masks, fill the holes, and show them."""
+    arguments = _parser().parse_args()
+    check_count(arguments)
+    if not arguments.folder.is_dir():
+        raise UserError(f"{arguments.folder}: no such folder")
+    job = Job.load(arguments)
+    trained = _trained_for_it(job)
+    check_conditions(job, arguments.prompt, arguments.label, given=INPUTS)
+    files = _pairs(job, arguments.folder)
+    channels = image_channels(job)
+    for work in files.values():
+        if not work.read(channels)[1].any():  # also finds bad ones now
+            job.warn(f"{work.mask}: nothing is white, so there is nothing to fill in")
+    if not trained and job.processes.first:
+        say("the model was not trained to fill holes: what is known is put back at every step")
+    requests = [work for work in files.values() for _ in range(arguments.per_image)]
+
+    def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
+        images, masks = zip(*(requests[k].read(channels) for k in indices), strict=True)
+        full = padded(images, multiple_of(job)), padded(masks, multiple_of(job))
+
+        def fill(group: Sequence[int]) -> Tensor:
+            image, mask = (torch.stack([part[k] for k in group]) for part in full)
+            method = filled_by_model if trained else filled_around
+            return method(job, image, mask, [seeds[k] for k in group])
+
+        results = cut_back(by_size(full[0], fill), images)
+        if arguments.no_paste:
+            return results
+        return [paste(*parts) for parts in zip(results, images, masks, strict=True)]
+
+    method = "inpainting model" if trained else "known region at every step"
+    settings = {"method": method, "pasted": not arguments.no_paste}
+    generate(job, make, _records(arguments, files), arguments.per_image, settings)
+    if job.processes.first:
+        _draw(job, files, channels)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = sampling_parser(__doc__, size=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    parser.add_argument("--prompt", help="what to fill in, for text models")
+    parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    parser.add_argument(
+        "--no-paste", action="store_true", help="leave known pixels as the model makes them"
+    )
+    return parser
+
+
+def _trained_for_it(job: Job) -> bool:
+    keys = {part.key for part in job.model.conditioners}
+    if keys & set(INPUTS) and not keys >= set(INPUTS):
+        raise UserError(f"{job.arguments.source}: needs only one of {' and '.join(INPUTS)}")
+    return keys >= set(INPUTS)
+
+
+def _pairs(job: Job, folder: Path) -> dict[str, Work]:
+    """Images with their masks, by the name of their results.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = picture_files([folder])
+    masks = {name: file for name, file in files.items() if name.endswith(SUFFIX)}
+    pairs = {}
+    for name, file in files.items():
+        if name in masks:
+            continue
+        if name + SUFFIX in masks:
+            pairs[name] = Work(file, masks[name + SUFFIX])
+        else:
+            job.warn(f"{file}: left out, it has no mask {Path(name).name}{SUFFIX}.png")
+    if not pairs:
+        raise UserError(f"{folder}: no image with a mask; give NAME.png and NAME{SUFFIX}.png")
+    return pairs
+
+
+def _records(arguments: argparse.Namespace, files: dict[str, Work]) -> list[dict[str, object]]:
+    wish = {"prompt": arguments.prompt, "label": arguments.label}
+    wish = {key: value for key, value in wish.items() if value is not None}
+    about = {
+        name: {
+            "image": work.image.name,
+            "image_sha256": file_sha256(work.image),
+            "mask_sha256": file_sha256(work.mask),
+        }
+        for name, work in files.items()
+    }
+    return [
+        {"file": result} | about[name] | wish
+        for name in files
+        for result in result_files(name, arguments.per_image)
+    ]
+
+
+def filled_by_model(job: Job, images: Tensor, masks: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Images (B, C, H, W) by a model that sees the masked images and the masks (B, 1, H, W)."""
+    arguments = job.arguments
+    batch = conditions(job, arguments.prompt, arguments.label, len(images), given=INPUTS)
+    batch |= {"masked_image": blacken(images, masks), "mask": masks}
+    size = (images.shape[2], images.shape[3])
+    return job.images(batch, seeds, size=size)
+
+
+@torch.no_grad()
+def filled_around(job: Job, images: Tensor, masks: Tensor, seeds: Sequence[int]) -> Tensor:
+    """The same by any model, which is given what is known at every step."""
+    arguments, model, noise = job.arguments, job.model, SeededNoise(seeds)
+    batch = conditions(job, arguments.prompt, arguments.label, len(images))
+    denoise = model.conditional_denoise(batch, arguments.guidance)
+    shown = torch.stack([fill_with_mean(*pair) for pair in zip(images, masks, strict=True)])
+    z = model.encode_mode(shown.to(job.device))
+    hole = latent_hole(masks, model.autoencoder.downsampling_factor).to(z)
+    region = KnownRegion(z, hole, model.schedule, noise)
+    x = run_sampler(
+        job.sampler, denoise, noise(z), model.schedule, noise, region, progress=job.progress
+    )
+    return on_cpu(model.decode(region.paste(x)))
+
+
+def _draw(job: Job, files: dict[str, Work], channels: int) -> None:
+    rows = []
+    for name, work in list(files.items())[:MOST_ROWS]:
+        image, mask = work.read(channels)
+        made = [Cell(job.out / file) for file in result_files(name, job.arguments.per_image)]
+        rows.append(Row(name, [Cell(image), Cell(blacken(image, mask)), *made]))
+    sheet = job.out / "inpainted.png"
+    save_rows(rows, sheet)
+    say(f"images, holes and results {sheet}")
+
+
+if __name__ == "__main__":
+    run(main)

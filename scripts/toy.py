@@ -1,0 +1,190 @@
+"""The laptop toy: diffusion of points in the plane, trained and filmed in two minutes on a CPU.
+
+Every sample is a single point; the data are the points inside two silhouettes, a cat and a rocket,
+or inside a picture of yours. Noise schedule, prediction, loss, guidance, samplers and training are
+those of images: they do not know what a sample is.
+
+Examples:
+  python scripts/toy.py                                  a cat and a rocket
+  python scripts/toy.py --image logo.png --out runs/logo a dark shape on a light ground, or on none
+  python scripts/toy.py --sampler ddim --steps 8         another film of the trained model
+  python scripts/toy.py --film runs/toy/toy.mp4 --set trainer.max_steps=6000 --out runs/long
+
+Writes OUT/animation.gif (points on their way from noise to the shapes), OUT/process.png (forward
+and reverse process) and prints how many points lie in the shapes and how much of them is covered.
+OUT is a run folder like any other; a finished one is not trained again. The same training by hand:
+  python scripts/train.py configs/toy/silhouettes.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _cli import run, say
+from _film import check_film, write_film
+from _model import default_device
+from _samplers import add_sampler_options, check_sampler_options, choose_sampler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ldm.config import instantiate, load_config, write_atomically
+from ldm.data.point_cloud import PointCloud, pixel_centres
+from ldm.data.silhouettes import silhouette
+from ldm.diffusion.sampling import NoiseSource, Step
+from ldm.diffusion.trajectory import evenly_spaced, noised
+from ldm.errors import UserError
+from ldm.evaluation.point_clouds import fit
+from ldm.load import load_model
+from ldm.samplers.noise import SeededNoise
+from ldm.training.run import open_run
+from ldm.training.run_folder import RunFolder
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "toy"
+COLOURS = ("#1f4e9c", "#c8452d", "#2e7d4f", "#7b4ea3")
+LIMIT = 1.6
+PIXEL = 2 / 200
+"""Side of a pixel of a silhouette in the plane."""
+MOMENTS = 8
+
+
+def main() -> None:
+    """Train unless that is done, then sample, measure and draw."""
+    arguments = _parser().parse_args()
+    out = arguments.out
+    film = arguments.film or out / "animation.gif"
+    if arguments.points < 100:
+        raise UserError(f"--points {arguments.points}: give at least 100, to see a shape")
+    check_film(film, arguments.fps)
+    check_sampler_options(arguments)
+    config = _config(arguments)
+    choose_sampler(
+        arguments, instantiate(config.model.params.schedule)
+    )  # refuses it before training
+    data = PointCloud(config.shapes, 2 * arguments.points, split="test")
+    folder = RunFolder(out)
+    open_run(folder, config, "resume", say)
+    model: Any = load_model(out, device=arguments.device)
+    states = _sample(model, data, arguments)
+    for label, shape in enumerate(config.shapes):
+        _report(shape, states[label][-1].x, data.of_shape(label))
+    write_film(_frames(states, config), film, arguments.fps, hold=2.0)
+    process = out / "process.png"
+    _draw_process(model, data, states, process)
+    say(f"film {film}   forward and reverse process {process}   model {out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image", type=Path, help="a picture of yours instead of the silhouettes")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="run folder to write")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
+    )
+    add_sampler_options(parser)
+    parser.set_defaults(sampler="dpm++", steps=40)
+    parser.add_argument("--guidance", type=float, default=1.0, help="towards the class; 1 = off")
+    parser.add_argument("--points", type=int, default=3000, help="points a shape (default: 3000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--film", type=Path, help=".gif or .mp4 (default: OUT/animation.gif)")
+    parser.add_argument("--fps", type=float, default=12.0, help="frames per second (default: 12)")
+    parser.add_argument("--device", default=default_device())
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> DictConfig:
+    wrong = [item for item in arguments.set if "=" not in item]
+    if wrong:
+        raise UserError(f"--set {wrong[0]}: give KEY=VALUE, e.g. trainer.max_steps=6000")
+    if arguments.image is None:
+        return load_config(CONFIGS / "silhouettes.yaml", overrides=arguments.set)
+    silhouette(arguments.image)  # a bad picture is said at once
+    picture = f"picture={arguments.image.resolve()}"
+    return load_config(CONFIGS / "picture.yaml", overrides=[picture, *arguments.set])
+
+
+@torch.no_grad()
+def _sample(model: Any, data: PointCloud, arguments: argparse.Namespace) -> list[list[Step]]:
+    """The updates of sampling, for every shape; the first of them is the noise."""
+    sampler = choose_sampler(arguments, model.schedule)
+    found = []
+    for label in range(data.num_shapes):
+        # one seed for the whole cloud: its points are independent draws
+        noise = SeededNoise([arguments.seed + label])
+        start = noise(torch.empty(1, arguments.points, 2))[0].to(arguments.device)
+        batch = {}
+        if model.conditioners:
+            ids = torch.full((arguments.points,), label, device=arguments.device)
+            batch = {model.conditioners[0].key: ids}
+        denoise = model.conditional_denoise(batch, arguments.guidance)
+        steps = sampler(denoise, start, model.schedule, _of_one_cloud(noise))
+        states = [Step(-1, model.schedule.timesteps, start, start), *steps]
+        found.append([Step(s.index, s.t, model.decode(s.x).cpu(), s.x0) for s in states])
+    return found
+
+
+def _of_one_cloud(noise: SeededNoise) -> NoiseSource:
+    return lambda x: noise(x[None])[0]
+
+
+def _report(shape: str, points: Tensor, real: Tensor) -> None:
+    centres = pixel_centres(silhouette(shape))
+    nearby = 3 * PIXEL
+    made = fit(centres, points.numpy(), 2 * PIXEL, nearby)
+    ideal = fit(centres, real[: len(points)].numpy(), 2 * PIXEL, nearby)
+    say(
+        f"{Path(shape).stem}: {made.inside:.1%} of the points lie within 2 pixels of the shape; "
+        f"{made.covered:.1%} of the shape has a point within 3 (real points: {ideal.covered:.1%}); "
+        f"chamfer distance {made.chamfer:.4f} (real {ideal.chamfer:.4f})"
+    )
+
+
+def _frames(states: list[list[Step]], config: DictConfig) -> Iterator[np.ndarray]:
+    for moments in zip(*states, strict=True):
+        figure = Figure(figsize=(3.2 * len(states), 3.4), dpi=80, layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(states)))
+        for label, (panel, step) in enumerate(zip(panels, moments, strict=True)):
+            title = f"{Path(config.shapes[label]).stem}, update {step.index + 1}"
+            _scatter(panel, step.x, COLOURS[label % len(COLOURS)], title)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_process(model: Any, data: PointCloud, states: list[list[Step]], out: Path) -> None:
+    """Rows: q(x_t | x_0) of the data at some times, then the states of sampling."""
+    count = len(states[0][0].x)
+    times = [t * (model.schedule.timesteps - 1) // (MOMENTS - 1) for t in range(MOMENTS)]
+    rows = 2 * len(states)
+    figure = Figure(figsize=(1.7 * MOMENTS, 1.9 * rows), dpi=80, layout="constrained")
+    panels = figure.subplots(rows, MOMENTS)
+    for label, moments in enumerate(states):
+        colour = COLOURS[label % len(COLOURS)]
+        clean = model.encode(data.of_shape(label)[:count].to(model.scale_factor.device))
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(label))
+        forward = noised(clean, noise.to(clean), times, model.schedule)
+        for column, (t, x) in enumerate(zip(times, forward, strict=True)):
+            _scatter(panels[2 * label, column], model.decode(x).cpu(), colour, f"q(x_t), t = {t}")
+        for column, index in enumerate(evenly_spaced(MOMENTS, len(moments))):
+            step = moments[index]
+            panel = panels[2 * label + 1, column]
+            _scatter(panel, step.x, colour, f"sampling, update {step.index + 1}")
+    write_atomically(out, lambda file: figure.savefig(file, format="png"))
+
+
+def _scatter(panel: Any, points: Tensor, colour: str, title: str) -> None:
+    panel.scatter(points[:, 0], points[:, 1], s=1.2, color=colour, linewidths=0)
+    panel.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), xticks=[], yticks=[], aspect="equal")
+    panel.set_title(title, fontsize=8)
+
+
+if __name__ == "__main__":
+    run(main)
