@@ -93,6 +93,14 @@ def main() -> None:
     job = Job.load(arguments)
     trained = _trained_for_it(job)
     check_conditions(job, arguments.prompt, arguments.label, given=INPUTS)
+    if (
+        arguments.guidance != 1
+        and not trained
+        and (arguments.prompt, arguments.label) == (None,) * 2
+    ):
+        raise UserError(
+            f"--guidance {arguments.guidance:g} has no effect: give --prompt or --label"
+        )
     files = _pairs(job, arguments.folder)
     channels = image_channels(job)
     for work in files.values():

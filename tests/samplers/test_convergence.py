@@ -132,4 +132,6 @@ def test_at_least_as_good_as_diffusers(name: str, scale: float | None) -> None:
     spacings = EQUAL_STEPS if name == "PLMS" else sampler_error.SPACINGS
     for count in (10, 20, 50):
         ours = min(sampler_error.our_error(make(count, grid), problems) for grid in spacings)
+        # the levels of our grids are those of whole time steps, theirs need not be: the same
+        # formulas on both differ by up to 3 %, either way
         assert ours < 1.03 * sampler_error.their_error(name, count, problems)

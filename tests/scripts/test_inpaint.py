@@ -107,6 +107,12 @@ def test_errors(script, trained, folder, tmp_path) -> None:  # type: ignore[no-u
     assert "no image with a mask; give NAME.png and NAME_mask.png" in refused(trained, folder)
 
 
+def test_guidance_towards_nothing(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    done = script("inpaint.py", text, folder, *FAST, "--guidance", "3", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "--guidance 3 has no effect: give --prompt" in done.err
+
+
 def test_an_empty_mask_is_told(script, trained, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
     Image.new("L", (48, 32)).save(folder / "a_mask.png")
     done = script("inpaint.py", trained, folder, *FAST, "--out", tmp_path / "out")
