@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ldm.data.holes import blacken
 from ldm.data.masks import Masks
 from ldm.data.skips import Skips
 from ldm.data.wrapped_items import WrappedItems
@@ -61,5 +62,5 @@ class Inpainting(Dataset[dict[str, Any]]):
         entries, generator = self._items[index]
         image = entries["image"]
         height, width = image.shape[-2:]
-        hole = torch.from_numpy(self.masks(height, width, generator))[None]
-        return {**entries, "mask": hole.float(), "masked_image": image.masked_fill(hole, -1)}
+        mask = torch.from_numpy(self.masks(height, width, generator))[None].float()
+        return {**entries, "mask": mask, "masked_image": blacken(image, mask)}
