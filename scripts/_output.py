@@ -160,6 +160,8 @@ def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Rec
         old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: not written by this script; give another --out") from None
+    if not any((out / entry["file"]).exists() for entry in samples):
+        return []  # the call before this one failed at its first batch
     new = json.loads(json.dumps([settings, entries]))
     different = sorted(
         key

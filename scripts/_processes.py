@@ -72,7 +72,7 @@ class Processes:
         """Wait until all processes have come here, and call ``meanwhile`` now and then.
 
         Raises:
-            RuntimeError: another process has ended before.
+            UserError: another process has ended before.
         """
         if self.count == 1:
             return
@@ -80,7 +80,13 @@ class Processes:
         while not work.is_completed():
             meanwhile()
             time.sleep(POLL_SECONDS)
-        work.wait()
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise UserError(
+                "another of the processes has ended too early, see what it said: repeat the call, "
+                "it goes on where it stopped"
+            ) from error
         meanwhile()
 
 

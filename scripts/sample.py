@@ -53,7 +53,7 @@ def main() -> None:
     job = Job.load(arguments)
     condition = class_condition(job)
     classifier = load_classifier(arguments, job.model)
-    classes = _num_classes(condition, classifier)
+    classes = num_classes(condition, classifier)
     if classes is None:
         if arguments.labels is not None:
             raise UserError(
@@ -123,14 +123,20 @@ def class_condition(job: Job) -> ClassLabel | None:
     )
 
 
-def _num_classes(
+def num_classes(
     condition: ClassLabel | None, classifier: NoisyLatentClassifier | None
 ) -> int | None:
-    """The classes that both know, None if there are none."""
-    counts = [] if condition is None else [condition.num_classes]
+    """The classes that both know, None if there are none.
+
+    Raises:
+        UserError: the classifier is one of label maps.
+    """
+    known = [] if condition is None else [condition.num_classes]
     if classifier is not None:
-        counts.append(classifier.network.out_channels)  # type: ignore[arg-type]
-    return min(counts, default=None)
+        if classifier.label_key != "class_label":
+            raise UserError(f"--classifier: it knows {classifier.label_key!r}, not class labels")
+        known.append(classifier.network.out_channels)  # type: ignore[arg-type]
+    return min(known, default=None)
 
 
 def choose_labels(policy: str, count: int, num_classes: int, seed: int) -> list[int]:

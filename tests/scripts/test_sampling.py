@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +134,51 @@ def test_another_call_goes_on_and_does_not_mix(script, free: Path, tmp_path: Pat
     assert pictures(tmp_path) == before
 
 
+def test_a_call_without_images_does_not_block_the_next(
+    script, classes: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    """cin256 has no value for "no class": guidance fails at the first batch."""
+    command = ("sample.py", classes, *FAST, "--num-images", "2", "--out", tmp_path)
+    failed = script(*command, "--guidance", "2")
+    assert failed.code == 2
+    assert "guidance needs an id for 'no class'" in failed.err
+    assert script(*command).code == 0
+    assert record(tmp_path)["settings"]["guidance"] == 1
+    assert len(record(tmp_path)["made_by"]) == 1
+
+
+def test_a_second_call_is_refused_while_the_first_runs(script, free: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        outcome = script("sample.py", free, *FAST, "--num-images", "2", "--out", tmp_path)
+    finally:
+        os.close(folder)
+    assert outcome.code == 2
+    assert f"another process is writing into {tmp_path}" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_guidance_by_a_classifier(
+    script,  # type: ignore[no-untyped-def]
+    classes: Path,
+    tmp_path: Path,
+) -> None:
+    classifier = small_run("classifier/cin256-classifier", tmp_path, "num_classes=2")
+    command = ("sample.py", classes, *FAST, "--num-images", "5")
+    guided = ("--classifier", classifier, "--classifier-scale")
+    for name, options in {"plain": (), "off": (*guided, "0"), "on": (*guided, "9")}.items():
+        done = script(*command, "--labels", "0,1", *options, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    assert pictures(tmp_path / "off") == pictures(tmp_path / "plain")
+    assert pictures(tmp_path / "on") != pictures(tmp_path / "plain")
+    assert record(tmp_path / "on")["settings"]["classifier_scale"] == 9
+    unknown = script(*command, "--labels", "2", *guided, "1", "--out", tmp_path / "unknown")
+    assert "2 is not within 0 to 1" in unknown.err
+    other = script(*command, "--classifier", classes, "--out", tmp_path / "unknown")
+    assert "not a classifier of noisy latents" in other.err
+
+
 def launch(*command: object, processes: int = 1) -> list[str]:
     start = [sys.executable]
     if processes > 1:
@@ -173,6 +220,32 @@ def test_two_processes_and_a_kill_make_the_same_bytes(free: Path, tmp_path: Path
     assert (np.load(tmp_path / "s.npz")["arr_0"] == arrays(out)).all()
     assert {path.name for path in out.iterdir()} == {"images", "grid.png", "samples.json"}
     assert all(path.suffix == ".png" for path in (out / "images").iterdir())
+
+
+@pytest.mark.slow
+def test_the_end_of_one_process_ends_the_other(free: Path, tmp_path: Path) -> None:
+    """Without torchrun, which would kill it, too."""
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = str(free_port.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = launch(
+        free, "--steps", "100", "--batch-size", "2", "--num-images", "40", "--out", tmp_path
+    )
+    first, second = (
+        subprocess.Popen(
+            command, env=environment() | meeting | {"RANK": rank}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    )  # fmt: skip
+    while not list((tmp_path / "images").glob("*.png")) and first.poll() is None:
+        time.sleep(0.1)
+    second.kill()
+    second.communicate()
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == 2
+    assert said.splitlines()[-1].startswith("error: another of the processes has ended too early")
 
 
 def test_any_size_that_f_divides(script, free: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
