@@ -7,7 +7,7 @@ those of images: they do not know what a sample is.
 Examples:
   python scripts/toy.py                                  a cat and a rocket
   python scripts/toy.py --image logo.png --out runs/logo a dark shape on a light ground, or on none
-  python scripts/toy.py --sampler ddim --steps 8         another film of the trained model
+  python scripts/toy.py --sampler ddpm                   another film of the trained model
   python scripts/toy.py --film runs/toy/toy.mp4 --set trainer.max_steps=6000 --out runs/long
 
 Writes OUT/animation.gif (points on their way from noise to the shapes), OUT/process.png (forward
@@ -48,15 +48,17 @@ from ldm.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "toy"
 COLOURS = ("#1f4e9c", "#c8452d", "#2e7d4f", "#7b4ea3")
-LIMIT = 1.6
+LIMIT = 1.4
 PIXEL = 2 / 200
 """Side of a pixel of a silhouette in the plane."""
 MOMENTS = 8
+MOST_FRAMES = 100
 
 
 def main() -> None:
     """Train unless that is done, then sample, measure and draw."""
     arguments = _parser().parse_args()
+    torch.set_num_threads(1)  # so small a network gains little; on a busy CPU threads wait
     out = arguments.out
     film = arguments.film or out / "animation.gif"
     if arguments.points < 100:
@@ -90,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
     )
     add_sampler_options(parser)
-    parser.set_defaults(sampler="dpm++", steps=40)
     parser.add_argument("--guidance", type=float, default=1.0, help="towards the class; 1 = off")
     parser.add_argument("--points", type=int, default=3000, help="points a shape (default: 3000)")
     parser.add_argument("--seed", type=int, default=0)
@@ -148,7 +149,8 @@ def _report(shape: str, points: Tensor, real: Tensor) -> None:
 
 
 def _frames(states: list[list[Step]], config: DictConfig) -> Iterator[np.ndarray]:
-    for moments in zip(*states, strict=True):
+    shown = evenly_spaced(MOST_FRAMES, len(states[0]))
+    for moments in zip(*([steps[k] for k in shown] for steps in states), strict=True):
         figure = Figure(figsize=(3.2 * len(states), 3.4), dpi=80, layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(states)))
         for label, (panel, step) in enumerate(zip(panels, moments, strict=True)):

@@ -28,6 +28,14 @@ def test_two_silhouettes(script, tmp_path: Path) -> None:  # type: ignore[no-unt
     assert "complete" in again.out  # nothing is trained again
 
 
+def test_a_long_film_leaves_states_out(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    quick = [item for item in QUICK if item not in ("--steps", "4")]
+    short = "model.params.schedule.params.timesteps=150"
+    outcome = script("toy.py", "--out", tmp_path / "toy", "--sampler", "ddpm", *quick, short)
+    assert outcome.code == 0, outcome.err
+    assert Image.open(tmp_path / "toy" / "animation.gif").n_frames == 100  # of 151
+
+
 def test_a_picture_of_ones_own(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     pixels = np.full((40, 40), 255, np.uint8)
     pixels[10:30, 10:30] = 0
