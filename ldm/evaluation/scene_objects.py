@@ -10,7 +10,7 @@ and centre of mass, both of which a blur leaves unchanged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,12 +63,24 @@ class FoundObject:
     area: float
 
 
+class Region(NamedTuple):
+    """An object and its pixels, bool (H, W): those that it covers by more than half."""
+
+    item: FoundObject
+    pixels: NDArray[np.bool_]
+
+
 def judge(image: Tensor) -> list[FoundObject]:
     """Find the objects of a synthetic scene, largest first.
 
     Args:
         image: (3, H, W) in [-1, 1]; values outside are clamped.
     """
+    return [region.item for region in find_regions(image)]
+
+
+def find_regions(image: Tensor) -> list[Region]:
+    """The objects that ``judge`` finds, in the same order, with the pixels of each."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"judge takes one image (3, H, W), not {tuple(image.shape)}")
     rgb = (image.detach().float().cpu().clamp(-1, 1).numpy() + 1) / 2
@@ -79,17 +91,28 @@ def judge(image: Tensor) -> list[FoundObject]:
         for k, window in enumerate(ndimage.find_objects(regions, count), start=1):
             inside = regions[window] == k
             if inside.sum() >= MIN_AREA * min(image.shape[1:]) ** 2:
-                soft = _soft_mask(window, regions == k, coverage)
-                too_large = soft.sum() > MAX_AREA * min(coverage.shape) ** 2
-                found.append(
-                    FoundObject(
-                        UNKNOWN if too_large else _name_shape(soft),
-                        _name_colour(index, rgb[:, regions == k], coverage[regions == k]),
-                        _box(window, coverage.shape),
-                        float(soft.sum()) / coverage.size,
-                    )
-                )
-    return sorted(found, key=lambda item: -item.area)
+                pixels = regions == k
+                item = _describe(index, window, pixels, rgb, coverage)
+                found.append(Region(item, pixels))
+    return sorted(found, key=lambda region: -region.item.area)
+
+
+def _describe(
+    index: int,
+    window: tuple[slice, slice],
+    pixels: NDArray[np.bool_],
+    rgb: Array,
+    coverage: Array,
+) -> FoundObject:
+    """Name the region ``pixels`` (H, W), nearest in hue to the palette colour ``index``."""
+    soft = _soft_mask(window, pixels, coverage)
+    too_large = soft.sum() > MAX_AREA * min(coverage.shape) ** 2
+    return FoundObject(
+        UNKNOWN if too_large else _name_shape(soft),
+        _name_colour(index, rgb[:, pixels], coverage[pixels]),
+        _box(window, coverage.shape),
+        float(soft.sum()) / coverage.size,
+    )
 
 
 def _opponent(rgb: Array) -> Array:
