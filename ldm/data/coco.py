@@ -101,19 +101,13 @@ class CocoBoxes:
         names: dict[int, str] = {}
         for path, tree in trees.items():
             for item in _list(tree, "categories", path):
-                if _get(item, "name", path) != _NO_CLASS:
-                    names[int(_get(item, "id", path))] = str(item["name"])
+                names[int(_get(item, "id", path))] = str(_get(item, "name", path))
+        self._others = {category for category, name in names.items() if name == _NO_CLASS}
+        names = {category: name for category, name in names.items() if name != _NO_CLASS}
         self._ids = {category: i for i, category in enumerate(sorted(names))}
         self.classes = tuple(names[category] for category in sorted(names))
         first = next(iter(trees))
-        images = {
-            int(_get(image, "id", first)): (
-                str(_get(image, "file_name", first)),
-                float(_get(image, "width", first)),
-                float(_get(image, "height", first)),
-            )
-            for image in _list(trees[first], "images", first)
-        }
+        images = dict(_image(image, first) for image in _list(trees[first], "images", first))
         rows = (row for path, tree in trees.items() for row in self._rows(tree, path, images))
         self._table = BoxTable(rows, keep or BoxFilter(), " and ".join(trees))
         rank = {name: i for i, (name, _, _) in enumerate(images.values())}
@@ -137,19 +131,39 @@ class CocoBoxes:
     def _rows(
         self, tree: dict[str, Any], path: str, images: dict[int, tuple[str, float, float]]
     ) -> Iterator[tuple[str, Box]]:
-        lost: set[int] = set()
-        for item in _list(tree, "annotations", path):
+        lost, items = 0, _list(tree, "annotations", path)
+        for item in items:
             image, category = _get(item, "image_id", path), _get(item, "category_id", path)
             edges = _get(item, "bbox", path)
-            if image not in images or len(edges) != 4:
-                lost.add(item.get("id", -1))
-            elif category in self._ids:
-                name, width, height = images[image]
-                x, y, w, h = (float(edge) for edge in edges)
-                box = (x / width, y / height, (x + w) / width, (y + h) / height)
-                yield name, Box(self._ids[category], *box, group=bool(item.get("iscrowd", 0)))
+            if category in self._others:
+                continue
+            if image not in images or category not in self._ids or not _is_box(edges):
+                lost += 1
+                continue
+            name, width, height = images[image]
+            x, y, w, h = (float(edge) for edge in edges)
+            box = (x / width, y / height, (x + w) / width, (y + h) / height)
+            yield name, Box(self._ids[category], *box, group=bool(item.get("iscrowd", 0)))
         if lost:
-            _log.warning("%s: %d annotations have no image or box", path, len(lost))
+            _log.warning(
+                "%s: %d of %d annotations have no known image, category or box and are left out",
+                *(path, lost, len(items)),
+            )
+
+
+def _image(image: dict[str, Any], path: str) -> tuple[int, tuple[str, float, float]]:
+    name, width, height = (_get(image, key, path) for key in ("file_name", "width", "height"))
+    if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
+        raise DataError(f"'{path}': image '{name}' has {width} x {height} pixels")
+    return int(_get(image, "id", path)), (str(name), float(width), float(height))
+
+
+def _is_box(edges: Any) -> bool:
+    return (
+        isinstance(edges, list)
+        and len(edges) == 4
+        and all(isinstance(edge, (int, float)) for edge in edges)
+    )
 
 
 def _read(path: str | Path) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.folder_captions import MODES as CAPTION_MODES
-from ldm.data.folder_captions import choose_caption, find_captions
-from ldm.data.folder_items import Enlargement, FolderItems, check_choice, split_files
+from ldm.data.folder_captions import choose_caption, find_captions, read_text
+from ldm.data.folder_items import Enlargement, FolderItems, check_choice, large_enough, split_files
 from ldm.data.folder_listing import find_classes, list_folder
 from ldm.data.image_files import MODES, read_image
 from ldm.data.readable_items import EMPTY_CAPTION
@@ -20,6 +21,7 @@ from ldm.data.skips import Skips
 from ldm.data.transforms import Framing, to_tensor
 from ldm.errors import DataError
 
+LEAVE_OUT = "leave_out"
 Tokenizer = Callable[[str], Tensor]
 
 
@@ -57,8 +59,9 @@ class ImageFolder(Dataset[dict[str, Any]]):
         num_classes: how many classes there must be; None accepts any number.
         broken: what an unreadable image does: skip = warn once per file (and worker) and take
             the next readable one instead, error = raise.
-        small: what an image below the crop does: upscale = enlarge it, with one warning, or
-            error = raise.
+        small: what an image below the crop does: upscale = enlarge it, with one warning; error =
+            raise; or leave_out = it is no part of the set, for which the head of every file is read
+            at the start.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
 
     Raises:
@@ -94,11 +97,13 @@ class ImageFolder(Dataset[dict[str, Any]]):
             self.framing = Framing(height, width, resize, crop, flip, crop_scale, interpolation)
         except ValueError as error:
             raise DataError(f"image folder '{self.root}': {error}") from None
-        self._enlargement = Enlargement(self.framing, small)
+        check_choice("small", small, ("upscale", "error", LEAVE_OUT))
+        self._enlargement = Enlargement(self.framing, "upscale" if small == LEAVE_OUT else small)
         listing = list_folder(self.root)
         files = split_files(self.root, listing.images, split, validation_fraction, seed)
-        read = functools.partial(read_image, at_least=self.framing.needed, mode=mode)
-        self._items = FolderItems(self.root, files, read, broken, seed)
+        if small == LEAVE_OUT:
+            files = large_enough(self.root, files, self.framing)
+        self._read = functools.partial(read_image, at_least=self.framing.needed, mode=mode)
         self.classes = find_classes(self.root, listing.images, classes, num_classes)
         self.captions = find_captions(self.root, listing, captions)
         if tokenizer is not None and self.captions is None:
@@ -106,6 +111,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
                 f"image folder '{self.root}' has no captions to tokenise: write a .txt file beside "
                 "each image or a metadata.jsonl"
             )
+        self._items = FolderItems(self.root, files, self._read_file, broken, seed)
         self._class_ids = {name: i for i, name in enumerate(self.classes)}
 
     @property
@@ -131,17 +137,23 @@ class ImageFolder(Dataset[dict[str, Any]]):
         self._items.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        file, (image, size) = self._items[index]
+        file, (image, size, captions) = self._items[index]
         self._enlargement.check(self.root / file, *size)
         uniform = self._items.draws(index)
         entries: dict[str, Any] = {"image": to_tensor(self.framing(image, uniform))}
         if self.classes:
             entries["class_label"] = self._class_ids[file.split("/", 1)[0]]
         if self.captions is not None:
-            caption = choose_caption(self.captions.get(file, ("",)), uniform)
+            caption = choose_caption(captions, uniform)
             if not caption and file in self.captions:
                 self.skips.add(EMPTY_CAPTION, f"the caption of '{self.root / file}' is empty")
             entries["caption"] = caption
             if self.tokenizer is not None:
                 entries["tokens"] = self.tokenizer(entries["caption"]).reshape(-1)
         return entries
+
+    def _read_file(self, path: Path) -> tuple[Image.Image, tuple[int, int], Sequence[str]]:
+        """Image, size and captions of a file."""
+        image, size = self._read(path)
+        found = (self.captions or {}).get(path.relative_to(self.root).as_posix(), ("",))
+        return image, size, (read_text(found),) if isinstance(found, Path) else found

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,6 +57,12 @@ def find_captions(root: Path, listing: Listing, mode: str) -> Captions | None:
     if not captions and not strict:
         return None
     missing = [image for image in listing.images if image not in captions]
+    if captions and len(missing) == len(listing.images):
+        raise DataError(
+            f"the captions in '{root}' name none of the {len(missing)} images, of which the first "
+            f"is '{missing[0]}'; they begin with '{next(iter(captions))}': give paths from the "
+            "table to the images"
+        )
     if missing:
         message = f"{len(missing)} of {len(listing.images)} images have no caption"
         where = f"the first is '{root / missing[0]}'"
@@ -67,14 +73,8 @@ def find_captions(root: Path, listing: Listing, mode: str) -> Captions | None:
     return captions
 
 
-def choose_caption(captions: Path | tuple[str, ...], uniform: Uniform) -> str:
-    """One caption of an image; a draw decides where there are several.
-
-    Raises:
-        DataError: its text file cannot be read.
-    """
-    if isinstance(captions, Path):
-        return read_text(captions)
+def choose_caption(captions: Sequence[str], uniform: Uniform) -> str:
+    """One caption of an image; a draw decides where there are several."""
     return captions[int(uniform() * len(captions))] if len(captions) > 1 else captions[0]
 
 
@@ -105,13 +105,14 @@ def _read_tables(
     for file in files:
         folder = PurePosixPath(file).parent
         where = f"'{root / file}'"
-        before = len(found)
+        blank = True
         for name, captions, place in read(_decode(root / file, "captions"), where):
             if not captions:
                 raise DataError(f"{place} has no caption for '{name}'")
             path = os.path.normpath(folder / name).replace(os.sep, "/")
             found.setdefault(path, []).extend(" ".join(text.split()) for text in captions)
-        if len(found) == before:
+            blank = blank and not any(text.strip() for text in captions)
+        if blank:
             raise DataError(f"{where} holds no captions: fill it or remove it")
     return ((name, tuple(captions)) for name, captions in found.items())
 

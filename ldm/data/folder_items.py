@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ldm.data.folder_listing import choose_split
+from ldm.data.image_files import read_size
 from ldm.data.readable_items import ReadableItems
 from ldm.data.skips import Skips
 from ldm.data.transforms import Framing, Uniform
@@ -42,6 +43,32 @@ def split_files(
             f"validation_fraction={fraction}: add images or set split=all"
         )
     return [files[i] for i in chosen]
+
+
+def large_enough(root: Path, files: Sequence[str], framing: Framing) -> list[str]:
+    """The files whose images need not be enlarged to cover a crop; the head of each is read.
+
+    What is no image is kept: it is reported like any other that cannot be read.
+
+    Raises:
+        DataError: there is none.
+    """
+    sizes = (read_size(root / file) for file in files)
+    kept = [
+        file
+        for file, size in zip(files, sizes, strict=True)
+        if size is None or framing.scale(*size) <= 1
+    ]
+    crop = f"{framing.height} x {framing.width} pixels"
+    if not kept:
+        raise DataError(f"all {len(files)} images in '{root}' are smaller than {crop}")
+    if len(kept) < len(files):
+        number = len(files) - len(kept)
+        _log.warning(
+            "%d of %d images in '%s' are smaller than %s and are left out",
+            *(number, len(files), root, crop),
+        )
+    return kept
 
 
 class FolderItems(Generic[T]):

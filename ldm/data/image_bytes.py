@@ -21,6 +21,8 @@ class _Named(io.BytesIO):
     def __str__(self) -> str:
         return self._name
 
+    __repr__ = __str__  # Pillow's messages have this one
+
 
 def decode_image(
     data: bytes, name: str, at_least: int | None = None, mode: str = "RGB"

@@ -14,6 +14,7 @@ from ldm.errors import DataError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 MODES = ("RGB", "L", "RGBA")
 
+_ORIENTATION = 0x0112
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -57,6 +58,17 @@ def read_image(
         raise DataError(
             f"cannot read image '{path}' ({error}): repair the file or remove it"
         ) from error
+
+
+def read_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of an image file, upright, from its head; None if it is no image."""
+    try:
+        with Image.open(path) as image:
+            # that of a PNG may stand behind the pixels
+            turned = image.format != "PNG" and image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    except _DECODING_ERRORS:
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from ldm.data.readable_items import ReadableItems
 from ldm.data.skips import Skips
 from ldm.data.transforms import Cut, to_tensor
 from ldm.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 CROPS = ("center", "random-1d", "random-2d")
 _SHUFFLE = 1
@@ -90,6 +93,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         self._two, self._shuffle, self._antialias = crop == "random-2d", shuffle, antialias
         # The smallest random-2d crop has the size of the result: nothing may be reduced.
         self._at_least = None if self._two or not antialias else self.framing.needed
+        self._warned = False
         what = type(source).__name__
         self._items = ReadableItems(what, len(source), self._read, broken, seed)
 
@@ -117,9 +121,19 @@ class LayoutImages(Dataset[dict[str, Any]]):
         size = (frame.height, frame.width)
         part = take(image, cut, size, frame.interpolation, self._antialias)
         order = self._items.generator(index, _SHUFFLE) if self._shuffle else None
-        crop = _shares(cut, *image.size)
-        tokens = self.tokens(self.source.boxes(used), crop, cut.mirror, order)
+        crop, boxes = _shares(cut, *image.size), self.source.boxes(used)
+        self._check(used, len(boxes))
+        tokens = self.tokens(boxes, crop, cut.mirror, order)
         return {"image": to_tensor(part), "box_tokens": tokens}
+
+    def _check(self, index: int, count: int) -> None:
+        if count > self.tokens.max_objects and not self._warned:
+            self._warned = True
+            _log.warning(
+                "'%s' has %d objects, the tokens hold %d: the others are left out, here and "
+                "further on without a word",
+                *(self.source.path(index), count, self.tokens.max_objects),
+            )
 
     def _read(self, index: int) -> Image.Image:
         return read_image(self.source.path(index), self._at_least)[0]

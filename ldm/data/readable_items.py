@@ -50,6 +50,7 @@ class ReadableItems(Generic[T]):
         self.skips = Skips([UNREADABLE, EMPTY_CAPTION])
         self._what, self._count, self._read = what, count, read
         self._skip, self._seed = broken == "skip", seed
+        self._first = ""
         # In shared memory, so that workers that outlive an epoch see the change.
         self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
 
@@ -87,8 +88,11 @@ class ReadableItems(Generic[T]):
             if step:
                 self.skips.add(UNREADABLE)
             return used, value
-        raise DataError(f"{self._what}: not one of {self._count} images is readable")
+        raise DataError(
+            f"{self._what}: not one of {self._count} images is readable; the first: {self._first}"
+        )
 
     def _note(self, index: int, error: DataError) -> None:
         self.broken.add(index)
+        self._first = self._first or str(error)
         _log.warning("%s; the next one is used instead (%d so far)", error, len(self.broken))

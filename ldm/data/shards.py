@@ -48,7 +48,8 @@ class Shards(IterableDataset[dict[str, Any]]):
         epoch_size: samples of an epoch, over all processes; None: as many as there are.
         sizes: samples per shard, see ``shard_files.shard_sizes``.
         split: all, train or validation, the last ``validation_shards`` shards.
-        validation_shards: how many shards are held out.
+        validation_shards: how many shards are held out; 0: none, all are in both splits, for
+            validation on other shards.
         shuffle: another order in each epoch; without it the order is that of the files.
         buffer: samples between which the next one is drawn.
         min_size: least shorter side of an image, in pixels as stored.
@@ -193,11 +194,11 @@ def _shuffled(
 def _choose(shards: list[str], split: str, held_out: int) -> list[str]:
     if split not in ("all", "train", "validation"):
         raise DataError(f"shards: split '{split}' is not one of all, train, validation")
-    if split == "all":
+    if split == "all" or held_out == 0:
         return shards
     if not 1 <= held_out < len(shards):
         raise DataError(
             f"validation_shards={held_out} of {len(shards)} shards: hold out one or more and leave "
-            "at least one, or name other shards for validation"
+            "at least one, or set it to 0 and name other shards for validation"
         )
     return shards[:-held_out] if split == "train" else shards[-held_out:]

@@ -39,7 +39,7 @@ class WrappedItems:
             raise DataError(f"{name}: refused '{refused}' is not one of error, skip")
         self.images, self._name = images, name
         self.skips = Skips([REFUSED])
-        self._skip, self._refused = refused == "skip", set[int]()
+        self._skip, self._refused, self._first = refused == "skip", set[int](), ""
         self._items = ReadableItems(name, len(images), images.__getitem__, "error", seed)
 
     def __len__(self) -> int:
@@ -69,9 +69,12 @@ class WrappedItems:
                 if not self._skip:
                     raise
                 self._refused.add(used)
+                self._first = self._first or str(error)
                 self.skips.add(REFUSED, str(error))
                 continue
             if getattr(entries.get("image"), "ndim", 0) != 3:
                 raise DataError(f"item {used} of {self._name} has no 'image' (C, H, W)")
             return entries, self._items.generator(index, _PURPOSE)
-        raise DataError(f"{self._name} refuses all of its {len(self)} items")
+        raise DataError(
+            f"{self._name} refuses all of its {len(self)} items; the first: {self._first}"
+        )

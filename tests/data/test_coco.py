@@ -134,7 +134,21 @@ def test_damaged_and_missing_files(root: Path, caplog: pytest.LogCaptureFixture)
     (root / "instances.json").write_text(json.dumps(tree))
     with caplog.at_level(logging.WARNING):
         assert len(boxes(root, "instances").boxes(0)) == 2
-    assert "1 annotations have no image" in caplog.text
+    assert "2 of 7 annotations" in caplog.text
+    caplog.clear()
+    tree["annotations"] += [
+        thing(4, 1, 0, 0, 9, 9, bbox=bbox) for bbox in (None, [1, 2], ["x"] * 4)
+    ]
+    (root / "instances.json").write_text(json.dumps(tree))
+    with caplog.at_level(logging.WARNING):
+        assert len(boxes(root, "instances").boxes(0)) == 2
+    assert "5 of 10 annotations have no known image, category or box" in caplog.text
+    tree["images"][0]["width"] = 0
+    (root / "instances.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"instances.json': image '000000000009.jpg' has 0 x 20"):
+        boxes(root, "instances")
+    tree["images"][0]["width"] = 40
+    (root / "instances.json").write_text(json.dumps(tree))
     (root / "train2017" / "000000000004.jpg").unlink()
     with pytest.raises(DataError, match=r"lacks '000000000004.jpg'"):
         boxes(root, "instances")

@@ -193,7 +193,7 @@ def test_the_last_image_is_replaced_by_the_first(plain: Path) -> None:
     assert grey(ImageFolder(plain, 16, split="all")[11]) == 0
     for i in range(11):
         (plain / f"{i:02}.png").write_text("no image")
-    with pytest.raises(DataError, match="not one of 12 images"):
+    with pytest.raises(DataError, match=r"not one of 12 images is readable; the first: .*00.png"):
         ImageFolder(plain, 16, split="all")[0]
 
 
@@ -366,3 +366,29 @@ def test_a_crop_at_native_size_is_not_taken_from_a_reduced_jpeg(tmp_path: Path) 
     image = ImageFolder(tmp_path, 32, "all", resize="keep")[0]["image"]
     pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(pixels, decoded[184:216, 234:266])
+
+
+def test_images_below_the_crop_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i, size in enumerate([(40, 32), (31, 90), (32, 32), (90, 31)]):
+        save(tmp_path / f"{i}.png", size)
+    (tmp_path / "4.jpg").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        data = ImageFolder(tmp_path, 32, split="all", small="leave_out")
+    assert data.files == ["0.png", "2.png", "4.jpg"]
+    assert "2 of 5 images" in caplog.text
+    assert data[2]["image"].shape == (3, 32, 32)
+    assert data.skips.counts() == {"unreadable": 1}
+    save(tmp_path / "4.jpg", (9, 9))
+    with pytest.raises(DataError, match=r"all 5 images .* are smaller than 64 x 64"):
+        ImageFolder(tmp_path, 64, split="all", small="leave_out")
+
+
+def test_a_turned_photograph_is_measured_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a right angle
+    Image.new("RGB", (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (64, 32)).save(tmp_path / "plain.jpg")
+    data = ImageFolder(tmp_path, (64, 32), split="all", small="leave_out")
+    assert data.files == ["turned.jpg"]

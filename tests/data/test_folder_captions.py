@@ -77,6 +77,8 @@ def test_several_captions_take_turns(root: Path, kind: str) -> None:
         ("captions.json", "{}", "captions.json' holds no captions"),
         ("captions.json", '{"a.png": []}', "entry 0 has no caption for 'a.png'"),
         ("captions.json", '{"a.png": 3}', "entry 0 needs the texts"),
+        ("captions.json", '{"a.png": "", "sub/b.png": [" "]}', "captions.json' holds no captions"),
+        ("captions.json", '{"x.jpg": "y"}', "none of the 2 images, .* 'a.png'.* 'x.jpg'"),
         ("captions.csv", "", "captions.csv' holds no captions"),
         ("captions.csv", "file_name,text\n", "captions.csv' holds no captions"),
         ("captions.csv", "image,text\na.png,x", "row 2 needs the texts 'file_name'"),
@@ -111,3 +113,17 @@ def test_empty_captions_are_counted(root: Path, caplog: pytest.LogCaptureFixture
         assert [data[i]["caption"] for i in range(2)] == ["an a", ""]
     assert data.skips.counts() == {"empty caption": 1}
     assert "sub/b.png' is empty" in caplog.text
+
+
+def test_a_caption_file_that_is_no_text_is_passed_over(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "a.txt").write_bytes(b"caf\xe9")
+    (root / "sub" / "b.txt").write_text("two words")
+    data = ImageFolder(root, 8, split="all")
+    with caplog.at_level(logging.WARNING):
+        assert [data[i]["caption"] for i in range(2)] == ["two words"] * 2
+    assert data.skips.counts() == {"unreadable": 1}
+    assert "a.txt" in caplog.text
+    with pytest.raises(DataError, match=r"a.txt.*save it as UTF-8"):
+        ImageFolder(root, 8, split="all", broken="error")[0]

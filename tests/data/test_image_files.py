@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.data.image_bytes import decode_image
 from ldm.data.image_files import read_image
 from ldm.errors import DataError
 
@@ -137,3 +138,10 @@ def test_other_bad_files_are_named(tmp_path: Path) -> None:
     for name in ("empty.jpg", "text.png", "absent.jpg"):
         with pytest.raises(DataError, match=name):
             read_image(tmp_path / name)
+
+
+def test_bytes_are_called_by_their_name() -> None:
+    with pytest.raises(
+        DataError, match=r"^cannot read image 'shard:7' \(cannot identify .*shard:7"
+    ):
+        decode_image(b"no image", "shard:7")

@@ -163,3 +163,12 @@ def test_a_table_keeps_what_the_filter_says(caplog: pytest.LogCaptureFixture) ->
     assert [b.class_id for b in table.boxes(2)] == [0, 4, 4, 4]
     with pytest.raises(DataError, match="not one of 3 images has 5 to 9 objects"):
         BoxTable(rows, BoxFilter(5, 9, 0), "here")
+
+
+def test_too_many_objects_are_told_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = LayoutImages(source(root), BoxTokenizer(3, max_objects=2), 32)
+    with caplog.at_level(logging.WARNING):
+        items = [data[i]["box_tokens"] for i in range(2)]
+    assert [item.shape for item in items] == [(8,), (8,)]
+    assert len(caplog.records) == 1
+    assert "0.png' has 3 objects, the tokens hold 2" in caplog.text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm.data.degradations import Bicubic
+from ldm.data.folder import ImageFolder
 from ldm.data.inpainting import Inpainting
 from ldm.data.lama_masks import lama_masks
 from ldm.data.scenes import SceneDataset
@@ -85,3 +88,12 @@ def test_damaged_images_are_passed_over_or_told(wrap: str) -> None:
     assert torch.equal(kind[4]["image"], Broken()[5]["image"])
     assert torch.equal(kind[5]["image"], Broken()[5]["image"])
     assert sum(kind.skips.counts().values()) == 1
+
+
+def test_where_all_are_refused_the_reason_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    images = ImageFolder(tmp_path, 16, split="all", small="error")
+    with pytest.raises(
+        DataError, match=r"refuses all of its 1 items; the first: .*a.png' of 8 x 8"
+    ):
+        SuperResolution(images, Bicubic(4), refused="skip")[0]

@@ -167,3 +167,8 @@ def test_low_resolution_partners(tmp_path: Path) -> None:
     Image.fromarray(large[::2, ::2]).save(tmp_path / "low" / "0.png")
     with pytest.raises(DataError, match=r"49 x 32 pixels, its image '0.png' 98 x 64 / 4"):
         PairedFolder(tmp_path / "high", partner, frame, broken="error")[0]
+
+
+def test_where_nothing_fits_the_reason_is_told(maps: Path) -> None:
+    with pytest.raises(DataError, match=r"not one of 3 images is readable; the first: .*unknown"):
+        pairs(maps, num_classes=1)[0]

@@ -19,6 +19,7 @@ from PIL import Image
 from ldm.config import instantiate, load_config
 from ldm.data.box_table import BoxFilter
 from ldm.data.open_images import MIN_AREA
+from ldm.errors import DataError
 from tests.experiments import CONFIGS
 
 SIZE = 32
@@ -243,6 +244,43 @@ def test_recipe(
         assert item["segmentation"].shape == (SIZE, SIZE)
     if "tokens" in entries:
         assert item["tokens"].shape == (config.tokenizer.params.length,)
+
+
+def test_a_class_id_that_the_model_does_not_know_is_told_at_once(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png 1\na.png 2\n")
+    lists = [f"{part}_list={tmp_path / 'list.txt'}" for part in ("train", "validation")]
+    overrides = [f"data_root={tmp_path}", "labels=true", *lists]
+    config = load("files", "class/cin256-v2", [*overrides, "num_classes=2"])
+    with pytest.raises(DataError, match=r"line 2: class id 2 is outside 0 to 1"):
+        instantiate(config.data, "data")
+    config = load("files", "class/cin256-v2", [*overrides, "num_classes=3"])
+    assert len(instantiate(config.data, "data").train) == 2
+    config = load("files", "unconditional/celebahq-ldm-4", overrides)
+    assert len(instantiate(config.data, "data").train) == 2
+
+
+def test_missing_lists_are_said_to_be_somewhere(tmp_path: Path) -> None:
+    root = f"data_root={tmp_path}"
+    for recipe, model, where in (
+        ("celebahq", "unconditional/celebahq-ldm-4", "CompVis/taming-transformers"),
+        ("ffhq", "unconditional/ffhq-ldm-4", "CompVis/taming-transformers"),
+        ("places", "autoencoder/vq-f4", "filelist_places365-standard.tar"),
+    ):
+        with pytest.raises(DataError, match=f"there is no list of files .*{where}"):
+            instantiate(load(recipe, model, [root]).data, "data")
+
+
+def test_one_shard_is_enough_where_it_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    laion(tmp_path)
+    overrides = [f"data_root={tmp_path}/00000.tar", "image_size=32", VOCAB]
+    with pytest.raises(DataError, match="validation_shards=1 of 1 shards"):
+        instantiate(load("laion", "text/laion-ldm-8", overrides).data, "data")
+    overrides += [f"validation_root={tmp_path}/00001.tar", "validation_shards=0"]
+    data = instantiate(load("laion", "text/laion-ldm-8", overrides).data, "data")
+    assert (len(data.train), len(data.validation)) == (2, 2)
+    assert data.train.shards != data.validation.shards
 
 
 def test_every_recipe_is_here() -> None:

@@ -108,6 +108,17 @@ def test_a_folder_keeps_the_degradation_of_the_config(model: Path, tmp_path: Pat
     check(data.train[0])
 
 
+def test_small_images_of_a_folder_are_no_part_of_the_set(tmp_path: Path) -> None:
+    for i in range(6):
+        photograph(tmp_path / f"{i}.png", (63, 400) if i % 3 == 0 else (64, 70))
+    data = data_of(BSR, OVERLAYS / "super_resolution-folder.yaml", data_root=tmp_path)
+    assert len(data.train) + len(data.validation) == 4
+    for items in (data.train, data.validation):
+        for i in range(len(items)):
+            check(items[i])
+        assert items.skips.counts() == {}
+
+
 def test_bsr_for_any_config(tmp_path: Path) -> None:
     for i in range(2):
         photograph(tmp_path / f"{i}.png")
