@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
-from ldm.data.embedding_store import EmbeddingStore, embed_folder, normalised, square_image
+from ldm.data.embedding_store import EmbeddingStore
+from ldm.data.folder_embedding import Embedder, embed_into, normalised, square_image
 from ldm.errors import UserError
 from ldm.load import file_sha256
 
@@ -150,9 +151,9 @@ def open_store(database: Path, kept: Path | None, clip: Clip, job: Job) -> Embed
     else:
         if not database.is_dir():
             raise UserError(f"--database {database}: no such folder or file")
-        beside = f"{database.resolve().name}.{clip.short_name}.safetensors"
-        file = kept or database.resolve().with_name(beside)
-        job.processes.from_first(lambda: _embed_once(database, file, clip))
+        file = kept or beside(database, clip)
+        if not file.exists():
+            job.processes.from_first(lambda: embed(database, file, clip))
     store = EmbeddingStore.load(file)
     store.check_encoder(clip.name, file)
     if database.is_dir():
@@ -160,13 +161,18 @@ def open_store(database: Path, kept: Path | None, clip: Clip, job: Job) -> Embed
     return store
 
 
-def _embed_once(folder: Path, file: Path, clip: Clip) -> None:
-    if file.exists():
-        return
+def beside(folder: Path, clip: Clip) -> Path:
+    """Where the embeddings of a folder are kept."""
+    return folder.resolve().with_name(f"{folder.resolve().name}.{clip.short_name}.safetensors")
+
+
+def embed(folder: Path, file: Path, clip: Clip, threads: int = 1) -> EmbeddingStore:
+    """Embed a folder into a file, or what is new there since; goes on where it was interrupted."""
     say(f"embedding the images of {folder}")
     progress = functools.partial(
         tqdm, desc="embedding", unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()
     )
-    store = embed_folder(folder, clip.embed_images, clip.name, clip.side, BATCH, progress)
-    store.save(file)
+    embedder = Embedder(clip.embed_images, clip.name, clip.side, BATCH, threads)
+    store = embed_into(file, folder, embedder, progress)
     say(f"{len(store.files)} embeddings kept in {file}")
+    return store

@@ -1,13 +1,16 @@
-"""Make images with a retrieval-augmented model, of a text or image and what a database has near it.
+r"""Make images with a retrieval-augmented model, of a query and what a database has near it.
 
 Examples:
   python scripts/retrieve2img.py runs/rdm --prompt "a red house" --database photos --neighbours 10
   python scripts/retrieve2img.py runs/rdm --query house.jpg --database photos --no-query-embedding
   python scripts/retrieve2img.py runs/rdm --prompt "a red house" --guidance 5     no database
+  python scripts/retrieve2img.py runs/rdm --prompt "a red house" --database photos \
+    --index photos.ViT-L-14.ivf
 
 The model attends to CLIP embeddings: that of the query, then those of its nearest neighbours among
 the images of a folder (as the published script does), or of either alone. The folder is embedded
-once; the embeddings are kept in a file beside it, which may also be given as --database.
+once; the embeddings are kept in a file beside it, which may also be given as --database. With an
+index of scripts/build_index.py not all of them are compared with the query.
 
 --clip-weights is a file of weights of OpenCLIP, or the name of published ones, which are read from
 the cache of the Hugging Face hub or downloaded. They must be those that the model was trained with.
@@ -34,7 +37,8 @@ from txt2img import warn_of_cuts
 
 from ldm.conditioners.embeddings import Embeddings
 from ldm.data.embedding_store import EmbeddingStore
-from ldm.data.neighbours import ExactSearch
+from ldm.data.faiss_index import load_index
+from ldm.data.neighbours import ExactSearch, Search
 from ldm.errors import UserError
 
 DEFAULT_NEIGHBOURS = 10
@@ -69,6 +73,9 @@ def main() -> None:
     store = None
     if arguments.database is not None:
         store = open_store(arguments.database, arguments.embeddings, clip, job)
+    index = None
+    if arguments.index is not None and store is not None:
+        index = load_index(arguments.index, store)
     count = neighbours_of(arguments, conditioner, store)
     if arguments.prompt:
         warn_of_cuts(job, clip.text.tokenizer, arguments.prompt)
@@ -78,7 +85,7 @@ def main() -> None:
             f"--clip {arguments.clip} gives embeddings of width {vectors.shape[1]}, the model was "
             f"trained with {conditioner.dim}"
         )
-    found = search(queries, vectors, store, count, not arguments.no_query_embedding)
+    found = search(queries, vectors, store, count, not arguments.no_query_embedding, index)
     requests = [k for k in range(len(queries)) for _ in range(arguments.per_query)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -91,6 +98,7 @@ def main() -> None:
         "query_embedding": not arguments.no_query_embedding,
         "neighbours": count,
         "database_images": None if store is None else len(store.files),
+        "search": None if store is None else "exact" if index is None else index.description,
     }
     generate(job, make, records, columns=arguments.per_query, settings=settings)
     if job.processes.first:
@@ -122,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         "and database have)",
     )
     options.add_argument(
+        "--index",
+        type=Path,
+        metavar="FILE",
+        help="of the database, by build_index.py (default: compare all its embeddings)",
+    )
+    options.add_argument(
         "--no-query-embedding",
         action="store_true",
         help="attend to the neighbours only, as in training without the image itself",
@@ -142,9 +156,9 @@ def _check(arguments: argparse.Namespace, queries: Sequence[str | Path]) -> None
     if count is not None and count < 0:
         raise UserError(f"--neighbours {count}: must not be negative")
     if arguments.database is None:
-        for option, value in (("neighbours", count), ("embeddings", arguments.embeddings)):
-            if value:
-                raise UserError(f"--{option} {value}: name the --database")
+        for option in ("neighbours", "embeddings", "index"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option} {getattr(arguments, option)}: name the --database")
     if arguments.no_query_embedding and (arguments.database is None or count == 0):
         raise UserError("--no-query-embedding: without neighbours nothing is left to attend to")
 
@@ -184,12 +198,13 @@ def search(
     store: EmbeddingStore | None,
     count: int,
     own: bool,
+    index: Search | None = None,
 ) -> list[Found]:
     """What each query with its vector (Q, D) finds; ``own``: the model sees that vector, first."""
     seen = vectors[:, None] if own else vectors[:, None][:, :0]
     if store is None or count == 0:
         return [Found(query, condition) for query, condition in zip(queries, seen, strict=True)]
-    neighbours = ExactSearch(store.vectors)(vectors, count)
+    neighbours = (index or ExactSearch(store.vectors))(vectors, count)
     seen = torch.cat([seen, store.vectors[neighbours.indices]], dim=1)
     return [
         Found(query, seen[k], tuple(store.files[i] for i in rows.tolist()), tuple(cosines.tolist()))

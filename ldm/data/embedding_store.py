@@ -1,29 +1,20 @@
-"""Embeddings of many images, kept in one file: what retrieval searches.
-
-Nothing here knows the network: an ``encode`` function makes embeddings of images.
-"""
+"""Embeddings of many images, kept in one file: what retrieval searches."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.config import write_atomically
 from ldm.data.folder_listing import list_folder
-from ldm.data.image_files import read_image
-from ldm.data.transforms import Framing, to_tensor
 from ldm.errors import DataError
-
-Encode: TypeAlias = Callable[[Tensor], Tensor]
-"""``encode(images (B, 3, side, side) in [-1, 1]) -> embeddings (B, D)`` of any length."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +34,13 @@ class EmbeddingStore:
     encoder: str
     sizes: dict[str, int]
     root: str
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of files and vectors: what is made of them belongs to no others."""
+        digest = hashlib.sha256("\n".join(self.files).encode())
+        digest.update(self.vectors.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file, complete or not at all."""
@@ -100,79 +98,9 @@ class EmbeddingStore:
         )
 
 
-def embed_folder(
-    root: Path,
-    encode: Encode,
-    encoder: str,
-    side: int,
-    batch_size: int = 64,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> EmbeddingStore:
-    """Embed all images of a folder, resized and cropped to their middle square.
-
-    An image that cannot be read is left out, and the log says so.
-
-    Args:
-        root: the folder; nested ones are read.
-        encode: the network.
-        encoder: how it is called, see ``EmbeddingStore``.
-        side: of the images that it takes, in pixels.
-        batch_size: images at once.
-        progress: wraps the iteration over batches like tqdm.
-
-    Raises:
-        DataError: no image can be read.
-    """
-    files = list_folder(root).images
-    kept: list[str] = []
-    vectors: list[Tensor] = []
-    for start in progress(range(0, len(files), batch_size)):
-        read = _readable(root, files[start : start + batch_size], side)
-        if read:
-            kept += read
-            vectors.append(normalised(encode(torch.stack(list(read.values())))))
-    if not kept:
-        raise DataError(f"image folder '{root}': none of its {len(files)} images can be read")
-    sizes = file_sizes(root, files)
-    return EmbeddingStore(tuple(kept), torch.cat(vectors), encoder, sizes, str(root.resolve()))
-
-
-def square_image(path: Path, side: int) -> Tensor:
-    """The middle square of an image file, as (3, side, side) in [-1, 1].
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    image, _ = read_image(path, at_least=side)
-    return to_tensor(Framing(side, side)(image, lambda: 0.0))
-
-
-def normalised(vectors: Tensor) -> Tensor:
-    """Vectors (B, D) at length 1, float32 on the CPU.
-
-    Raises:
-        DataError: one has no direction: it is zero or not finite.
-    """
-    vectors = F.normalize(vectors.float().cpu(), dim=1)
-    lengths = vectors.norm(dim=1)
-    if not torch.isclose(lengths, torch.ones_like(lengths), atol=1e-3).all():
-        raise DataError("the encoder gave an embedding that is zero or not finite")
-    return vectors
-
-
 def file_sizes(root: Path, files: Sequence[str]) -> dict[str, int]:
     """Bytes of files below a folder, by path."""
     return {name: (root / name).stat().st_size for name in files}
-
-
-def _readable(root: Path, files: Sequence[str], side: int) -> dict[str, Tensor]:
-    images = {}
-    for name in files:
-        try:
-            images[name] = square_image(root / name, side)
-        except DataError as error:
-            logging.getLogger(__name__).warning("left out: %s", error)
-    return images
 
 
 def _packed(store: EmbeddingStore) -> Tensor:

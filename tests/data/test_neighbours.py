@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.embedding_store import EmbeddingStore, embed_folder, square_image
+from ldm.data.embedding_store import EmbeddingStore
+from ldm.data.folder_embedding import Embedder, embed_folder, square_image
 from ldm.data.neighbours import ExactSearch
 from ldm.errors import DataError
 
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _embed(root: Path, **options: int) -> EmbeddingStore:
-    return embed_folder(root, _encode, "mean colour", side=8, **options)
+    return embed_folder(root, Embedder(_encode, "mean colour", side=8, **options))
 
 
 # -- search ----------------------------------------------------------------------------------
@@ -149,4 +150,4 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 def test_embeddings_must_have_a_direction(folder: Path) -> None:
     with pytest.raises(DataError, match="zero or not finite"):
-        embed_folder(folder, lambda images: images.mean((2, 3)) * torch.nan, "x", side=8)
+        embed_folder(folder, Embedder(lambda images: images.mean((2, 3)) * torch.nan, "x", side=8))
