@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from ldm.conditioners.base import Conditioner
 from ldm.conditioners.checks import check_tensor
-from ldm.conditioners.open_clip_towers import Arch, ImageTower, TextTower, pixel_statistics
+from ldm.conditioners.open_clip_towers import (
+    Arch,
+    ImageTower,
+    TextTower,
+    pixel_statistics,
+    prepare_pixels,
+)
 from ldm.conditioners.pretrained import PretrainedModule
 from ldm.conditioners.token_ids import check_droppable, check_tokens, check_value, empty_text
 from ldm.conditioners.tokenizer import Tokenizer
@@ -26,8 +32,9 @@ class OpenCLIPText(Conditioner):
     Parameters have the names of Stable Diffusion v2: ``model.transformer.resblocks...``.
 
     Args:
-        arch: Name of an architecture of ``open_clip``, or its description (``embed_dim``,
-            ``text_cfg``, ``vision_cfg``, optionally ``quick_gelu``).
+        arch: Name of an architecture of ``open_clip``, its description (``embed_dim``,
+            ``text_cfg``, ``vision_cfg``, optionally ``quick_gelu``), or the path of a JSON file
+            with such a description.
         pretrained: A tag of ``open_clip`` for these weights, or the path of a file of them. None:
             they are random if no checkpoint brings any.
         layer: "last", the output of the layer before it ("penultimate": Stable Diffusion v2), both
@@ -136,15 +143,7 @@ class OpenCLIPImage(Conditioner):
 
     def _prepare(self, images: Tensor) -> Tensor:
         """Resized, cropped and standardised as for CLIP."""
-        height, width = images.shape[-2:]
-        side = self.model.side
-        scale = side / min(height, width)
-        size = max(side, round(height * scale)), max(side, round(width * scale))
-        if size != (height, width):
-            images = F.interpolate(images, size, mode="bicubic", antialias=True)
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        images = images[..., top : top + side, left : left + side].clamp(-1, 1)
-        return (images.add(1).div(2) - self.mean) / self.std
+        return prepare_pixels(images, self.model.side, self.mean, self.std)
 
 
 def _freeze(

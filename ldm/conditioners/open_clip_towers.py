@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ldm.conditioners.pretrained import PretrainedModule, hub_file, read_weights
 from ldm.errors import CheckpointError, ConfigError
 
 Arch = str | Mapping[str, Any]
-"""Name of an architecture of ``open_clip``, or its description."""
+"""Name of an architecture of ``open_clip``, its description, or the path of a JSON file of one."""
 
 _VISUAL = "visual."
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -54,20 +56,33 @@ class TextTower(PretrainedModule):
 
     def forward(self, ids: Tensor, skipped: int = 0) -> Tensor:
         """Ids (B, L) -> (B, L, D), without the last ``skipped`` layers."""
-        length = ids.shape[1]
-        x = self.token_embedding(ids) + self.positional_embedding[:length]
-        mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
-        batch_first = getattr(self.transformer, "batch_first", False)  # open_clip before 2.25
-        x = x if batch_first else x.transpose(0, 1)
-        blocks = self.transformer.resblocks
-        for block in blocks[: len(blocks) - skipped]:
-            x = block(x, attn_mask=mask)
-        return self.ln_final(x if batch_first else x.transpose(0, 1))
+        return text_states(self, ids, skipped)
 
     def pooled(self, ids: Tensor) -> Tensor:
         """Ids (B, L) -> (B, D): the projected output at the end token, which has the highest id."""
-        ends = self(ids)[torch.arange(len(ids), device=ids.device), ids.argmax(-1)]
-        return ends @ self.text_projection
+        return pooled_text(self, ids)
+
+
+def text_states(text: Any, ids: Tensor, skipped: int = 0) -> Tensor:
+    """Ids (B, L) -> (B, L, D) through any module that has the parts of a ``TextTower``."""
+    length = ids.shape[1]
+    x = text.token_embedding(ids) + text.positional_embedding[:length]
+    mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
+    batch_first = getattr(text.transformer, "batch_first", False)  # open_clip before 2.25
+    x = x if batch_first else x.transpose(0, 1)
+    blocks = text.transformer.resblocks
+    for block in blocks[: len(blocks) - skipped]:
+        x = block(x, attn_mask=mask)
+    states: Tensor = text.ln_final(x if batch_first else x.transpose(0, 1))
+    return states
+
+
+def pooled_text(text: Any, ids: Tensor) -> Tensor:
+    """Ids (B, L) -> (B, D) as :meth:`TextTower.pooled`, through any module with its parts."""
+    states = text_states(text, ids)
+    ends = states[torch.arange(len(ids), device=ids.device), ids.argmax(-1)]
+    pooled: Tensor = ends @ text.text_projection
+    return pooled
 
 
 class ImageTower(PretrainedModule):
@@ -96,6 +111,25 @@ def pixel_statistics(arch: Arch, pretrained: str | None) -> tuple[Sequence[float
     return tag.get("mean", _MEAN), tag.get("std", _STD)
 
 
+def prepare_pixels(images: Tensor, side: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as CLIP sees them: resized, cropped to the middle square.
+
+    Args:
+        images: with colours in [-1, 1].
+        side: of the square, in pixels; the shorter side is resized to it.
+        mean: colours (3, 1, 1) to subtract, in [0, 1].
+        std: standard deviations (3, 1, 1) to divide by.
+    """
+    height, width = images.shape[-2:]
+    scale = side / min(height, width)
+    size = max(side, round(height * scale)), max(side, round(width * scale))
+    if size != (height, width):
+        images = F.interpolate(images, size, mode="bicubic", antialias=True)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    images = images[..., top : top + side, left : left + side].clamp(-1, 1)
+    return (images.add(1).div(2) - mean) / std
+
+
 def _package() -> Any:
     try:
         import open_clip
@@ -109,7 +143,10 @@ def _package() -> Any:
 def _settings(arch: Arch, pretrained: str | None) -> dict[str, Any]:
     """Sizes of an architecture, with the activation that the weights were trained with."""
     package = _package()
-    found = package.get_model_config(arch) if isinstance(arch, str) else arch
+    if isinstance(arch, str):
+        found = _described(arch) if arch.endswith(".json") else package.get_model_config(arch)
+    else:
+        found = arch
     if found is None:
         raise ConfigError(f"arch={arch!r}: open_clip has no such architecture")
     settings = dict(found)
@@ -124,6 +161,17 @@ def _settings(arch: Arch, pretrained: str | None) -> dict[str, Any]:
     if tag is not None and tag.get("quick_gelu"):
         settings["quick_gelu"] = True
     return settings
+
+
+def _described(file: str) -> dict[str, Any]:
+    """What a JSON file says of an architecture."""
+    try:
+        described = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"arch={file!r}: cannot be read as JSON: {error}") from error
+    if not isinstance(described, dict):
+        raise ConfigError(f"arch={file!r}: must describe an architecture of open_clip")
+    return described
 
 
 def _tag(arch: Arch, pretrained: str | None) -> dict[str, Any] | None:
