@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -29,11 +30,19 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+def one_line(error: Exception) -> str:
+    """The message of an error; of one that a loader worker passed on, without its traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "DataLoader worker" in text:
+        text = re.sub(r"^ldm\.errors\.\w+: ", "", text.strip().splitlines()[-1])
+    return " ".join(text.split())
+
+
 def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("httpx", "urllib3", "matplotlib", "PIL", "fsspec", "transformers"):
+    for name in ("httpx", "urllib3", "matplotlib", "PIL", "fsspec", "transformers", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
         ".*does not have many workers.*",
@@ -44,6 +53,7 @@ def _quiet_libraries() -> None:
         ".*not using `distributed.sampler.*",
         ".*You have overridden `on_before_batch_transfer`.*",
         ".*your dataloader is not resumable.*",  # a resumed epoch starts anew; the noise does not
+        ".*IterableDataset. has .__len__. defined.*",  # ours gives each process its share
         ".*module.s. in eval mode at the start of training.*",  # the frozen first stage
         ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want
     ):

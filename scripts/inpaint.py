@@ -5,11 +5,11 @@ Examples:
   python scripts/inpaint.py runs/mine photos/ --prompt "a red circle" --guidance 3 --eta 1
   python scripts/inpaint.py runs/inpainting photos/ --per-image 4 --no-paste
 
-The folder holds images (png, jpg, webp) and for each a mask of its size, NAME_mask.png, white
-where the image is to be filled in. A model that was trained for it (configs/inpainting) is shown
-the masked image and the mask. Any other model is made to fit: at every step what is known is put
-back at the noise level of that step; --eta 1 then fits better than 0. Known pixels are pasted back
-unchanged; --no-paste shows what the model makes of them.
+The folder holds images (png, jpg, webp) and for each a mask of its size, NAME_mask.png (or NAME.png
+in the folder --masks), white where the image is to be filled in. A model that was trained for it
+(configs/inpainting) is shown the masked image and the mask. Any other model is made to fit: at
+every step what is known is put back at the noise level of that step; --eta 1 then fits better than
+0. Known pixels are pasted back unchanged; --no-paste shows what the model makes of them.
 
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
@@ -101,7 +101,7 @@ def main() -> None:
         raise UserError(
             f"--guidance {arguments.guidance:g} has no effect: give --prompt or --label"
         )
-    files = _pairs(job, arguments.folder)
+    files = _pairs(job, arguments.folder, arguments.masks)
     channels = image_channels(job)
     for work in files.values():
         if not work.read(channels)[1].any():  # also finds bad ones now
@@ -134,6 +134,12 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = sampling_parser(__doc__, size=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="folder with the mask of each image under its name (default: NAME_mask.png beside it)",
+    )
     parser.add_argument("--prompt", help="what to fill in, for text models")
     parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
@@ -150,25 +156,36 @@ def _trained_for_it(job: Job) -> bool:
     return keys >= set(INPUTS)
 
 
-def _pairs(job: Job, folder: Path) -> dict[str, Work]:
+def _pairs(job: Job, folder: Path, mask_folder: Path | None) -> dict[str, Work]:
     """Images with their masks, by the name of their results.
 
     Raises:
         UserError: there is none.
     """
     files = picture_files([folder])
-    masks = {name: file for name, file in files.items() if name.endswith(SUFFIX)}
+    if mask_folder is None:
+        ending, masks = SUFFIX, {name: file for name, file in files.items() if _is_mask(name)}
+        files = {name: file for name, file in files.items() if name not in masks}
+    elif not mask_folder.is_dir():
+        raise UserError(f"--masks {mask_folder}: no such folder")
+    else:
+        ending, masks = "", picture_files([mask_folder])
     pairs = {}
     for name, file in files.items():
-        if name in masks:
-            continue
-        if name + SUFFIX in masks:
-            pairs[name] = Work(file, masks[name + SUFFIX])
+        if name + ending in masks:
+            pairs[name] = Work(file, masks[name + ending])
         else:
-            job.warn(f"{file}: left out, it has no mask {Path(name).name}{SUFFIX}.png")
+            job.warn(f"{file}: left out, it has no mask {Path(name).name}{ending}.png")
     if not pairs:
-        raise UserError(f"{folder}: no image with a mask; give NAME.png and NAME{SUFFIX}.png")
+        raise UserError(
+            f"{folder}: no image with a mask; give NAME.png and NAME{SUFFIX}.png, or masks of the "
+            "same names in --masks DIR"
+        )
     return pairs
+
+
+def _is_mask(name: str) -> bool:
+    return name.endswith(SUFFIX)
 
 
 def _records(arguments: argparse.Namespace, files: dict[str, Work]) -> list[dict[str, object]]:

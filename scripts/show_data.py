@@ -8,15 +8,14 @@ Examples:
   python scripts/show_data.py configs/semantic/landscapes-256.yaml data_root=mine --epoch 3
 
 Writes a picture of the first samples with their conditions: captions and class names as words,
-layouts with their boxes, label maps in colours, masks, smaller images. Prints type, shape and range
-of every entry, how many samples were left out and why, and how many images a second were read.
-Neither a model nor a run is needed.
+layouts with their boxes, label maps in colours, masks, smaller images, neighbours. Prints type,
+shape and range of every entry, how many samples were left out and why, and how many images a second
+were read. Neither a model nor a run is needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,24 +23,18 @@ from typing import Any
 
 import torch
 from _cli import run, say
-from _sheet import Cell, Row, save_rows
+from _item_cells import Item, item_cells
+from _sheet import Row, save_rows
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.config import instantiate, load_config
-from ldm.data.box_drawing import draw_layout
-from ldm.data.box_json import Layout
-from ldm.data.box_tokens import Box, BoxTokenizer
-from ldm.data.label_maps import colour_label_map
 from ldm.errors import UserError
-from ldm.evaluation.pictures import as_rgb
 
 ACROSS = 8
 """Pictures in a row of the sheet."""
 TEXT = 60
-
-Item = dict[str, Any]
 
 
 def main() -> None:
@@ -110,21 +103,17 @@ def _look(dataset: Any, arguments: argparse.Namespace) -> tuple[list[Item], floa
     """The samples to show, and images per second after them."""
     batches = _batches(dataset, arguments)
     items: list[Item] = []
-    try:
-        while len(items) < arguments.num and (batch := next(batches, None)) is not None:
-            items += batch
-        if not items:
-            raise UserError("the data set is empty")
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < arguments.seconds:
-            batch = next(batches, None)
-            if batch is None:
-                batches = _batches(dataset, arguments)
-                continue
-            count += len(batch)
-    except UserError as error:  # that of a worker comes with its traceback
-        last = str(error).strip().splitlines()[-1]
-        raise type(error)(re.sub(r"^ldm\.errors\.\w+: ", "", last)) from None
+    while len(items) < arguments.num and (batch := next(batches, None)) is not None:
+        items += batch
+    if not items:
+        raise UserError("the data set is empty")
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < arguments.seconds:
+        batch = next(batches, None)
+        if batch is None:
+            batches = _batches(dataset, arguments)
+            continue
+        count += len(batch)
     elapsed = time.perf_counter() - start
     return items[: arguments.num], count / elapsed if count else None
 
@@ -176,65 +165,14 @@ def _skipped(dataset: Any) -> dict[str, int]:
     return found
 
 
-def _attribute(dataset: Any, name: str, default: Any) -> Any:
-    """An attribute of a data set, or of the one inside it."""
-    if getattr(dataset, name, None):
-        return getattr(dataset, name)
-    inner = getattr(dataset, "images", None)
-    return default if inner is None else _attribute(inner, name, default)
-
-
 def _write(items: Sequence[Item], dataset: Any, out: Path) -> None:
-    classes = _attribute(dataset, "classes", ())
-    tokens = _attribute(dataset, "tokens", None)
-    maps = [value for item in items for value in item.values() if _is_map(value)]
-    num_ids = max([int(value.max()) + 1 for value in maps], default=1)
-    samples = [_cells(item, classes, tokens, num_ids) for item in items]
+    samples = item_cells(items, dataset)
     each = max(1, ACROSS // max(len(cells) for cells in samples))
     rows = [
         Row("", [cell for cells in samples[i : i + each] for cell in cells])
         for i in range(0, len(samples), each)
     ]
     save_rows(rows, out)
-
-
-def _cells(item: Item, classes: Sequence[str], tokens: Any, num_ids: int) -> list[Cell]:
-    """The pictures of a sample, its class below the first, and its caption."""
-    size = tuple(item["image"].shape[-2:])
-    cells = [Cell(as_rgb(item["image"][None])[0], _class(item, classes))]
-    if "caption" in item:
-        cells.append(Cell(text=item["caption"]))
-    for key, value in item.items():
-        if key == "image" or not isinstance(value, Tensor):
-            continue
-        if _is_map(value):
-            cells.append(Cell(colour_label_map(value, num_ids), key))
-        elif value.is_floating_point() and value.ndim == 3 and value.shape[0] in (1, 3):
-            cells.append(Cell(value * 2 - 1 if key == "mask" else value, key))
-        elif key == "box_tokens" and isinstance(tokens, BoxTokenizer):
-            boxes, crop = tokens.decode(value)
-            picture = draw_layout(Layout("", tuple(boxes), crop), size, classes)
-            cells.append(Cell(picture, key))
-        elif key == "boxes" and "box_labels" in item:
-            picture = draw_layout(_layout(value, item["box_labels"]), size, classes)
-            cells.append(Cell(picture, key))
-    return cells
-
-
-def _layout(boxes: Tensor, labels: Tensor) -> Layout:
-    pairs = zip(labels.tolist(), boxes.tolist(), strict=True)
-    return Layout("", tuple(Box(label, *edges) for label, edges in pairs if label >= 0))
-
-
-def _is_map(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2 and value.dtype == torch.int64
-
-
-def _class(item: Item, classes: Sequence[str]) -> str:
-    if "class_label" not in item:
-        return "image"
-    label = int(item["class_label"])
-    return f"{label} {classes[label]}" if label < len(classes) else f"class {label}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ldm.config import instantiate, load_config, save_config
+from ldm.data.embedding_store import EmbeddingStore, file_sizes
+from ldm.data.folder_listing import list_folder
 from ldm.load import inline_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,7 @@ _SMALL: Mapping[str, object] = {
     r"num_neighbours": 2,
     r"vocab_size": 128,
     r"random_length": 4,
-    r"clip": "null",
+    r"clip(_weights)?": "null",
     r"tokenizer\.params\.length": 8,
     r"tokenizer\.params\.vocab": ROOT / "data" / "scenes" / "vocab.txt",
     r".*\.architecture\.params\.channels": 8,
@@ -105,7 +107,19 @@ def outside(path: Path, world: Path) -> list[str]:
         overrides.append(f"picture={world / 'shape.png'}")
     if "num_classes" in set(config) and not random_data(path):
         overrides.append("num_classes=2")
+    if "embeddings" in config and not random_data(path):
+        overrides.append(f"embeddings={_embed(world / 'photos')}")
     return overrides
+
+
+def _embed(folder: Path) -> Path:
+    """Random embeddings of the images of a folder, as wide as small experiments have them."""
+    path = folder.with_suffix(".safetensors")
+    files = list_folder(folder).images
+    vectors = torch.nn.functional.normalize(torch.randn(len(files), 8), dim=1)
+    sizes = file_sizes(folder, files)
+    EmbeddingStore(tuple(files), vectors, "random", sizes, str(folder)).save(path)
+    return path
 
 
 def before(path: Path, runs: Path, small: bool) -> list[str]:

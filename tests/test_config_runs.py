@@ -36,6 +36,8 @@ QUICK = {
     "classifier/cin256-classifier",
     "folder/text",
     "inpainting/places-ldm-4-kl",
+    "laptop/retrieval",
+    "laptop/text_frozen",
     "layout/coco-ldm-8",
     "pixel/ddpm-cifar10-class",
     "retrieval/rdm-768",

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.scene_captions import COLOURS, SHAPES, class_index, describe, write_caption
+from ldm.data.box_tokens import Box, BoxTokenizer
+from ldm.data.scene_captions import (
+    CLASS_NAMES,
+    COLOURS,
+    SHAPES,
+    class_index,
+    describe,
+    write_caption,
+)
 from ldm.data.scene_drawing import BACKGROUNDS, draw_background, draw_object
 from ldm.data.scene_layout import Scene, sample_scene
 from ldm.errors import DataError
@@ -33,6 +41,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
     - ``box_labels``: long (N,), class of each box, -1 where there is none
     - ``segmentation``: long (H, W), 0 = background, k = class k - 1
     - ``tokens``: long (L,), the caption's tokens, if there is a tokenizer
+    - ``box_tokens``: long (L,), the tokens of boxes and classes, if there is a ``box_tokenizer``
 
     Args:
         resolution: side of a square image or (height, width), at least 16 pixels.
@@ -44,10 +53,13 @@ class SceneDataset(Dataset[dict[str, Any]]):
         colours: the colours that appear.
         backgrounds: the kinds of background that appear; plain and gradient are quickest to learn.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+        box_tokenizer: makes tokens of the boxes, for as many classes as ``CLASS_NAMES``.
 
     Raises:
         DataError: an option is out of its range.
     """
+
+    classes = CLASS_NAMES
 
     def __init__(
         self,
@@ -60,6 +72,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         colours: Sequence[str] = COLOURS,
         backgrounds: Sequence[str] = BACKGROUNDS,
         tokenizer: Tokenizer | None = None,
+        box_tokenizer: BoxTokenizer | None = None,
     ) -> None:
         height, width = (
             (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
@@ -75,6 +88,11 @@ class SceneDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 f"scenes: length {length} must be positive and seed {seed} not negative"
             )
+        if box_tokenizer is not None and box_tokenizer.num_classes != len(CLASS_NAMES):
+            raise DataError(
+                f"scenes: num_classes of box_tokenizer is {box_tokenizer.num_classes}, but there "
+                f"are {len(CLASS_NAMES)} classes"
+            )
         _check_subset("shapes", shapes, SHAPES)
         _check_subset("colours", colours, COLOURS)
         _check_subset("backgrounds", backgrounds, BACKGROUNDS)
@@ -83,7 +101,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         self.num_objects = (low, high)
         self.shapes, self.colours = tuple(shapes), tuple(colours)
         self.backgrounds = tuple(backgrounds)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.box_tokenizer = tokenizer, box_tokenizer
         self._entropy = (seed, _SPLITS.index(split))
 
     def __len__(self) -> int:
@@ -110,24 +128,28 @@ class SceneDataset(Dataset[dict[str, Any]]):
         spec = describe([(item.shape, item.colour) for item in scene.objects], scene.relation)
         caption = write_caption(spec)
         missing = self.num_objects[1] - len(labels)
-        boxes = np.array(self._boxes(scene) + [[0.0] * 4] * missing, np.float32)
+        boxes = self._boxes(scene)
+        padded = np.array([*boxes, *[(0.0,) * 4] * missing], np.float32)
         entries: dict[str, Any] = {
             "image": torch.from_numpy(image),
             "caption": caption,
             "class_label": labels[0],
-            "boxes": torch.from_numpy(boxes),
+            "boxes": torch.from_numpy(padded),
             "box_labels": torch.from_numpy(np.array(labels + [-1] * missing)),
             "segmentation": torch.from_numpy(segmentation),
         }
         if self.tokenizer is not None:
             entries["tokens"] = self.tokenizer(caption).reshape(-1)
+        if self.box_tokenizer is not None:
+            found = [Box(label, *box) for label, box in zip(labels, boxes, strict=True)]
+            entries["box_tokens"] = self.box_tokenizer(found)
         return entries
 
-    def _boxes(self, scene: Scene) -> list[list[float]]:
+    def _boxes(self, scene: Scene) -> list[tuple[float, float, float, float]]:
         unit = min(self.height, self.width)
         w, h = unit / self.width, unit / self.height
         return [
-            [(o.x - o.radius) * w, (o.y - o.radius) * h, (o.x + o.radius) * w, (o.y + o.radius) * h]
+            ((o.x - o.radius) * w, (o.y - o.radius) * h, (o.x + o.radius) * w, (o.y + o.radius) * h)
             for o in scene.objects
         ]
 

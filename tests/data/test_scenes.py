@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ldm.data.box_tokens import BoxTokenizer
 from ldm.data.scene_captions import CLASS_NAMES, class_index, parse_caption, relation_between
 from ldm.data.scenes import SceneDataset
 from ldm.errors import DataError
@@ -164,3 +165,17 @@ def test_vocabulary_tokenises_every_word() -> None:
     caption = SceneDataset(32, 40)[36]["caption"]
     assert tokenizer.tokenize(caption) == caption.replace(",", " ,").split()
     assert "[UNK]" not in tokenizer.tokenize("photograph of two zebras, 17 owls!")
+
+
+def test_box_tokens_say_what_the_boxes_do() -> None:
+    tokens = BoxTokenizer(24, max_objects=3, vocab_size=577, flags=False)
+    dataset = SceneDataset(32, 20, box_tokenizer=tokens)
+    for item in (dataset[i] for i in range(20)):
+        boxes, crop = tokens.decode(item["box_tokens"])
+        assert crop == (0, 0, 1, 1)
+        labels = [label for label in item["box_labels"].tolist() if label >= 0]
+        assert [box.class_id for box in boxes] == labels
+        for box, edges in zip(boxes, item["boxes"].tolist(), strict=False):
+            assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(edges, abs=0.5 / 23 + 1e-6)
+    with pytest.raises(DataError, match="box_tokenizer is 23"):
+        SceneDataset(32, 20, box_tokenizer=BoxTokenizer(23))

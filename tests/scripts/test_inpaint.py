@@ -79,6 +79,24 @@ def test_what_is_hidden_makes_no_difference(script, trained, text, folder, tmp_p
         assert (results[0] == results[1]).all()
 
 
+def test_masks_of_another_folder(script, trained, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    beside, apart = tmp_path / "beside", tmp_path / "apart"
+    assert script("inpaint.py", trained, folder, *FAST, "--out", beside).code == 0
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}_mask.png").rename(masks / f"{name}.png")
+    done = script("inpaint.py", trained, folder, *FAST, "--masks", masks, "--out", apart)
+    assert done.code == 0, done.err
+    assert "lonely.png: left out, it has no mask lonely.png" in done.err
+    for name in ("a", "b"):
+        files = [out / "images" / f"{name}.png" for out in (beside, apart)]
+        assert (pixels(files[0]) == pixels(files[1])).all()
+    done = script("inpaint.py", trained, folder, *FAST, "--masks", tmp_path / "none")
+    assert done.code == 2
+    assert "no such folder" in done.err
+
+
 def test_variants_and_conditions(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
     options = ("--per-image", "2", "--prompt", "a red circle", "--guidance", "2", "--eta", "1")

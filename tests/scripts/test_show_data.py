@@ -102,7 +102,7 @@ def test_conditions_are_drawn(script: Script, tmp_path: Path) -> None:
     for line in (r"boxes +float32 +\(3, 4\)", r"segmentation +int64 +\(32, 32\)"):
         assert re.search(line, outcome.out)
     with Image.open(out) as sheet:
-        assert sheet.width == 8 * (128 + 6) + 6  # image, caption, boxes, map, twice
+        assert sheet.width == 8 * (224 + 6) + 6  # image, caption, boxes, map, twice
     random = config(
         tmp_path / "random.yaml",
         """
@@ -146,7 +146,7 @@ def test_layouts(script: Script, tmp_path: Path, photos: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert re.search(r"box_tokens +int64 +\(92,\)", outcome.out)
     with Image.open(out) as sheet:
-        assert sheet.width == 6 * (120 + 6) + 6
+        assert sheet.width == 6 * (240 + 6) + 6
 
 
 def test_streams(script: Script, tmp_path: Path, photos: Path) -> None:
@@ -198,4 +198,4 @@ def test_an_error_in_a_worker_is_one_line(script: Script, tmp_path: Path, photos
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith("error: folder '")
-    assert last.endswith("images is readable")
+    assert "not one of 7 images is readable; the first: cannot read image" in last

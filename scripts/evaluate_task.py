@@ -1,0 +1,215 @@
+"""Measure whether a model does what it is conditioned on: samples for held-out conditions.
+
+Examples:
+  python scripts/evaluate_task.py runs/laptop-text
+  python scripts/evaluate_task.py runs/laptop-super_resolution --features runs/laptop-features
+  python scripts/evaluate_task.py runs/laptop-inpainting --baseline runs/laptop-unconditional
+  python scripts/evaluate_task.py runs/laptop-retrieval \
+    --clip data/scenes/clip.json --clip-weights runs/laptop-clip/weights/model.safetensors
+
+What is measured depends on the condition:
+  class, text        share of samples in which an exact judge finds what was asked for (scenes)
+  layout             IoU of asked and found boxes (scenes)
+  semantic map       agreement of the map that the sample shows with the given one (scenes)
+  super-resolution   PSNR and, with --features, Fréchet distance, beside bicubic interpolation
+  inpainting         error in the hole and the seam around it, beside the hole filled with the mean
+                     colour and, with --baseline, an unconditional model that is given what is known
+  retrieval          do samples resemble their own neighbours, more than those of others?
+  none               Fréchet distance, precision, recall, copies of training images (--features)
+
+Conditions are those of the first --num validation items. Beside a number stands that of the real
+images, once through the first stage: the best that the model could reach. Writes OUT/metrics.json,
+OUT/task.png (a row per item: the image, its conditions, samples) and the samples themselves; OUT is
+RUN/task.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from _cli import run, say
+from _evaluation import (
+    add_feature_options,
+    describe_data,
+    describe_preprocessing,
+    feature_network,
+    first_images,
+    validation_data,
+    write_report,
+)
+from _item_cells import item_cells
+from _output import generate
+from _retrieval import Clip, add_clip_options
+from _sampling import Job, sampling_parser
+from _sheet import Cell, Row, save_rows
+from _task_measures import TASKS, Evaluation, Item
+from inpaint import filled_around
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils.data import default_collate
+from torchvision.io import ImageReadMode, read_image
+
+from ldm.config import instantiate
+from ldm.errors import UserError
+from ldm.evaluation.report import EvaluationReport
+
+SHEET_ROWS = 10
+
+
+def main() -> None:
+    """Sample for the conditions of held-out items, measure, write the report and the sheet."""
+    arguments = _parser().parse_args()
+    if arguments.num < 2:
+        raise UserError(f"--num {arguments.num}: must be at least 2")
+    guided = arguments.guidance is not None
+    arguments.guidance = arguments.guidance if guided else 1.0
+    job = Job.load(arguments)
+    if arguments.out is None:
+        arguments.out = job.out.with_name(job.out.name.replace("generated", "task"))
+    if not guided:
+        arguments.guidance = float(
+            OmegaConf.select(job.config, "task.params.preview_guidance", default=1.0)
+        )
+    keys = frozenset(conditioner.key for conditioner in job.model.conditioners)
+    if keys not in TASKS:
+        raise UserError(
+            f"{arguments.source} is conditioned on {', '.join(sorted(keys))}: no measure knows how "
+            "to; scripts/evaluate.py measures any samples by features"
+        )
+    where = f"validation data of {arguments.source}"
+    dataset = validation_data(job.config, where)
+    chosen = first_images(dataset, min(arguments.num, len(dataset)), where)  # type: ignore[arg-type]
+    items = [chosen[k] for k in range(len(chosen))]  # type: ignore[arg-type]
+    features = arguments.features or arguments.inception_weights
+    TASKS[keys].check(items[0], arguments.source, features)
+    baseline = _load_baseline(arguments, keys)
+    samples = _sample(job, items, keys)
+    if not job.processes.first:
+        return
+    evaluation = Evaluation(
+        job=job,
+        items=items,
+        samples=samples,
+        validation=dataset,
+        train=lambda: instantiate(job.config.data.params.train, "data.params.train"),
+        extractor=feature_network(arguments),
+        embed=_clip(arguments) if "neighbours" in keys else None,
+        baseline={} if baseline is None else _fill(baseline, items),
+        report=EvaluationReport(f"{', '.join(sorted(keys)) or 'no condition'}: {job.out}"),
+        about={
+            "resolution": samples.shape[-2:],
+            "data": describe_data(dataset, where),
+            "preprocessing": describe_preprocessing(dataset),
+        },
+    )
+    TASKS[keys].measure(evaluation)
+    settings = job.settings()
+    evaluation.report.details["settings"] = settings
+    sampler = settings["sampler"]
+    evaluation.report.remarks.append(
+        f"{sampler['name']}, {sampler.get('steps', 'all')} steps, guidance {arguments.guidance:g}"
+    )
+    write_report(evaluation.report, job.out / "metrics.json")
+    _draw(evaluation, keys)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = sampling_parser(__doc__)
+    parser.set_defaults(guidance=None)
+    parser.add_argument(
+        "--num", type=int, default=256, help="validation items, as many as there are (default: 256)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="inpainting: a model without conditions, given the known pixels at every step",
+    )
+    add_feature_options(parser)
+    add_clip_options(parser)
+    return parser
+
+
+def _sample(job: Job, items: Sequence[Item], keys: frozenset[str]) -> Tensor:
+    """One sample per item, read back from the files (N, C, H, W)."""
+
+    def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
+        return job.images(_batch([items[k] for k in indices], keys), seeds)
+
+    records = [{"item": k} | _words(item) for k, item in enumerate(items)]
+    generate(job, make, records)
+    files = [job.out / f"images/{k:05d}.png" for k in range(len(items))]
+    channels = items[0]["image"].shape[0]
+    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+    return torch.stack([read_image(str(file), mode).float() / 127.5 - 1 for file in files])
+
+
+def _batch(items: Sequence[Item], keys: frozenset[str]) -> dict[str, Any]:
+    absent = sorted(keys - items[0].keys())
+    if absent:
+        raise UserError(
+            f"the model is conditioned on {', '.join(absent)}, which the validation data lack"
+        )
+    batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
+    return batch
+
+
+def _words(item: Item) -> dict[str, Any]:
+    words = {"prompt": item.get("caption"), "label": item.get("class_label")}
+    return {name: value for name, value in words.items() if value is not None}
+
+
+def _clip(arguments: argparse.Namespace) -> Any:
+    return Clip(arguments.clip, arguments.clip_weights, torch.device(arguments.device)).embed_images
+
+
+def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> Job | None:
+    """The model of --baseline, to be sampled as ``scripts/inpaint.py --eta 1`` does."""
+    if arguments.baseline is None:
+        return None
+    if "mask" not in keys:
+        raise UserError("--baseline goes with a model for inpainting")
+    changes = {
+        **{"source": arguments.baseline, "checkpoint": None, "config": None},
+        **{"sampler": "ddim", "eta": 1.0, "spacing": None, "guidance": 1.0},
+        **{"prompt": None, "label": None},
+    }
+    job = Job.load(argparse.Namespace(**{**vars(arguments), **changes}))
+    if len(job.model.conditioners):
+        raise UserError(f"--baseline {arguments.baseline}: must be a model without conditions")
+    return job
+
+
+def _fill(job: Job, items: Sequence[Item]) -> dict[str, Tensor]:
+    """What a model without conditions makes of the holes."""
+    say(f"filling the holes with {job.arguments.source}")
+    size, seed = job.arguments.batch_size, job.arguments.seed
+    made = []
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        images, masks = (torch.stack([item[key] for item in part]) for key in ("image", "mask"))
+        seeds = [seed + start + k for k in range(len(part))]
+        made.append(filled_around(job, images, masks, seeds))
+    return {"unconditional": torch.cat(made)}
+
+
+def _draw(evaluation: Evaluation, keys: frozenset[str]) -> None:
+    """Write task.png."""
+    shown = keys | {"image"} | ({"caption"} if "tokens" in keys else set())
+    chosen = [
+        {key: value for key, value in item.items() if key in shown}
+        for item in evaluation.items[:SHEET_ROWS]
+    ]
+    rows = []
+    for k, cells in enumerate(item_cells(chosen, evaluation.validation)):
+        extra = [Cell(found[k].image, name) for name, found in evaluation.extra_cells.items()]
+        rows.append(Row("", [*cells, *extra, Cell(evaluation.samples[k], "sample")]))
+    out = evaluation.job.out / "task.png"
+    save_rows(rows, out)
+    say(f"items, conditions and samples: {out}")
+
+
+if __name__ == "__main__":
+    run(main)
