@@ -19,7 +19,7 @@ What is measured depends on the condition:
 
 Conditions are those of the first --num validation items. Beside a number stands that of the real
 images, once through the first stage: the best that the model could reach. Writes OUT/metrics.json,
-OUT/task.png (a row per item: the image, its conditions, samples) and the samples themselves; OUT is
+OUT/task.png (items: the image, its conditions, the sample) and the samples themselves; OUT is
 RUN/task.
 """
 
@@ -56,7 +56,8 @@ from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.report import EvaluationReport
 
-SHEET_ROWS = 10
+SHEET_ITEMS, ACROSS = 12, 9
+"""Items in task.png, and pictures in a row."""
 
 
 def main() -> None:
@@ -200,12 +201,17 @@ def _draw(evaluation: Evaluation, keys: frozenset[str]) -> None:
     shown = keys | {"image"} | ({"caption"} if "tokens" in keys else set())
     chosen = [
         {key: value for key, value in item.items() if key in shown}
-        for item in evaluation.items[:SHEET_ROWS]
+        for item in evaluation.items[:SHEET_ITEMS]
     ]
-    rows = []
+    pictures = []
     for k, cells in enumerate(item_cells(chosen, evaluation.validation)):
         extra = [Cell(found[k].image, name) for name, found in evaluation.extra_cells.items()]
-        rows.append(Row("", [*cells, *extra, Cell(evaluation.samples[k], "sample")]))
+        pictures.append([*cells, *extra, Cell(evaluation.samples[k], "sample")])
+    across = max(1, ACROSS // len(pictures[0]))
+    rows = [
+        Row("", [cell for cells in pictures[k : k + across] for cell in cells])
+        for k in range(0, len(pictures), across)
+    ]
     out = evaluation.job.out / "task.png"
     save_rows(rows, out)
     say(f"items, conditions and samples: {out}")
