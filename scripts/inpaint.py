@@ -9,7 +9,8 @@ The folder holds images (png, jpg, webp) and for each a mask of its size, NAME_m
 in the folder --masks), white where the image is to be filled in. A model that was trained for it
 (configs/inpainting) is shown the masked image and the mask. Any other model is made to fit: at
 every step what is known is put back at the noise level of that step; --eta 1 then fits better than
-0. Known pixels are pasted back unchanged; --no-paste shows what the model makes of them.
+0. Known pixels are pasted back unchanged; --seamless hides the border where the filling is a little
+lighter or of another tint; --no-paste shows what the model makes of the known pixels.
 
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
@@ -47,6 +48,7 @@ from torch import Tensor
 
 from ldm.data.holes import blacken, fill_with_mean, paste
 from ldm.data.image_files import read_image
+from ldm.data.seamless import paste_seamlessly
 from ldm.data.transforms import to_tensor
 from ldm.diffusion.sampling import run_sampler
 from ldm.errors import UserError
@@ -88,6 +90,8 @@ def main() -> None:
     """Read images and masks, fill the holes, and show them."""
     arguments = _parser().parse_args()
     check_count(arguments)
+    if arguments.seamless and arguments.no_paste:
+        raise UserError("--seamless has no effect with --no-paste: give one of them")
     if not arguments.folder.is_dir():
         raise UserError(f"{arguments.folder}: no such folder")
     job = Job.load(arguments)
@@ -122,10 +126,11 @@ def main() -> None:
         results = cut_back(by_size(full[0], fill), images)
         if arguments.no_paste:
             return results
-        return [paste(*parts) for parts in zip(results, images, masks, strict=True)]
+        join = paste_seamlessly if arguments.seamless else paste
+        return [join(*parts) for parts in zip(results, images, masks, strict=True)]
 
     method = "inpainting model" if trained else "known region at every step"
-    settings = {"method": method, "pasted": not arguments.no_paste}
+    settings = {"method": method, "pasted": not arguments.no_paste, "seamless": arguments.seamless}
     generate(job, make, _records(arguments, files), arguments.per_image, settings)
     if job.processes.first:
         _draw(job, files, channels)
@@ -143,6 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", help="what to fill in, for text models")
     parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    parser.add_argument(
+        "--seamless",
+        action="store_true",
+        help="shift the filling so that it meets the known pixels at the border of the hole",
+    )
     parser.add_argument(
         "--no-paste", action="store_true", help="leave known pixels as the model makes them"
     )

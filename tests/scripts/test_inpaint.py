@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ldm.data.seamless import paste_seamlessly
 from tests.scripts.small_runs import small_run
 
 FAST = ("--steps", "3")
@@ -95,6 +97,23 @@ def test_masks_of_another_folder(script, trained, folder, tmp_path) -> None:  # 
     done = script("inpaint.py", trained, folder, *FAST, "--masks", tmp_path / "none")
     assert done.code == 2
     assert "no such folder" in done.err
+
+
+def test_seamless(script, trained, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for name, options in (("plain", ()), ("raw", ("--no-paste",)), ("seamless", ("--seamless",))):
+        done = script("inpaint.py", trained, folder, *FAST, *options, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    raw, given = pixels(tmp_path / "raw/images/a.png"), pixels(folder / "a.png")
+    mask = torch.from_numpy(pixels(folder / "a_mask.png") > 0)[None].float()
+    parts = [torch.from_numpy(part / 127.5 - 1).permute(2, 0, 1) for part in (raw, given)]
+    expected = (paste_seamlessly(*parts, mask).permute(1, 2, 0).numpy() + 1) * 127.5
+    made = pixels(tmp_path / "seamless/images/a.png")
+    assert np.abs(made - expected).max() < 2  # the raw one was rounded before
+    assert np.abs(made - pixels(tmp_path / "plain/images/a.png")).max() > 5
+    done = script(
+        "inpaint.py", trained, folder, "--seamless", "--no-paste", "--out", tmp_path / "x"
+    )
+    assert done.code == 2
 
 
 def test_variants_and_conditions(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
