@@ -16,14 +16,17 @@ from ldm.errors import UserError
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run ``main``; bad input ends in one line on stderr and exit status 2."""
+    """Run ``main``; bad input ends in one line on stderr and exit status 2.
+
+    The status is 3 where the input is images of which some cannot be read (``CorruptImages``).
+    """
     sys.path.append(os.getcwd())  # targets may live in the user's own modules
     _quiet_libraries()
     try:
         main()
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -18,18 +18,26 @@ from ldm.data.transforms import KEEP, Framing
 from ldm.errors import UserError
 from ldm.evaluation.comparison import SPLITS, FeatureComparison
 from ldm.evaluation.features import FeatureExtractor
+from ldm.evaluation.image_source import ImageSource
 from ldm.evaluation.inception import InceptionFeatures
+from ldm.evaluation.judge import check, summarise, validate_judge
+from ldm.evaluation.protocol_report import describe_source, resolution
 from ldm.evaluation.report import EvaluationReport
 from ldm.load import load_model
 
 Data = Dataset[Any]
+
+JUDGED_SCENES = 500
+"""Real scenes by which the judge shows that it can tell."""
 
 
 def add_feature_options(parser: argparse.ArgumentParser) -> None:
     """The options that ``feature_network`` reads."""
     parser.add_argument("--features", help="inception, a run folder, or a dotted class name")
     parser.add_argument(
+        "--weights",
         "--inception-weights",
+        dest="inception_weights",
         type=Path,
         metavar="FILE",
         help="torch-fidelity's file, if it does not lie in PyTorch's cache (--features inception)",
@@ -146,6 +154,45 @@ def add_comparison(
     about |= {"num_real": num_real, "num_fake": num_fake, "note": f"k=3{note}"}
     report.add(f"{prefix}precision", shares.precision, **about)
     report.add(f"{prefix}recall", shares.recall, **about)
+
+
+def add_verdicts(report: EvaluationReport, real: ImageSource, fake: ImageSource) -> None:
+    """Shares of images that show their prompts, once the judge has shown that it can tell.
+
+    Raises:
+        UserError: images without captions, or scenes that the judge cannot read.
+    """
+    scenes = _captioned(real, JUDGED_SCENES)
+    samples = _captioned(fake, None)
+    accuracy = validate_judge(scenes, len(scenes))
+    before = report.measurements  # of the same images: the table says once what they are
+    data = before[0].data if before else describe_source(fake.info)
+    about: dict[str, Any] = {"resolution": resolution(fake.info), "data": data}
+    note = f"share of {len(scenes)} real scenes that the judge reads without error"
+    report.add("judge_accuracy", accuracy, num_real=len(scenes), num_fake=0, note=note, **about)
+    shares = summarise([check(item["image"], item["caption"]) for item in samples])
+    notes = {
+        "shape_and_colour": "shows all that is named",
+        "count": "shows exactly what is named",
+        "relation": "left of, above, ...",
+        "correct": "all of these",
+    }
+    for name, note in notes.items():
+        if name in shares:
+            report.add(name, shares[name], num_real=0, num_fake=len(samples), note=note, **about)
+
+
+def _captioned(source: ImageSource, most: int | None) -> list[dict[str, Any]]:
+    """The first images (3, H, W) in [-1, 1] of a source, and their captions."""
+    items: list[dict[str, Any]] = []
+    for batch in source.batches(64):
+        if batch.captions is None:
+            raise UserError(f"--judge needs captions, which the images of {source.info.where} lack")
+        for image, caption in zip(batch.images, batch.captions, strict=True):
+            items.append({"image": image.float() / 127.5 - 1, "caption": caption})
+        if most is not None and len(items) >= most:
+            break
+    return items[:most]
 
 
 def write_report(report: EvaluationReport, out: Path) -> None:

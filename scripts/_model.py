@@ -23,13 +23,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """RUN_OR_CHECKPOINT and the options that go with it."""
-    parser.add_argument(
-        "source",
-        metavar="RUN_OR_CHECKPOINT",
-        help="run folder, folder of diffusers, or with --config a checkpoint file",
-    )
+def add_source_options(
+    parser: argparse.ArgumentParser,
+    name: str = "RUN_OR_CHECKPOINT",
+    about: str = "run folder, folder of diffusers, or with --config a checkpoint file",
+) -> None:
+    """A model as first argument, called ``name`` in the help, and the options that go with it."""
+    parser.add_argument("source", metavar=name, help=about)
     parser.add_argument(
         "--config",
         nargs="+",
@@ -63,7 +63,8 @@ def load_latent_diffusion(arguments: argparse.Namespace) -> tuple[LatentDiffusio
     if not isinstance(model, LatentDiffusion):
         raise UserError(
             f"{arguments.source} holds a {type(model).__name__}, not a latent diffusion model: "
-            "name the run of stage 2"
+            "name the run of stage 2 (a first stage is measured by "
+            f"scripts/evaluate_autoencoder.py {arguments.source})"
         )
     return model, config
 
@@ -97,6 +98,13 @@ def other_weights(arguments: argparse.Namespace) -> dict[str, str]:
         return {}
     _, *others = locate(arguments.source, arguments.checkpoint).files()
     return {str(file): file_sha256(file) for file in others}
+
+
+def is_model(arguments: argparse.Namespace) -> bool:
+    """Whether the first argument is a model, and not a folder or file of images."""
+    path = Path(arguments.source)
+    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
+    return bool(arguments.config) or path.suffix in SUFFIXES or described
 
 
 def is_run(source: str) -> bool:

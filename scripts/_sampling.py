@@ -72,11 +72,12 @@ def sampling_parser(description: str | None, size: bool = True) -> argparse.Argu
             metavar=("H", "W"),
             help="image size, multiples of f of the first stage (default: the config's image_size)",
         )
-    _add_memory_options(parser)
+    add_memory_options(parser)
     return parser
 
 
-def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """--precision and tiles."""
     parser.add_argument(
         "--precision",
         choices=list(PRECISIONS),

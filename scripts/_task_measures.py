@@ -2,133 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from _evaluation import Data, image_batches
-from _sampling import Job
 from _sheet import Cell
+from _task_evaluation import Evaluation, Item, at_least, below
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Subset
 
 from ldm.data.seamless import paste_seamlessly
 from ldm.errors import UserError
-from ldm.evaluation.comparison import FeatureComparison
-from ldm.evaluation.features import FeatureExtractor
 from ldm.evaluation.holes import gradient_jump, hole_error, mean_fill
 from ldm.evaluation.judge import check, judge, summarise, validate_judge
 from ldm.evaluation.layouts import Box4, layout_agreement
 from ldm.evaluation.memorisation import copies, nearest
-from ldm.evaluation.reconstruction import psnr
-from ldm.evaluation.report import EvaluationReport
+from ldm.evaluation.pairs import split_by_mask
 from ldm.evaluation.scene_maps import map_agreement, recover_map
 from ldm.evaluation.similarity import paired_similarity
-
-Item = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a number must reach: ``value``, or ``factor`` times another number of the report."""
-
-    reached: Callable[[float, float], bool]
-    text: str
-    value: float
-
-    def verdict(self, number: float) -> str:
-        """For the note of the number."""
-        return f"target {self.text}: {'met' if self.reached(number, self.value) else 'missed'}"
-
-
-def at_least(value: float, text: str = "") -> Target:
-    """The number must be that high."""
-    return Target(operator.ge, text or f">= {value:.4g}", value)
-
-
-def below(value: float, text: str = "") -> Target:
-    """The number must not be that high."""
-    return Target(operator.lt, text or f"< {value:.4g}", value)
-
-
-@dataclass
-class Evaluation:
-    """Samples, what they were asked to be, and the report on them.
-
-    Attributes:
-        job: the model.
-        items: held-out items whose conditions were asked for, images included.
-        samples: one for each (N, C, H, W) in [-1, 1].
-        validation: the data set of the items.
-        train: makes the one that was trained on.
-        extractor: makes features, None if there is none.
-        embed: makes embeddings of images, with the network of a retrieval model's neighbours.
-        baseline: samples of another method on the same conditions, by its name.
-        report: to be added to.
-        about: what the measurements share.
-        extra_cells: further pictures for the sheet, per item.
-    """
-
-    job: Job
-    items: Sequence[Item]
-    samples: Tensor
-    validation: Data
-    train: Callable[[], Data]
-    extractor: FeatureExtractor | None
-    embed: Callable[[Tensor], Tensor] | None
-    baseline: dict[str, Tensor]
-    report: EvaluationReport
-    about: dict[str, Any]
-    extra_cells: dict[str, Sequence[Cell]] = field(default_factory=dict)
-
-    @functools.cached_property
-    def real(self) -> Tensor:
-        """The images of the items (N, C, H, W)."""
-        return torch.stack([item["image"] for item in self.items])
-
-    @functools.cached_property
-    def reconstructions(self) -> Tensor:
-        """They, once through the first stage: the best that the model could do."""
-        with torch.no_grad():
-            parts = [
-                self.job.model.decode(self.job.model.encode_mode(images.to(self.job.device)))
-                for images in self.real.split(64)
-            ]
-        return torch.cat(parts).clamp(-1, 1).float().cpu()
-
-    def add(
-        self, name: str, value: float, note: str = "", target: Target | None = None, **about: Any
-    ) -> None:
-        """A measurement of the report."""
-        notes = [note] if note else []
-        notes += [target.verdict(value)] if target else []
-        counts = {"num_real": 0, "num_fake": len(self.samples)}
-        self.report.add(name, value, note="; ".join(notes), **{**counts, **self.about, **about})
-
-    def distance(self, real: Tensor, fake: Tensor) -> float:
-        """Fréchet distance of the features of two sets of images."""
-        return self.compare(real, fake).frechet()
-
-    def compare(self, real: Tensor, fake: Tensor) -> FeatureComparison:
-        """Features of two sets of images, gathered."""
-        if self.extractor is None:
-            raise UserError("this needs --features")
-        comparison = FeatureComparison(self.extractor, self.job.device, len(fake))
-        for images, add in ((real, comparison.add_real), (fake, comparison.add_fake)):
-            for part in images.split(64):
-                add(part)
-        return comparison
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """Features (N, D) of images."""
-        assert self.extractor is not None
-        parts = [self.extractor(part.to(self.job.device)) for part in images.split(64)]
-        return torch.cat(parts).float().cpu()
 
 
 def captions(evaluation: Evaluation) -> None:
@@ -167,6 +61,9 @@ def layouts(evaluation: Evaluation) -> None:
     most = _mean(f.found for f in best)
     note = f"share of objects whose class is found; real: {most:.3f}"
     evaluation.add("class_found", _mean(f.found for f in found), note)
+    if evaluation.extractor is not None:
+        floor = evaluation.distance(evaluation.real, evaluation.reconstructions)
+        evaluation.add_distance("fd", evaluation.samples, f"of the first stage {floor:.4g}")
 
 
 def maps(evaluation: Evaluation) -> None:
@@ -197,20 +94,25 @@ def super_resolution(evaluation: Evaluation) -> None:
     small = torch.stack([item["lr_image"] for item in evaluation.items])
     bicubic = F.interpolate(small, size, mode="bicubic", align_corners=False).clamp(-1, 1)
     evaluation.extra_cells["bicubic"] = [Cell(image) for image in bicubic]
-    counts: dict[str, Any] = {"num_real": len(real)}
-    base, best = (float(psnr(real, x).mean()) for x in (bicubic, evaluation.reconstructions))
-    evaluation.add("bicubic_psnr", base, "dB", **counts)
-    value = float(psnr(real, evaluation.samples).mean())
-    note = f"dB; of the first stage {best:.2f}"
-    evaluation.add("psnr", value, note, at_least(base - 1, "not 1 dB below bicubic"), **counts)
+    base, most, found = (
+        evaluation.pairs(images)
+        for images in (bicubic, evaluation.reconstructions, evaluation.samples)
+    )
+    unit = {"psnr": "dB; ", "ssim": "", "lpips": ""}
+    for name, values in found.items():
+        evaluation.add(f"bicubic_{name}", base[name].mean, num_real=len(real), std=base[name].std)
+        note = f"{unit[name]}of the first stage {most[name].mean:.4g}"
+        target = None
+        if name == "psnr":
+            target = at_least(base[name].mean - 1, "not 1 dB below bicubic")
+        evaluation.add(name, values.mean, note, target, num_real=len(real), std=values.std)
     if evaluation.extractor is not None:
-        counts |= {"extractor": evaluation.extractor}
-        base = evaluation.distance(real, bicubic)
-        evaluation.add("bicubic_fd", base, **counts)
+        worst = evaluation.distance(real, bicubic)
+        evaluation.add_distance("bicubic_fd", bicubic)
         floor = evaluation.distance(real, evaluation.reconstructions)
-        value = evaluation.distance(real, evaluation.samples)
         note = f"of the first stage {floor:.4g}"
-        evaluation.add("fd", value, note, below(base / 2, "half of bicubic's"), **counts)
+        target = below(worst / 2, "half of bicubic's")
+        evaluation.add_distance("fd", evaluation.samples, note, target)
 
 
 def holes(evaluation: Evaluation) -> None:
@@ -241,6 +143,28 @@ def holes(evaluation: Evaluation) -> None:
     first_stage = _pasted(evaluation.reconstructions, real, mask)
     for name, images in {**others, "first_stage": first_stage, "real": real}.items():
         evaluation.add(f"border_jump_{name}", gradient_jump(images, mask).ratio)
+    _add_parts(evaluation, samples, mask, {"mean_fill": mean_fill(real, mask), **others})
+
+
+def _add_parts(
+    evaluation: Evaluation, pasted: Tensor, mask: Tensor, others: dict[str, Tensor]
+) -> None:
+    """LPIPS and Fréchet distance of the filling, and of what the model makes of known pixels."""
+    around = split_by_mask(evaluation.real, evaluation.samples, mask).outside
+    notes = {
+        "inside": "of the filling, known pixels pasted back, as published",
+        "outside": "of known pixels as the model makes them, around real ones",
+    }
+    for (part, note), images in zip(notes.items(), (pasted, around), strict=True):
+        if evaluation.lpips is not None:
+            values = evaluation.pairs(images)["lpips"]
+            count = len(evaluation.real)
+            evaluation.add(f"lpips_{part}", values.mean, note, num_real=count, std=values.std)
+        if evaluation.extractor is not None:
+            evaluation.add_distance(f"fd_{part}", images, note)
+    if evaluation.extractor is not None:
+        for name, images in others.items():
+            evaluation.add_distance(f"fd_inside_{name}", images)
 
 
 def _pasted(fillings: Tensor, images: Tensor, masks: Tensor) -> Tensor:

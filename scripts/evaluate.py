@@ -1,180 +1,203 @@
-"""Measure samples of a diffusion model: how good they are, and whether they show what they should.
+"""Measure generated images by a protocol that the report states: FID and all that goes with it.
 
 Examples:
-  python scripts/evaluate.py runs/mine --samples runs/mine/generated --features inception
-  python scripts/evaluate.py runs/quickstart-text2img --samples DIR --judge
+  python scripts/evaluate.py runs/mine/generated --preset ldm-paper
+  python scripts/evaluate.py samples.npz --preset adm --real VIRTUAL_imagenet256_labeled.npz
+  python scripts/evaluate.py runs/mine --preset quick --steps 50       sampled on the fly
+  python scripts/evaluate.py photos/fake --real photos/real --features inception --metrics fid,kid
+  python scripts/evaluate.py runs/mine/generated --preset laptop --features runs/laptop-features
+  python scripts/evaluate.py runs/quickstart-text2img/prompts --judge
                                           do the images show what their prompts say? (scenes only)
+  torchrun --standalone --nproc-per-node 8 scripts/evaluate.py DIR --preset ldm-paper
 
---features is `inception` (torch-fidelity's weights, for published FIDs), a run folder of a feature
-network such as runs/quickstart-features, or the dotted name of a class of yours. Real images come
-from the run's own validation data, or from --real DATA.yaml. The report is printed and written as
-JSON: metrics.json in the sample folder. Autoencoders: scripts/evaluate_autoencoder.py.
+SOURCE, and --real, is a folder of images (nested, or of the sampling scripts), an npz of images
+(arr_0) or of statistics (mu, sigma: ADM's reference batches, clean-fid's), tar shards, a YAML with
+a data node (DATA.yaml, DATA.yaml#train), or a run: --real RUN is its data, SOURCE a model that is
+sampled by the options of scripts/sample.py. Real images that nobody names are those of the run that
+made the samples.
+
+Presets are in configs/evaluation and explained in docs/evaluation.md. The report says what every
+number was made of; scripts/compare_reports.py tells whether two may be compared. OUT is
+SOURCE/metrics.json for the folders of the sampling scripts, RUN/metrics-PRESET.json for a run, else
+evaluation-NAME.json here. Exit code 3: images could not be read.
+
+Autoencoders: scripts/evaluate_autoencoder.py. Conditions other than classes:
+scripts/evaluate_task.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import sys
 from pathlib import Path
 from typing import Any
 
-from _cli import check_device, run
-from _evaluation import (
-    Data,
-    add_comparison,
-    add_feature_options,
-    describe_data,
-    describe_preprocessing,
-    feature_network,
-    first_images,
-    image_batches,
-    validation_data,
-    write_report,
-)
-from _sampling import default_device
-from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, read_image
+from _cli import check_device, run, say
+from _evaluation import add_verdicts, write_report
+from _model import add_source_options, is_model, is_run, name_of
+from _processes import Processes, own_device
+from _protocol import add_protocol_options, choose_protocol, load_networks
+from _samplers import add_sampler_options
+from _sampling import add_memory_options
+from _sources import Source, add_source_side_options, open_fake, open_real
 from tqdm import tqdm
 
-from ldm.config import load_config
 from ldm.errors import UserError
-from ldm.evaluation.comparison import FeatureComparison
-from ldm.evaluation.features import FeatureExtractor
-from ldm.evaluation.judge import check, validate_judge
+from ldm.evaluation.feature_cache import FeatureCache
+from ldm.evaluation.folder_source import RECORD
+from ldm.evaluation.gatherer import Gatherer
+from ldm.evaluation.gathering import Need
+from ldm.evaluation.image_source import SHOWN
+from ldm.evaluation.needs import output_of
+from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.report import EvaluationReport
-from ldm.load import run_config
+from ldm.evaluation.run_protocol import evaluate
+from ldm.evaluation.sources import StoredStatistics
+from ldm.evaluation.statistics import save_statistics
 
 
 def main() -> None:
-    """Read samples and real images, measure, and write the report."""
+    """Open both sides, measure, and write the report."""
     arguments = _parser().parse_args()
-    if arguments.samples is None:
-        raise UserError(
-            "give --samples: sample first with scripts/sample.py or scripts/txt2img.py; to measure "
-            f"an autoencoder: scripts/evaluate_autoencoder.py {arguments.run}"
-        )
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
+    protocol = choose_protocol(arguments)
+    if protocol is None and not arguments.judge:
+        raise UserError(
+            "nothing to measure: give --preset or --features, or --judge for synthetic scenes"
+        )
+    processes = Processes.join()
+    arguments.device = own_device(arguments.device)
     check_device(arguments.device)
-    record = _record(arguments.samples)
-    fakes = Pictures([arguments.samples / entry["file"] for entry in record["samples"]])
-    if arguments.real:
-        where = f"--real {arguments.real}"
-        dataset = validation_data(load_config(arguments.real), where)
-    else:
-        where = f"validation data of {arguments.run}"
-        dataset = validation_data(run_config(arguments.run), where)
-    real = first_images(dataset, arguments.num, where)
-    extractor = feature_network(arguments)
-    if extractor is None and not arguments.judge:
-        raise UserError("nothing to measure: give --features, and --judge for synthetic scenes")
-    report = EvaluationReport(f"{arguments.samples} by {record['settings']['run']}")
-    about = {
-        "resolution": fakes[0]["image"].shape[-2:],
-        "data": describe_data(dataset, where),
-        "preprocessing": describe_preprocessing(dataset),
-    }
-    if extractor is not None:
-        _add_distances(report, extractor, real, fakes, about, arguments)
+    fake = open_fake(arguments, protocol)
+    if arguments.save_statistics is not None:
+        _save_statistics(arguments, protocol, fake, processes)
+        return
+    needs_real = protocol is None or protocol.needs_real or arguments.judge
+    real = open_real(arguments, protocol) if needs_real else None
+    report: EvaluationReport | None = EvaluationReport(f"{arguments.source}, judged")
+    if protocol is not None:
+        found = load_networks(arguments, protocol)
+        report = evaluate(
+            real,
+            fake,
+            found.protocol,
+            found.networks,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            progress=_progress(processes),
+            cache=None if arguments.cache is None else FeatureCache(arguments.cache),
+            embed_texts=found.embed_texts,
+        )
+        if report is not None:
+            report.remarks += found.remarks
+    if report is None or not processes.first:
+        return
+    for source in (fake, *([] if real is None else [real])):
+        corrupt = getattr(source, "corrupt", [])
+        if corrupt:
+            names = ", ".join(corrupt[:SHOWN]) + (", ..." if len(corrupt) > SHOWN else "")
+            report.remarks.append(f"left out of {source.info.where}: {len(corrupt)}, {names}")
+            report.details.setdefault("left_out", {})[source.info.where] = corrupt
     if arguments.judge:
-        prompts = [entry.get("prompt") for entry in record["samples"]]
-        _add_verdicts(report, real, fakes, prompts, about)
-    write_report(report, arguments.samples / "metrics.json")
+        if isinstance(real, StoredStatistics) or isinstance(fake, StoredStatistics) or not real:
+            raise UserError("--judge looks at images: statistics will not do")
+        add_verdicts(report, real, fake)
+    report.details["command"] = ["python", *sys.argv]
+    write_report(report, out_file(arguments, protocol))
+
+
+def _save_statistics(
+    arguments: argparse.Namespace,
+    protocol: EvaluationProtocol | None,
+    source: Source,
+    processes: Processes,
+) -> None:
+    """Write mean and covariance of the features of a source."""
+    if protocol is None or isinstance(source, StoredStatistics):
+        raise UserError("--save-statistics needs images, and --features or --preset")
+    found = load_networks(arguments, protocol)
+    if len(found.networks) > 1:
+        raise UserError("--save-statistics is for one feature network: name it, --features NET")
+    gatherer = Gatherer(
+        found.networks,
+        arguments.device,
+        arguments.batch_size,
+        arguments.seed,
+        _progress(processes),
+        None if arguments.cache is None else FeatureCache(arguments.cache),
+    )
+    outputs = {
+        output_of(measure, found.networks)
+        for measure in found.protocol.measures
+        if measure.metric == "frechet"
+    }
+    gathered = gatherer.images(source, {output: Need(True) for output in outputs}, "images")
+    if not processes.first:
+        return
+    (network,) = found.networks.values()
+    about = {
+        "network": network.name,
+        "weights_sha256": network.weights_sha256,
+        "resize": network.resize.describe(),
+        "source_sha256": source.info.sha256,
+    }
+    statistics = {o.name: g.statistics for o, g in gathered.items() if g.statistics is not None}
+    if not statistics:
+        raise UserError("--save-statistics: no metric of this protocol uses mean and covariance")
+    save_statistics(arguments.save_statistics, statistics, about)
+    say(f"mean and covariance of {len(source)} images: {arguments.save_statistics}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="run folder")
-    parser.add_argument("--samples", type=Path, help="folder with images/ that the run generated")
-    parser.add_argument("--real", metavar="YAML", help="data node to compare with")
-    add_feature_options(parser)
+    add_source_options(parser, "SOURCE", "generated images, or a model")
+    add_source_side_options(parser)
+    add_protocol_options(parser)
+    parser.add_argument(
+        "--save-statistics",
+        type=Path,
+        metavar="FILE",
+        help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
+    )
     parser.add_argument("--judge", action="store_true", help="check images against their prompts")
-    parser.add_argument("--num", type=int, help="real images to use (default: all)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="changes no number (default: 64)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of random choices; image k of a model is that of seed + k (default: 0)",
+    )
+    model = parser.add_argument_group("if SOURCE is a model", "as of the sampling scripts")
+    model.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 = off")
+    model.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
+    add_sampler_options(parser)
+    add_memory_options(parser)
     return parser
 
 
-class Pictures(Dataset[dict[str, Any]]):
-    """PNG files as images (3, H, W) in [-1, 1], read when asked for."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        pixels = read_image(str(self._files[index]), ImageReadMode.RGB)
-        return {"image": pixels.float() / 127.5 - 1}
+def _progress(processes: Processes) -> Any:
+    return functools.partial(tqdm, unit="batch", dynamic_ncols=True, disable=not processes.first)
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """What ``samples.json`` says, whose images are all there."""
-    file = folder / "samples.json"
-    if not file.is_file():
-        raise UserError(
-            f"--samples {folder}: no samples.json there; give the --out folder of "
-            "scripts/sample.py or scripts/txt2img.py"
-        )
-    record: dict[str, Any] = json.loads(file.read_text())
-    files = [folder / entry["file"] for entry in record["samples"]]
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        raise UserError(
-            f"{folder}: {len(absent)} of its images are absent, first {absent[0].name}: repeat the "
-            "sampling command, it goes on where it stopped"
-        )
-    return record
-
-
-def _add_distances(
-    report: EvaluationReport,
-    extractor: FeatureExtractor,
-    real: Data,
-    fakes: Pictures,
-    about: dict[str, Any],
-    arguments: argparse.Namespace,
-) -> None:
-    comparison = FeatureComparison(extractor, arguments.device, len(fakes))
-    for dataset, add in ((real, comparison.add_real), (fakes, comparison.add_fake)):
-        batches = image_batches(dataset, arguments.batch_size)
-        for images in tqdm(batches, desc="features", unit="batch", dynamic_ncols=True):
-            add(images)
-    counts = {"num_real": len(real), "num_fake": len(fakes)}  # type: ignore[arg-type]
-    add_comparison(report, comparison, about | counts)
-
-
-def _add_verdicts(
-    report: EvaluationReport,
-    real: Data,
-    fakes: Pictures,
-    prompts: list[str | None],
-    about: dict[str, Any],
-) -> None:
-    """Shares of samples that show their prompt, once the judge has shown that it can tell."""
-    if not prompts[0] or "caption" not in real[0]:
-        raise UserError("--judge needs samples with prompts, and a run on synthetic scenes")
-    scenes = min(500, len(real))  # type: ignore[arg-type]
-    accuracy = validate_judge(real, scenes)  # type: ignore[arg-type]
-    note = "share of real scenes that the judge reads without error"
-    report.add("judge_accuracy", accuracy, num_real=scenes, num_fake=0, note=note, **about)
-    verdicts = [check(fakes[k]["image"], str(text)) for k, text in enumerate(prompts)]
-    for name, values, note in (
-        ("shape_and_colour", [v.shape_and_colour for v in verdicts], "shows all that is named"),
-        ("count", [v.count for v in verdicts], "shows exactly what is named"),
-        (
-            "relation",
-            [v.relation for v in verdicts if v.relation is not None],
-            "left of, above, ...",
-        ),
-        ("correct", [v.correct for v in verdicts], "all of these"),
-    ):
-        if values:
-            share = sum(map(bool, values)) / len(values)
-            report.add(name, share, num_real=0, num_fake=len(values), note=note, **about)
+def out_file(arguments: argparse.Namespace, protocol: EvaluationProtocol | None) -> Path:
+    """Where the report goes."""
+    if arguments.out is not None:
+        return Path(arguments.out)
+    source = Path(arguments.source)
+    if (source / RECORD).is_file():
+        return source / "metrics.json"
+    name = "judge" if protocol is None else protocol.name.partition(",")[0]
+    if is_model(arguments) and is_run(arguments.source):
+        return source / f"metrics-{name}.json"
+    return Path(f"evaluation-{name_of(arguments.source)}.json")
 
 
 if __name__ == "__main__":

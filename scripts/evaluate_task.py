@@ -9,11 +9,13 @@ Examples:
 
 What is measured depends on the condition:
   class, text        share of samples in which an exact judge finds what was asked for (scenes)
-  layout             IoU of asked and found boxes (scenes)
+  layout             IoU of asked and found boxes (scenes) and, with --features, Fréchet distance
   semantic map       agreement of the map that the sample shows with the given one (scenes)
-  super-resolution   PSNR and, with --features, Fréchet distance, beside bicubic interpolation
+  super-resolution   PSNR, SSIM, with --lpips LPIPS and with --features Fréchet distance, beside
+                     bicubic interpolation
   inpainting         error in the hole and the seam around it, beside the hole filled with the mean
-                     colour and, with --baseline, an unconditional model that is given what is known
+                     colour and, with --baseline, an unconditional model that is given what is
+                     known; with --lpips and --features these distances inside and outside the hole
   retrieval          do samples resemble their own neighbours, more than those of others?
   none               Fréchet distance, precision, recall, copies of training images (--features)
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +48,8 @@ from _output import generate
 from _retrieval import Clip, add_clip_options
 from _sampling import Job, sampling_parser
 from _sheet import Cell, Row, save_rows
-from _task_measures import TASKS, Evaluation, Item
+from _task_evaluation import Evaluation, Item
+from _task_measures import TASKS
 from inpaint import filled_around
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -54,7 +58,9 @@ from torchvision.io import ImageReadMode, read_image
 
 from ldm.config import instantiate
 from ldm.errors import UserError
+from ldm.evaluation.reconstruction_statistics import Distance
 from ldm.evaluation.report import EvaluationReport
+from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 
 SHEET_ITEMS, ACROSS = 12, 9
 """Items in task.png, and pictures in a row."""
@@ -86,6 +92,7 @@ def main() -> None:
     items = [chosen[k] for k in range(len(chosen))]  # type: ignore[arg-type]
     features = arguments.features or arguments.inception_weights
     TASKS[keys].check(items[0], arguments.source, features)
+    distance = _lpips(arguments, keys, items[0])
     baseline = _load_baseline(arguments, keys)
     samples = _sample(job, items, keys)
     if not job.processes.first:
@@ -97,6 +104,7 @@ def main() -> None:
         validation=dataset,
         train=lambda: instantiate(job.config.data.params.train, "data.params.train"),
         extractor=feature_network(arguments),
+        lpips=distance,
         embed=_clip(arguments) if "neighbours" in keys else None,
         baseline={} if baseline is None else _fill(baseline, items),
         report=EvaluationReport(f"{', '.join(sorted(keys)) or 'no condition'}: {job.out}"),
@@ -129,6 +137,17 @@ def _parser() -> argparse.ArgumentParser:
         help="inpainting: a model without conditions, given the known pixels at every step",
     )
     add_feature_options(parser)
+    parser.add_argument(
+        "--lpips",
+        action="store_true",
+        help="super-resolution, inpainting: needs the weights of VGG16",
+    )
+    parser.add_argument(
+        "--vgg-weights",
+        type=Path,
+        metavar="FILE",
+        help="torchvision's file, if it does not lie in PyTorch's cache; implies --lpips",
+    )
     add_clip_options(parser)
     return parser
 
@@ -164,6 +183,25 @@ def _words(item: Item) -> dict[str, Any]:
 
 def _clip(arguments: argparse.Namespace) -> Any:
     return Clip(arguments.clip, arguments.clip_weights, torch.device(arguments.device)).embed_images
+
+
+def _lpips(arguments: argparse.Namespace, keys: frozenset[str], item: Item) -> Distance | None:
+    """The distance of --lpips.
+
+    Raises:
+        UserError: the task has no pairs, or the images are such that it cannot see them.
+    """
+    if not (arguments.lpips or arguments.vgg_weights):
+        return None
+    if not keys & {"lr_image", "mask"}:
+        raise UserError("--lpips goes with models for super-resolution and inpainting")
+    channels, *sides = item["image"].shape
+    if channels != 3 or min(sides) < SMALLEST_SIDE:
+        raise UserError(
+            f"--lpips needs images of three channels and {SMALLEST_SIDE} pixels or more on a side"
+        )
+    distance: Distance = lpips(arguments.vgg_weights).to(arguments.device).eval()
+    return distance
 
 
 def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> Job | None:

@@ -36,8 +36,8 @@ python scripts/txt2img.py $model --validation-captions 256 --per-prompt 1 \
 say 4/4 "Evaluate both stages and the samples"
 python scripts/evaluate_autoencoder.py $runs/quickstart-autoencoder \
     --features $runs/quickstart-features
-python scripts/evaluate.py $model --samples $model/prompts --judge
-python scripts/evaluate.py $model --samples $model/held-out --judge \
+python scripts/evaluate.py $model/prompts --judge
+python scripts/evaluate.py $model/held-out --judge --preset laptop \
     --features $runs/quickstart-features
 
 cat <<END

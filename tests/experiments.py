@@ -24,7 +24,9 @@ FIRST_STAGES = CONFIGS / "autoencoder"
 EXPERIMENTS = [
     path
     for path in sorted(CONFIGS.rglob("*.yaml"))
-    if not path.name.startswith("_") and path.parent.name != "data"
+    if not path.name.startswith("_")
+    and path.parent.name != "data"
+    and path.relative_to(CONFIGS).parts[0] != "evaluation"
 ]
 GROUPS = (
     *("unconditional", "class", "sweep", "text", "layout", "semantic"),

@@ -26,16 +26,19 @@ class InceptionScore:
     Args:
         num_images: how many images will be seen.
         splits: number of parts, 10 as published.
-        seed: seed of the shuffle; 2020 is torch-fidelity's.
+        seed: seed of the shuffle; 2020 is torch-fidelity's. None = no shuffle: the parts are
+            consecutive images, as in ADM's script.
 
     Raises:
         ValueError: there are fewer images than parts.
     """
 
-    def __init__(self, num_images: int, splits: int = 10, seed: int = 2020) -> None:
+    def __init__(self, num_images: int, splits: int = 10, seed: int | None = 2020) -> None:
         if num_images < splits:
             raise ValueError(f"an Inception score of {splits} parts needs {splits} images or more")
-        order = np.random.RandomState(seed).permutation(num_images)
+        order = np.arange(num_images)
+        if seed is not None:
+            order = np.random.RandomState(seed).permutation(num_images)
         bounds = [part * num_images // splits for part in range(splits + 1)]
         part_of = np.empty(num_images, np.int64)
         for part in range(splits):

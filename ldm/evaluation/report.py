@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from ldm.evaluation.inception import InceptionFeatures
 NOT_COMPARABLE = "not comparable with published FIDs"
 MOST_SHOWN = 8
 """Channels that a table lists one by one."""
+_OPTIONAL = ("interval", "how")
+"""Entries that are left out of the JSON where there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Measurement:
         features: name of the feature network, None where there is none.
         features_sha256: fingerprint of its weights.
         note: what a reader must know.
+        interval: bounds that hold the number in 95 of 100 repetitions with other fake images.
+        how: what else decided the number: metric and parameters, output of the network, resizer.
     """
 
     name: str
@@ -47,10 +51,15 @@ class Measurement:
     features: str | None = None
     features_sha256: str | None = None
     note: str = ""
+    interval: tuple[float, float] | None = None
+    how: Mapping[str, Any] | None = None
 
     def text(self) -> str:
         """The number for people."""
-        return f"{self.value:.4g}" + (f" ± {self.std:.2g}" if self.std is not None else "")
+        text = f"{self.value:.4g}" + (f" ± {self.std:.2g}" if self.std is not None else "")
+        if self.interval is not None:
+            text += f" ({self.interval[0]:.4g} to {self.interval[1]:.4g})"
+        return text
 
 
 @dataclass
@@ -122,7 +131,14 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, texts and numbers."""
-        rows = [asdict(measurement) for measurement in self.measurements]
+        rows = [
+            {
+                key: value
+                for key, value in asdict(measurement).items()
+                if key not in _OPTIONAL or value is not None
+            }
+            for measurement in self.measurements
+        ]
         content = {"title": self.title, "measurements": rows, "remarks": self.remarks}
         plain: dict[str, Any] = _plain(content | self.details)
         return plain
@@ -136,10 +152,10 @@ class EvaluationReport:
         columns = ["metric", "value", "real", "fake", "size", "features", "note"]
         shared = []
         for name in ("data", "preprocessing"):
-            values = {getattr(measurement, name) for measurement in self.measurements}
+            values = {getattr(measurement, name) for measurement in self.measurements} - {""}
             if len(values) > 1:
                 columns.insert(-1, name)
-            elif values != {""}:
+            else:
                 shared += [f"{name}: {value}" for value in values]
         rows = [columns, *([_cells(m)[name] for name in columns] for m in self.measurements)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]

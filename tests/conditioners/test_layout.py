@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.conditioners.layout import LayoutTransformer
+from ldm.conditioners.layout import LARGER, LayoutTransformer
 from ldm.data.box_tokens import Box, BoxTokenizer
 from ldm.errors import ConfigError
 from tests.parity import assert_close, formula_weights, load_case
@@ -65,3 +65,26 @@ def test_other_tokens_are_refused(tokens: torch.Tensor, message: str) -> None:
 def test_none_is_a_token(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="outside 0 to 49"):
         LayoutTransformer(8, 1, vocab_size=50, length=5, **options)
+
+
+def test_places_begin_alike_where_they_are_near() -> None:
+    torch.manual_seed(0)
+    random = LayoutTransformer(dim=32, depth=1, vocab_size=401, length=11)
+    torch.manual_seed(0)
+    placed = LayoutTransformer(dim=32, depth=1, vocab_size=401, length=11, start="places")
+    old, new = random.state_dict(), placed.state_dict()
+    key, slots = "transformer.token_emb.weight", "transformer.pos_emb.emb.weight"
+    assert all(torch.equal(old[name], new[name]) for name in old if name not in (key, slots))
+    assert torch.equal(old[slots] * LARGER, new[slots])
+    assert torch.equal(old[key][400] * LARGER, new[key][400])  # "none" is no place
+    weight = new[key][:400]
+    assert float(weight.std()) == pytest.approx(0.02 * LARGER, rel=1e-3)
+    grid = weight.unflatten(0, (20, 20))
+    distances = (grid - grid[10, 10]).norm(dim=2)
+    assert distances.flatten().argsort()[0] == 10 * 20 + 10
+    near, far = distances[10, [9, 11]], distances[10, [2, 18]]
+    assert torch.allclose(near, distances[[9, 11], 10])  # rows and columns alike
+    assert near.max() < 0.5 * far.min()
+    assert len(weight.unique(dim=0)) == 400
+    with pytest.raises(ConfigError, match="random, places"):
+        LayoutTransformer(dim=32, depth=1, start="grid")

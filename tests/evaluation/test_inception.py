@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ldm.errors import CheckpointError, UserError
+from ldm.evaluation.feature_weights import file_sha256
 from ldm.evaluation.inception import WEIGHTS_FILE, InceptionFeatures
+from ldm.evaluation.networks import features_of, network
 
 
 def test_absent_weights_are_named_with_a_place(
@@ -20,6 +22,8 @@ def test_absent_weights_are_named_with_a_place(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/{WEIGHTS_FILE}"):
         InceptionFeatures()
+    with pytest.raises(CheckpointError, match=r"\(sha256 6726825d...\) .* --weights PATH"):
+        network("inception")
 
 
 @pytest.mark.parametrize("kind", ["text", "code", "other"])
@@ -89,14 +93,80 @@ class Echo(torch.nn.Module):
         return pixels, pixels.float() / 2
 
 
-@pytest.mark.slow
-def test_features_equal_those_of_torch_fidelity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def theirs() -> torch.nn.Module:
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    network = random_network(module, monkeypatch)
-    torch.save(network.state_dict(), tmp_path / WEIGHTS_FILE)
-    features = InceptionFeatures(tmp_path / WEIGHTS_FILE)
+    with pytest.MonkeyPatch.context() as patch:
+        return random_network(module, patch)
+
+
+@pytest.fixture(scope="module")
+def weights(theirs: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inception") / WEIGHTS_FILE
+    torch.save(theirs.state_dict(), path)
+    return path
+
+
+def noise(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.slow
+def test_network_equals_torch_fidelity(theirs: torch.nn.Module, weights: Path) -> None:
+    ours = network("inception", weights)
+    pixels = noise(2, 40, 32)
+    pool, logits = theirs(pixels)
+    got = ours(pixels)
+    assert {name: x.shape[1] for name, x in got.items()} == ours.outputs
+    assert torch.equal(got["pool"], pool)
+    assert torch.equal(got["logits"], logits)
+    assert got["pool"].std(0).mean() > 1e-3
+    assert pool.max() > 0.1
+    alone = features_of(ours, list(pixels))
+    assert torch.allclose(alone["pool"], pool, rtol=1e-3, atol=1e-5)
+    assert ours.weights_sha256 == file_sha256(weights)
+    assert ours.remark == (
+        f"not the published weights of Inception: sha256 {ours.weights_sha256[:8]}, not 6726825d"
+    )
+
+
+@pytest.mark.slow
+def test_spatial_features_are_those_of_adm(theirs: torch.nn.Module, weights: Path) -> None:
+    """mixed_6/conv of TensorFlow is the 1x1 branch of Mixed_6d; ADM flattens (h, w, channels)."""
+    seen = []
+    hook = theirs.Mixed_6d.branch1x1.register_forward_hook(lambda *call: seen.append(call[2]))
+    pixels = noise(1, 64, 64)
+    theirs(pixels)
+    hook.remove()
+    got = network("inception", weights)(pixels)["spatial"]
+    assert seen[0].shape == (1, 192, 17, 17)
+    adm = seen[0].numpy().transpose(0, 2, 3, 1)[..., :7].reshape(1, -1)
+    assert torch.equal(got, torch.from_numpy(adm.copy()))
+    assert got.std() > 0
+
+
+@pytest.mark.slow
+def test_clean_images_reach_the_network_as_clean_fid_gives_them(
+    theirs: torch.nn.Module, weights: Path
+) -> None:
+    cleanfid = pytest.importorskip("cleanfid.resize")
+    ours = network("inception", weights, "clean")
+    (image,) = noise(1, 50, 70)
+    resized = cleanfid.build_resizer("clean")(image.permute(1, 2, 0).numpy())
+    seen = []
+    hook = ours.network.Conv2d_1a_3x3.register_forward_hook(lambda *call: seen.append(call[1][0]))
+    got = features_of(ours, [image])
+    hook.remove()
+    want = (torch.from_numpy(resized.copy()).permute(2, 0, 1)[None] - 128) / 128
+    assert torch.equal(seen[0], want)
+    plain = features_of(network("inception", weights), [image])
+    assert not torch.allclose(got["pool"], plain["pool"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_features_equal_those_of_torch_fidelity(theirs: torch.nn.Module, weights: Path) -> None:
+    features = InceptionFeatures(weights)
     pixels = torch.arange(256, dtype=torch.uint8).repeat(12).reshape(1, 3, 32, 32)
     images = pixels.float() / 127.5 - 1
     got, logits = features.features_and_logits(images)
@@ -104,13 +174,13 @@ def test_features_equal_those_of_torch_fidelity(
     assert logits.shape == (1, 1008)
     assert got.std() > 0
     assert logits.std() > 0
-    assert torch.equal(got, network(pixels)[0])
-    assert torch.equal(logits, network(pixels)[1])
+    assert torch.equal(got, theirs(pixels)[0])
+    assert torch.equal(logits, theirs(pixels)[1])
     assert torch.equal(got, features(images))
 
 
 def random_network(module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """torch-fidelity's network with formula weights, made without its download."""
+    """torch-fidelity's network with random weights, made without its download."""
     kind = module.FeatureExtractorInceptionV3
     with monkeypatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
@@ -118,10 +188,10 @@ def random_network(module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
         for name in ("kaiming_uniform_", "uniform_"):  # the slow part of building it
             patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
         network = kind("inception-v3-compat", ["2048", "logits_unbiased"])
+    generator = torch.Generator().manual_seed(0)
     for key, value in network.state_dict().items():
         if value.ndim > 1:
-            wave = torch.arange(value.numel(), dtype=torch.float32).mul_(0.7).sin_()
-            value.copy_(wave.reshape(value.shape) * (2 * value[0].numel()) ** -0.5)
+            value.normal_(generator=generator).mul_((2 / value[0].numel()) ** 0.5)
         elif "running_var" in key or key.endswith("bn.weight"):
             value.fill_(1)
         else:

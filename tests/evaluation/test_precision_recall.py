@@ -72,5 +72,29 @@ def test_a_wide_fake_set_has_low_precision_and_high_recall() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         precision_recall(torch.zeros(9, 2), torch.zeros(9, 3))
-    with pytest.raises(ValueError, match="k=3 needs more"):
+    with pytest.raises(ValueError, match="3 features: the neighbour k=3 needs more"):
         precision_recall(torch.zeros(9, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="NaN"):
+        precision_recall(torch.zeros(9, 2), torch.full((9, 2), torch.nan))
+
+
+def test_agrees_with_prdc() -> None:
+    """Which leaves out what lies exactly on a ball; between random points nothing does."""
+    prdc = pytest.importorskip("prdc")
+    real, fake = normal(150, 5, 0), normal(120, 5, 1) * 0.8 + 0.3
+    want = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=3)
+    got = precision_recall(real, fake)
+    assert got == pytest.approx((want["precision"], want["recall"]), abs=1e-12)
+    assert 0 < got.precision < 1
+
+
+def test_float32_and_float64_agree() -> None:
+    real, fake = (x + 100 for x in (normal(200, 64, 0), normal(200, 64, 1) * 0.9))
+    assert precision_recall(real, fake) == precision_recall(real.double(), fake.double())
+
+
+def test_half_of_the_modes_missing() -> None:
+    far = 100 * torch.arange(4.0).repeat(100)[:, None]
+    precision, recall = precision_recall(normal(400, 3, 0) + far, normal(400, 3, 1) + far % 200)
+    assert precision > 0.9
+    assert recall == pytest.approx(0.5, abs=0.05)

@@ -22,6 +22,11 @@ Script = Callable[..., Outcome]
 
 NUM = 8
 FEATURES = "ldm.evaluation.scene_features.SceneFeatures"
+VGG = (
+    *((0, 64), (2, 64), (5, 128), (7, 128), (10, 256), (12, 256), (14, 256)),
+    *((17, 512), (19, 512), (21, 512), (24, 512), (26, 512), (28, 512)),
+)
+"""Index and channels of the convolutions of torchvision's VGG16."""
 OPTIONS = ("--num", NUM, "--steps", 2, "--device", "cpu")
 
 
@@ -38,6 +43,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in torchvision's format, of the size that keeps features alive."""
+    state: dict[str, torch.Tensor] = {}
+    channels = 3
+    generator = torch.Generator().manual_seed(0)
+    for index, width in VGG:
+        shape = (width, channels, 3, 3)
+        weight = torch.randn(shape, generator=generator) * (2 / (9 * channels)) ** 0.5
+        state |= {f"features.{index}.weight": weight, f"features.{index}.bias": torch.zeros(width)}
+        channels = width
+    file = tmp_path_factory.mktemp("weights") / "vgg.pth"
+    torch.save(state, file)
+    return file
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -123,6 +144,56 @@ def test_features_measure_what_has_no_condition(
     assert copied["precision"]["value"] == copied["recall"]["value"] == 1
 
 
+def test_lpips_and_features_look_inside_and_outside_the_hole(
+    script: Script, runs: Callable[[str], Path], vgg_weights: Path
+) -> None:
+    run = runs("laptop/inpainting")
+    out = run / "parts"
+    options = (*OPTIONS, "--features", FEATURES, "--vgg-weights", vgg_weights, "--out", out)
+    assert script("evaluate_task.py", run, *options).code == 0
+    bad = numbers(out)
+    items = real(run)
+    images, masks = (torch.stack([item[key] for item in items]) for key in ("image", "mask"))
+    distances = ("lpips_inside", "fd_inside", "lpips_outside", "fd_outside")
+    assert all(bad[name]["value"] > 1e-3 for name in distances), bad
+    replace_samples(out, torch.where(masks == 1, torch.zeros(()), images))
+    assert script("evaluate_task.py", run, *options).code == 0
+    grey_holes = numbers(out)
+    assert all(grey_holes[name]["value"] > 1e-3 for name in distances[:2])
+    assert all(grey_holes[name]["value"] < 1e-3 for name in distances[2:])
+    assert {"fd_inside_mean_fill", "fd_inside_plain_paste"} <= grey_holes.keys()
+
+
+def test_super_resolution_by_ssim_and_lpips(
+    script: Script, runs: Callable[[str], Path], vgg_weights: Path
+) -> None:
+    run = runs("laptop/super_resolution")
+    options = (*OPTIONS, "--vgg-weights", vgg_weights, "--out", run / "pairs")
+    assert script("evaluate_task.py", run, *options).code == 0
+    bad = numbers(run / "pairs")
+    replace_samples(run / "pairs", torch.stack([item["image"] for item in real(run)]))
+    assert script("evaluate_task.py", run, *options).code == 0
+    good = numbers(run / "pairs")
+    assert good["ssim"]["value"] == pytest.approx(1, abs=1e-3)
+    assert good["lpips"]["value"] == pytest.approx(0, abs=1e-3)
+    assert bad["ssim"]["value"] < good["bicubic_ssim"]["value"] < 1
+    assert bad["lpips"]["value"] > 1e-2
+    assert bad["bicubic_lpips"]["value"] == good["bicubic_lpips"]["value"]
+
+
+def test_layouts_are_also_measured_by_features(script: Script, runs: Callable[[str], Path]) -> None:
+    run = runs("laptop/layout")
+    options = (*OPTIONS, "--features", FEATURES, "--out", run / "features")
+    assert script("evaluate_task.py", run, *options).code == 0
+    bad = numbers(run / "features")["fd"]["value"]
+    replace_samples(run / "features", torch.stack([item["image"] for item in real(run)]))
+    assert script("evaluate_task.py", run, *options).code == 0
+    assert numbers(run / "features")["fd"]["value"] < 1e-3 < bad
+    outcome = script("evaluate_task.py", run, *OPTIONS, "--lpips", "--out", run / "features")
+    assert outcome.code == 2
+    assert "--lpips goes with" in outcome.err
+
+
 def test_inpainting_beside_an_unconditional_model(
     script: Script, runs: Callable[[str], Path]
 ) -> None:
@@ -133,8 +204,8 @@ def test_inpainting_beside_an_unconditional_model(
     found = numbers(run / "beside")
     assert {"hole_error_mean_fill", "hole_error_unconditional"} <= found.keys()
     assert found["hole_error_unconditional"]["value"] != found["hole_error"]["value"]
-    options = (*OPTIONS, "--out", other / "beside", "--features", FEATURES)
-    outcome = script("evaluate_task.py", other, *options, "--baseline", other)
+    features = (*OPTIONS, "--out", other / "beside", "--features", FEATURES)
+    outcome = script("evaluate_task.py", other, *features, "--baseline", other)
     assert outcome.code == 2
     assert "inpainting" in outcome.err
 

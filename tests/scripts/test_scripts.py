@@ -193,24 +193,26 @@ def test_evaluate_samples(script: Script, runs: Path, tmp_path: Path) -> None:
         "--out", out,
     )  # fmt: skip
     assert outcome.code == 0
-    outcome = script(
-        "evaluate.py", runs / "text", "--samples", out, "--features", runs / "features"
-    )
+    features = ("--features", runs / "features")
+    outcome = script("evaluate.py", out, *features)
     assert outcome.code == 0
     report = {m["name"]: m for m in json.loads((out / "metrics.json").read_text())["measurements"]}
     assert report["fd"]["num_real"] == 4
-    assert "not comparable with published FIDs" in report["fd"]["note"]
+    assert "not comparable with published figures" in report["fd"]["note"]
     assert 0 <= report["precision"]["value"] <= 1
     assert report["fd"]["num_fake"] == 4
-    assert report["fd"]["data"] == f"validation data of {runs / 'text'} (SceneDataset)"
-    batched = script(
-        "evaluate.py", runs / "text", "--samples", out, "--features", runs / "features",
-        "--batch-size", 3, "--num", 4,
-    )  # fmt: skip
+    assert f"{runs / 'text'}/config.yaml#validation" in report["fd"]["data"]
+    batched = script("evaluate.py", out, *features, "--batch-size", 3, "--real", runs / "text")
     assert batched.code == 0
     again = {m["name"]: m for m in json.loads((out / "metrics.json").read_text())["measurements"]}
     for name, measurement in report.items():
         assert again[name]["value"] == pytest.approx(measurement["value"], rel=1e-4)
+    on_the_fly = script("evaluate.py", runs / "text", *features, "--steps", 2, "--num", 4)
+    assert on_the_fly.code == 0
+    measured = json.loads((runs / "text" / "metrics-custom.json").read_text())
+    found = {m["name"]: m["value"] for m in measured["measurements"]}
+    assert found["fd"] == pytest.approx(report["fd"]["value"], rel=1e-2)
+    assert measured["labels"]["fake"] == {"policy": "captions"}
 
 
 def test_the_judge_refuses_scenes_it_cannot_read(
@@ -222,7 +224,7 @@ def test_the_judge_refuses_scenes_it_cannot_read(
         "txt2img.py", runs / "text", "--prompt", "a red circle", "--per-prompt", 4, "--steps", 1,
         "--out", out,
     )  # fmt: skip
-    outcome = script("evaluate.py", runs / "text", "--samples", out, "--judge")
+    outcome = script("evaluate.py", out, "--judge")
     if outcome.code == 0:
         report = json.loads((out / "metrics.json").read_text())
         values = {m["name"]: m["value"] for m in report["measurements"]}
@@ -242,9 +244,13 @@ def test_the_judge_refuses_scenes_it_cannot_read(
         (("txt2img.py", "{runs}/nowhere", "--prompt", "x"), "nowhere"),
         (("txt2img.py", "{runs}/text", "--prompts", "none.txt"), "none.txt"),
         (("sample.py", "{runs}/text"), "txt2img.py"),
-        (("evaluate.py", "{runs}/text"), "sample first"),
-        (("evaluate.py", "{runs}/text", "--samples", "none"), "samples.json"),
-        (("evaluate.py", "{runs}/ae"), "evaluate_autoencoder.py {runs}/ae"),
+        (("evaluate.py", "{runs}/text"), "nothing to measure"),
+        (("evaluate.py", "{runs}/text", "--features", "{runs}/features"), "give --num"),
+        (("evaluate.py", "none", "--judge"), "none"),
+        (
+            ("evaluate.py", "{runs}/ae", "--judge", "--num", "4"),
+            "evaluate_autoencoder.py {runs}/ae",
+        ),
     ],
 )
 def test_wrong_arguments(

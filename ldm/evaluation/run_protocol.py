@@ -1,0 +1,241 @@
+"""Run a protocol: features of both sides, every number with what it was made of, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.evaluation import processes
+from ldm.evaluation.feature_cache import FeatureCache
+from ldm.evaluation.gatherer import Gatherer
+from ldm.evaluation.gathering import Gathered, Need, Output, Progress, chosen
+from ldm.evaluation.image_source import ImageSource, SourceInfo
+from ldm.evaluation.metrics import NOTHING, POINTS, STATISTICS, Number, Side
+from ldm.evaluation.needs import FAKE, FEWEST, REAL, needs_of, output_of, shows_bias
+from ldm.evaluation.networks import Network
+from ldm.evaluation.protocol import EvaluationProtocol, Measure
+from ldm.evaluation.protocol_report import describe_source, resolution, run_facts, side_facts
+from ldm.evaluation.report import EvaluationReport, Measurement
+from ldm.evaluation.small_bias import with_bias
+from ldm.evaluation.stored_statistics import StoredStatistics
+
+Source = ImageSource | StoredStatistics
+EmbedTexts = Callable[[Sequence[str]], Tensor]
+INCEPTION = "inception"
+"""Name of the network whose Fréchet distance is called FID."""
+
+
+def evaluate(
+    real: Source | None,
+    fake: Source,
+    protocol: EvaluationProtocol,
+    networks: Mapping[str, Network],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cache: FeatureCache | None = None,
+    embed_texts: Mapping[str, EmbedTexts] | None = None,
+) -> EvaluationReport | None:
+    """Measure generated images by a protocol.
+
+    With several processes (``torch.distributed``) each reads its share of the images.
+
+    Args:
+        real: real images, or what was stored of them; None if no metric looks at them.
+        fake: generated images.
+        protocol: what to measure.
+        networks: those of the protocol by name, in eval mode on ``device``.
+        device: where they are.
+        batch_size: images at once, in each process; changes no number beyond rounding.
+        seed: of all random choices but those that a metric's parameters fix.
+        progress: shows batches to someone who watches, like tqdm.
+        cache: features of earlier calls.
+        embed_texts: the text halves of networks, by their names, for CLIP scores.
+
+    Returns:
+        The report, None in all processes but the first.
+
+    Raises:
+        UserError: a side cannot give what a metric needs.
+        CorruptImages: images cannot be read.
+    """
+    started = time.monotonic()
+    if not protocol.needs_real:
+        real = None
+    elif real is None:
+        raise UserError(f"protocol {protocol.name} compares with real images: name them")
+    gatherer = Gatherer(networks, device, batch_size, seed, progress, cache)
+    sides = {
+        name: {} if source is None else _gathered(gatherer, protocol, name, source)
+        for name, source in ((REAL, real), (FAKE, fake))
+    }
+    if processes.rank_and_count()[0] != 0:
+        return None
+    infos = None if real is None else real.info, fake.info
+    report = EvaluationReport(f"{fake.info.where} by protocol {protocol.name}")
+    report.details.update(side_facts(protocol, *infos))
+    if isinstance(real, StoredStatistics) and real.images is not None:
+        report.details["real_images"] = dataclasses.asdict(real.images.info)
+    measuring = _Measuring(protocol, networks, sides, infos, seed, embed_texts or {}, report)
+    for measure in protocol.measures:
+        measuring.add(measure)
+    report.remarks += [f"not as the protocol says: {t}" for t in report.details["departures"]]
+    report.remarks += [protocol.remark] if protocol.remark else []
+    seconds = round(time.monotonic() - started, 2)
+    facts = {"seconds": seconds, "from_cache": gatherer.reused}
+    report.details["run"] = run_facts(device, batch_size, seed) | facts
+    return report
+
+
+# -- features of a side ----------------------------------------------------------------------
+
+
+def _gathered(
+    gatherer: Gatherer, protocol: EvaluationProtocol, side: str, source: Source
+) -> dict[Output, Gathered]:
+    if isinstance(source, StoredStatistics):
+        return _stored(gatherer, protocol, side, source)
+    if len(source) < FEWEST:
+        raise UserError(f"{len(source)} {side} images: at least {FEWEST} are needed")
+    needs = needs_of(protocol, gatherer.networks, side, len(source))
+    return gatherer.images(source, needs, f"{side} images")
+
+
+def _stored(
+    gatherer: Gatherer, protocol: EvaluationProtocol, side: str, source: StoredStatistics
+) -> dict[Output, Gathered]:
+    """What was stored; the features that a metric needs one by one come from its images."""
+    count = 0 if source.images is None else len(source.images)
+    needs = needs_of(protocol, gatherer.networks, side, count)
+    found: dict[Output, Gathered] = {}
+    for output, need in needs.items():
+        network = gatherer.networks[output.network]
+        width, name, weights = network.outputs[output.name], network.name, network.weights_sha256
+        statistics = None
+        if need.statistics:
+            statistics = source.of(output.name, width, name, weights)
+            _check_resize(source, network)
+        found[output] = Gathered(source.info.count, statistics=statistics)
+    by_points = {
+        output_of(measure, gatherer.networks)
+        for measure in protocol.measures
+        if getattr(measure.definition, side) == POINTS
+    }
+    points = {o: Need(keep=need.keep) for o, need in needs.items() if o in by_points}
+    if points and source.images is None:
+        raise UserError(
+            f"'{source.info.where}' holds statistics only, which give a Fréchet distance and no "
+            "other metric: name the images, or leave the other metrics out"
+        )
+    if points and source.images is not None:
+        for output, got in gatherer.images(source.images, points, f"{side} images").items():
+            before = found[output]
+            if before.statistics is not None:
+                got = dataclasses.replace(got, count=before.count, statistics=before.statistics)
+            found[output] = got
+    return found
+
+
+def _check_resize(source: StoredStatistics, network: Network) -> None:
+    stored, own = source.info.about.get("resize"), network.resize.describe()
+    if stored is not None and stored != own:
+        raise UserError(
+            f"'{source.info.where}' holds statistics of images that were resized in another way "
+            f"({stored}; here: {own}): they cannot be compared"
+        )
+
+
+# -- numbers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """Adds the numbers of one measure after another to a report."""
+
+    protocol: EvaluationProtocol
+    networks: Mapping[str, Network]
+    sides: Mapping[str, Mapping[Output, Gathered]]
+    infos: tuple[SourceInfo | None, SourceInfo]
+    seed: int
+    embed_texts: Mapping[str, EmbedTexts]
+    report: EvaluationReport
+
+    def add(self, measure: Measure) -> None:
+        """Compute its numbers."""
+        output = output_of(measure, self.networks)
+        real, fake = (self._side(measure, output, name) for name in (REAL, FAKE))
+        for number in measure.definition.compute(real, fake, measure.all_params):
+            found = self._measurement(measure, output, number, real, fake)
+            points, small = self.sides[FAKE][output].points, self.protocol.small_samples
+            shown = small is not None and shows_bias(self.protocol, fake.count)
+            if measure.metric != "frechet" or len(points) != fake.count or not shown:
+                self.report.measurements.append(found)
+                continue
+            assert small is not None
+            assert real.statistics is not None
+            several, entry = with_bias(found, real.statistics, points, small, self.seed)
+            self.report.measurements += several
+            self.report.details.setdefault("small_samples", {})[found.name] = entry
+
+    def _side(self, measure: Measure, output: Output, name: str) -> Side:
+        """What it looks at of one side."""
+        kind = getattr(measure.definition, name)
+        if kind == NOTHING:
+            return Side()
+        got = self.sides[name][output]
+        if kind == STATISTICS:
+            return Side(got.count, statistics=got.statistics)
+        indices = chosen(got.total, measure.all_params[f"most_{name}"], self.seed)
+        inside = torch.isin(got.indices, indices)
+        labels = None if got.labels is None else got.labels[inside].tolist()
+        captions = None
+        if got.captions is not None:
+            captions = [got.captions[k] for k in inside.nonzero().flatten().tolist()]
+        embed = self.embed_texts.get(output.network)
+        return Side(int(inside.sum()), None, got.points[inside], labels, captions, embed)
+
+    def _measurement(
+        self, measure: Measure, output: Output, number: Number, real: Side, fake: Side
+    ) -> Measurement:
+        network, params = self.networks[output.network], measure.all_params
+        counts = [side.count for side in (real, fake) if side.count]
+        width = network.outputs[output.name]
+        few = measure.metric == "frechet" and min(counts, default=width + 1) <= width
+        unknown = real.statistics is not None and not real.count
+        notes = [
+            number.note,
+            measure.definition.note(params),
+            f"fewer samples than the {width} features" if few else "",
+            "the statistics do not say of how many real images" if unknown else "",
+            network.remark,
+        ]
+        name = "fid" if number.name == "fd" and network.name == INCEPTION else number.name
+        against = "" if self.infos[0] is None else f"; real: {describe_source(self.infos[0])}"
+        return Measurement(
+            name=f"{measure.prefix}{name}",
+            value=number.value,
+            std=number.std,
+            num_real=real.count,
+            num_fake=fake.count,
+            resolution=resolution(self.infos[1]),
+            data=f"{describe_source(self.infos[1])}{against}",
+            preprocessing=network.resize.describe(),
+            features=f"{network.name}.{output.name}",
+            features_sha256=network.weights_sha256,
+            note="; ".join(filter(None, notes)),
+            how={
+                "metric": measure.metric,
+                "compares_with_real": measure.definition.real != NOTHING,
+                "params": params,
+                "resize": network.resize.describe(),
+                "weights_file": network.weights_file,
+            },
+        )

@@ -1,0 +1,236 @@
+r"""Reproduce a published figure: sample and evaluate as the paper did, and show both side by side.
+
+Examples:
+  python scripts/reproduce.py                                    which figures there are
+  python scripts/reproduce.py ffhq-ldm-4 --checkpoint ffhq256/model.ckpt --real ffhq.yaml#train
+  python scripts/reproduce.py cin256-ldm-4-g --checkpoint cin256-v2/model.ckpt --preset adm \
+      --real VIRTUAL_imagenet256_labeled.npz --weights inception.pth
+  python scripts/reproduce.py cin256-ldm-8-g --checkpoint cin256.ckpt sampling.classifier=runs/mine
+  torchrun --standalone --nproc-per-node 8 scripts/reproduce.py ffhq-ldm-4 --checkpoint ...
+
+A recipe of configs/evaluation/published says sampler, steps, eta, guidance, labels, number of
+images, the preset of the evaluation and the published figures. The two commands that it stands for
+(sample.py or another sampling script, then evaluate.py) are printed and run; --dry-run only prints
+them. A call that was killed is repeated as it was: sampling goes on where it stopped.
+
+--num and KEY=VALUE change the recipe, e.g. sampling.steps=20 for a first look. Whatever differs
+from what was published is said below the figures and in OUT/reproduction.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from _cli import run, say
+from _model import default_device
+from _processes import Processes
+from _protocol import choose_protocol, load_networks
+from _recipes import Figure, deviations, figures, list_recipes, read_recipe
+from _sources import open_real
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.checkpoint import SUFFIXES
+from ldm.config import write_atomically
+from ldm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+INPUTS = "inputs"
+"""Of the sampling options the one without a name: files that the script is given."""
+
+
+def main() -> None:
+    """Read the recipe, run its two commands, and compare."""
+    arguments = _parser().parse_intermixed_args()
+    if arguments.name is None:
+        say(list_recipes())
+        return
+    published = read_recipe(arguments.name, complete=False)
+    recipe = read_recipe(arguments.name, changes(arguments, published))
+    if arguments.checkpoint is None:
+        raise UserError(
+            f"give --checkpoint: the file or run folder of {recipe.row}; "
+            + (f"the published weights are {recipe.weights}" if recipe.weights else "train it")
+        )
+    if arguments.real is None:
+        raise UserError(f"give --real: {' '.join(recipe.reference.split())}")
+    out = arguments.out or Path(f"reproduced-{arguments.name}")
+    commands = [
+        sampling_command(recipe, arguments, out),
+        evaluation_command(recipe, arguments, out),
+    ]
+    first = Processes.join().first
+    if first:
+        say(recipe.row)
+        say("\n".join(f"$ {shlex.join(['python', *command])}" for command in commands))
+    if arguments.dry_run:
+        return
+    rehearse(commands[-1])
+    for command in commands:
+        call(command)
+    if first:
+        report = json.loads((out / "metrics.json").read_text())
+        differences = deviations(recipe, published) + report.get("departures", [])
+        _write(recipe, figures(recipe, report["measurements"]), differences, out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe; none: list them")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="change the recipe")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights, or a run folder")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        metavar="YAML",
+        help="of a checkpoint file, in place of the recipe's: a config, then key=value overrides",
+    )
+    parser.add_argument("--real", metavar="SOURCE", help="real images, as for evaluate.py")
+    parser.add_argument("--preset", metavar="NAME", help="in place of the recipe's, e.g. adm")
+    parser.add_argument("--num", type=int, metavar="N", help="images, fewer for a first look")
+    parser.add_argument("--features", metavar="NET", help="another feature network")
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="[NET=]FILE", help="of a feature network"
+    )
+    parser.add_argument("--num-real", type=int, metavar="N", help="the first N real images")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="for features, see evaluate.py")
+    parser.add_argument("--batch-size", type=int, default=64, help="(default: 64)")
+    parser.add_argument("--device", default=default_device(), help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: reproduced-NAME)")
+    parser.add_argument("--dry-run", action="store_true", help="only print the two commands")
+    return parser
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+def changes(arguments: argparse.Namespace, published: DictConfig) -> list[str]:
+    """The overrides of the recipe that the command line asks for."""
+    wanted = list(arguments.changes)
+    for item in wanted:
+        if "=" not in item:
+            raise UserError(f"{item}: expected KEY=VALUE, e.g. sampling.steps=20")
+        key = item.lstrip("+").partition("=")[0]
+        if key.partition(".")[0] not in ("sampling", "preset"):
+            raise UserError(f"{item}: only preset and sampling.KEY of a recipe can be changed")
+    if arguments.preset is not None:
+        wanted.append(f"preset={arguments.preset}")
+    if arguments.num is not None:
+        if published.sampling.num_images is None:
+            raise UserError(
+                f"--num {arguments.num}: {arguments.name} makes one image for each of "
+                "its inputs: give it fewer of these"
+            )
+        wanted.append(f"sampling.num_images={arguments.num}")
+    return [_as_new(item, published) for item in wanted]
+
+
+def _as_new(item: str, published: DictConfig) -> str:
+    """Options that the recipe leaves at their defaults become new keys."""
+    key = item.partition("=")[0]
+    name = key.partition(".")[2]
+    new = key.startswith("sampling.") and name not in published.sampling
+    return f"+{item}" if new else item
+
+
+def sampling_command(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
+    """Script and options that make the images."""
+    options: dict[str, Any] = dict(OmegaConf.to_container(recipe.sampling))  # type: ignore[arg-type]
+    inputs = options.pop(INPUTS, None)
+    files = inputs if isinstance(inputs, list) else [] if inputs is None else [inputs]
+    command = [_shown(ROOT / "scripts" / recipe.script), str(arguments.checkpoint)]
+    command += map(str, files)
+    command += _config(recipe, arguments)
+    for key, value in options.items():
+        if value is not None:
+            command += [f"--{key.replace('_', '-')}", str(value)]
+    command += ["--batch-size", str(arguments.batch_size), "--device", arguments.device]
+    return [*command, "--out", str(out)]
+
+
+def _config(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
+    """Of a checkpoint file, which does not describe the model."""
+    if arguments.config:
+        return ["--config", *arguments.config]
+    if Path(arguments.checkpoint).suffix not in SUFFIXES:
+        return []
+    model, stage = (_shown(CONFIGS / f"{recipe[key]}.yaml") for key in ("config", "first_stage"))
+    return ["--config", model, f"first_stage={stage}"]
+
+
+def evaluation_command(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
+    """Script and options that measure them."""
+    command = [_shown(ROOT / "scripts" / "evaluate.py"), str(out), "--real", str(arguments.real)]
+    command += ["--preset", recipe.preset]
+    for option in ("features", "num_real", "cache"):
+        if getattr(arguments, option) is not None:
+            command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    for item in arguments.weights:
+        command += ["--weights", item]
+    command += ["--batch-size", str(arguments.batch_size), "--device", arguments.device]
+    return [*command, "--out", str(out / "metrics.json")]
+
+
+def rehearse(command: Sequence[str]) -> None:
+    """Open the real images and the feature networks, so that nothing is sampled in vain.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    options = importlib.import_module("evaluate")._parser().parse_args(command[1:])
+    protocol = choose_protocol(options)
+    assert protocol is not None
+    if protocol.needs_real:
+        open_real(options, protocol)
+    load_networks(options, protocol)
+
+
+def call(command: Sequence[str]) -> None:
+    """Run a script of this folder in this process, as the command line would."""
+    before = sys.argv
+    sys.argv = list(command)
+    try:
+        importlib.import_module(Path(command[0]).stem).main()
+    finally:
+        sys.argv = before
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], out: Path) -> None:
+    document = {
+        "row": recipe.row,
+        "recipe": OmegaConf.to_container(recipe),
+        "figures": [asdict(figure) for figure in found],
+        "deviations": differences,
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out / "reproduction.json", lambda file: file.write(text.encode()))
+    say("")
+    say(f"{'':16}{'measured':>10}{'published':>11}  by")
+    for figure in found:
+        measured = "-" if figure.measured is None else f"{figure.measured:.4g}"
+        say(f"{figure.name:16}{measured:>10}{figure.expected:>11.4g}  {figure.protocol}")
+    for text in differences:
+        say(f"not as published: {text}")
+    for remark in recipe.remarks:
+        say(f"remark: {remark}")
+    say(f"written: {out / 'reproduction.json'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ldm.errors import DataError
+from ldm.evaluation.image_source import CorruptImages
+from ldm.evaluation.sources import open_source
+
+RUN = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "_cli.py"))["run"]
+
+
+def ended(main: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status and what stands on stderr."""
+    path = list(sys.path)
+    with pytest.raises(SystemExit) as exit_:
+        RUN(main)
+    sys.path[:] = path
+    return int(exit_.value.code or 0), capsys.readouterr().err
+
+
+def test_the_status_tells_unreadable_images_from_other_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{k}.png")
+
+    def read(skip: bool) -> None:
+        source = open_source(str(tmp_path), skip_corrupt=skip)
+        assert len(list(source.batches(1))) == 2  # type: ignore[union-attr]
+
+    (tmp_path / "1.png").write_bytes(b"?")
+    status, line = ended(lambda: read(skip=False), capsys)
+    assert status == CorruptImages.exit_status == 3
+    assert line.startswith("error: 1 of the 3 images")
+    assert "1.png" in line
+    assert line.count("\n") == 1
+    assert ended(lambda: read(skip=True), capsys) == (0, "")
+
+    def refuse() -> None:
+        raise DataError("x")
+
+    assert ended(refuse, capsys) == (2, "error: x\n")
