@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Subset
 
+from ldm.data.scene_captions import parse_caption
 from ldm.data.seamless import paste_seamlessly
 from ldm.errors import UserError
 from ldm.evaluation.holes import gradient_jump, hole_error, mean_fill
@@ -29,10 +30,11 @@ def captions(evaluation: Evaluation) -> None:
     """Class and text: does the exact judge find what was asked for?"""
     validate_judge(evaluation.validation)  # type: ignore[arg-type]
     asked = [item["caption"] for item in evaluation.items]
-    shares, best = (
-        summarise([check(image, text) for image, text in zip(images, asked, strict=True)])
+    verdicts, real = (
+        [check(image, text) for image, text in zip(images, asked, strict=True)]
         for images in (evaluation.samples, evaluation.reconstructions)
     )
+    shares, best = summarise(verdicts), summarise(real)
     notes = {
         "shape_and_colour": "share of samples that show all that is named",
         "count": "exactly what is named",
@@ -43,6 +45,11 @@ def captions(evaluation: Evaluation) -> None:
         if name in shares:
             target = at_least(0.9) if name == "shape_and_colour" else None
             evaluation.add(name, shares[name], f"{note}; real: {best[name]:.3f}", target)
+    kinds = [len(parse_caption(text).items) for text in asked]
+    for count in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
+        some = [verdict for verdict, k in zip(verdicts, kinds, strict=True) if k == count]
+        note = f"of {len(some)} captions that name {count} {'kind' if count == 1 else 'kinds'}"
+        evaluation.add(f"shape_and_colour_{count}", summarise(some)["shape_and_colour"], note)
 
 
 def layouts(evaluation: Evaluation) -> None:
@@ -152,7 +159,7 @@ def _add_parts(
     """LPIPS and Fréchet distance of the filling, and of what the model makes of known pixels."""
     around = split_by_mask(evaluation.real, evaluation.samples, mask).outside
     notes = {
-        "inside": "of the filling, known pixels pasted back, as published",
+        "inside": "of the filling, pasted into the image",
         "outside": "of known pixels as the model makes them, around real ones",
     }
     for (part, note), images in zip(notes.items(), (pasted, around), strict=True):

@@ -20,7 +20,7 @@ What is measured depends on the condition:
   none               Fréchet distance, precision, recall, copies of training images (--features)
 
 Conditions are those of the first --num validation items. Beside a number stands that of the real
-images, once through the first stage: the best that the model could reach. Writes OUT/metrics.json,
+images, once through the first stage: the best that the model could reach. Writes OUT/task.json,
 OUT/task.png (items: the image, its conditions, the sample) and the samples themselves; OUT is
 RUN/task.
 """
@@ -121,7 +121,7 @@ def main() -> None:
     evaluation.report.remarks.append(
         f"{sampler['name']}, {sampler.get('steps', 'all')} steps, guidance {arguments.guidance:g}"
     )
-    write_report(evaluation.report, job.out / "metrics.json")
+    write_report(evaluation.report, job.out / "task.json")
     _draw(evaluation, keys)
 
 

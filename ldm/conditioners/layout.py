@@ -12,11 +12,6 @@ from ldm.conditioners.checks import check_ids, check_tensor
 from ldm.errors import ConfigError
 from ldm.layers.token_transformer import TokenTransformer
 
-STARTS = ("random", "places")
-LARGER = 15.0
-"""Embeddings of places are that much larger at the start: a step of Adam, whose size does not
-depend on it, then leaves alike what was alike. Norms make the function the same."""
-
 
 class LayoutTransformer(Conditioner):
     """Box tokens (B, L) as a sequence of embeddings (B, L, dim) for cross-attention.
@@ -32,12 +27,14 @@ class LayoutTransformer(Conditioner):
         none: token of "no object"; None: the last id.
         key: name of the batch entry.
         drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
-        start: how the embeddings of the tokens begin: "random", as published; or "places", where
-            those of places near each other are alike, so that what is learned of one place holds
-            for its neighbours: for trainings that are too short to learn every place by itself.
+        embedding_std: see :class:`~ldm.layers.token_transformer.TokenTransformer`.
+        first_place: from this id on the embeddings of places near each other begin alike, so that
+            what is learned of one holds for its neighbours: for trainings too short to learn every
+            place by itself. Smaller ids are also those of classes. None: all begin at random, as
+            published.
 
     Raises:
-        ConfigError: ``none`` is no token, or there is no such ``start``.
+        ConfigError: ``none`` or ``first_place`` is no token.
     """
 
     def __init__(
@@ -49,19 +46,20 @@ class LayoutTransformer(Conditioner):
         none: int | None = None,
         key: str = "box_tokens",
         drop_prob: float = 0.0,
-        start: str = "random",
+        embedding_std: float = 0.02,
+        first_place: int | None = None,
     ) -> None:
         super().__init__(key, "crossattn", drop_prob)
-        if start not in STARTS:
-            raise ConfigError(f"start={start!r} of {key!r} is none of {', '.join(STARTS)}")
         self.none = vocab_size - 1 if none is None else none
         if not 0 <= self.none < vocab_size:
             raise ConfigError(f"none={none} of {key!r} is outside 0 to {vocab_size - 1}")
         self.dim = dim
         self.vocab_size = vocab_size
-        self.transformer = TokenTransformer(vocab_size, dim, depth, length)
-        if start == "places":
-            self._start_with_places()
+        self.transformer = TokenTransformer(vocab_size, dim, depth, length, embedding_std)
+        if first_place is not None:
+            if not 0 <= first_place < vocab_size:
+                raise ConfigError(f"first_place={first_place} of {key!r} is no token")
+            self._start_with_places(first_place, embedding_std)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B, L) with L <= length -> (B, L, dim)."""
@@ -74,12 +72,10 @@ class LayoutTransformer(Conditioner):
         check_ids(value, self.vocab_size, self.key, "token")
 
     @torch.no_grad()
-    def _start_with_places(self) -> None:
+    def _start_with_places(self, first: int, std: float) -> None:
         tokens = self.transformer.token_emb.weight
         grid = math.isqrt(len(tokens))
-        tokens[: grid * grid] = place_embeddings(grid, self.dim)
-        for embeddings in (tokens, self.transformer.pos_emb.emb.weight):
-            embeddings.mul_(LARGER)
+        tokens[first : grid * grid] = std * place_embeddings(grid, self.dim)[first:]
 
     def null(self, n: int, like: Tensor) -> Tensor:
         """The layout of nothing, n times."""
@@ -90,7 +86,7 @@ def place_embeddings(grid: int, dim: int) -> Tensor:
     """Vectors (grid * grid, dim) of places, row by row: waves of several lengths along x and y.
 
     The longest waves are twice as long as the image, the shortest take four places and are the
-    weakest. The standard deviation is that of token embeddings at random, 0.02.
+    weakest. The standard deviation is 1.
     """
     quarter = dim // 4
     shortest = max(grid / 4, 1.0)
@@ -102,4 +98,4 @@ def place_embeddings(grid: int, dim: int) -> Tensor:
     vectors = torch.zeros(grid * grid, dim)
     both = torch.cat([rows, columns], dim=2).flatten(0, 1)[:, :dim]
     vectors[:, : both.shape[1]] = both
-    return 0.02 * vectors / vectors.std().clamp_min(1e-12)
+    return vectors / vectors.std().clamp_min(1e-12)

@@ -23,6 +23,7 @@ class TextTransformer(Conditioner):
             condition" is the empty text.
         key: Name of the batch entry.
         drop_prob: See :class:`~ldm.conditioners.base.Conditioner`.
+        embedding_std: See :class:`~ldm.layers.token_transformer.TokenTransformer`.
 
     Raises:
         ConfigError: If the arguments do not fit together.
@@ -37,6 +38,7 @@ class TextTransformer(Conditioner):
         tokenizer: Tokenizer | None = None,
         key: str = "tokens",
         drop_prob: float = 0.0,
+        embedding_std: float = 0.02,
     ) -> None:
         super().__init__(key, "crossattn", drop_prob)
         if tokenizer is None and drop_prob > 0:
@@ -52,7 +54,7 @@ class TextTransformer(Conditioner):
         self.tokenizer = tokenizer
         self.dim = dim
         self.vocab_size = vocab_size
-        self.transformer = TokenTransformer(vocab_size, dim, depth, length)
+        self.transformer = TokenTransformer(vocab_size, dim, depth, length, embedding_std)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B, L) with L <= length -> (B, L, dim)."""

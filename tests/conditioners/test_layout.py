@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.conditioners.layout import LARGER, LayoutTransformer
+from ldm.conditioners.layout import LayoutTransformer
 from ldm.data.box_tokens import Box, BoxTokenizer
 from ldm.errors import ConfigError
 from tests.parity import assert_close, formula_weights, load_case
@@ -68,23 +68,25 @@ def test_none_is_a_token(options: dict[str, Any]) -> None:
 
 
 def test_places_begin_alike_where_they_are_near() -> None:
+    sizes: dict[str, Any] = {"dim": 32, "depth": 1, "vocab_size": 401, "length": 11}
     torch.manual_seed(0)
-    random = LayoutTransformer(dim=32, depth=1, vocab_size=401, length=11)
+    random = LayoutTransformer(**sizes, embedding_std=0.1)
     torch.manual_seed(0)
-    placed = LayoutTransformer(dim=32, depth=1, vocab_size=401, length=11, start="places")
+    placed = LayoutTransformer(**sizes, embedding_std=0.1, first_place=24)
     old, new = random.state_dict(), placed.state_dict()
-    key, slots = "transformer.token_emb.weight", "transformer.pos_emb.emb.weight"
-    assert all(torch.equal(old[name], new[name]) for name in old if name not in (key, slots))
-    assert torch.equal(old[slots] * LARGER, new[slots])
-    assert torch.equal(old[key][400] * LARGER, new[key][400])  # "none" is no place
+    key = "transformer.token_emb.weight"
+    assert all(torch.equal(old[name], new[name]) for name in old if name != key)
+    assert torch.equal(old[key][:24], new[key][:24])  # classes
+    assert torch.equal(old[key][400], new[key][400])  # "none" is no place
     weight = new[key][:400]
-    assert float(weight.std()) == pytest.approx(0.02 * LARGER, rel=1e-3)
+    for start in (old[key], weight[24:], new["transformer.pos_emb.emb.weight"]):
+        assert float(start.std()) == pytest.approx(0.1, rel=0.08)
     grid = weight.unflatten(0, (20, 20))
     distances = (grid - grid[10, 10]).norm(dim=2)
-    assert distances.flatten().argsort()[0] == 10 * 20 + 10
+    assert distances[2:].flatten().argsort()[0] == 8 * 20 + 10
     near, far = distances[10, [9, 11]], distances[10, [2, 18]]
     assert torch.allclose(near, distances[[9, 11], 10])  # rows and columns alike
     assert near.max() < 0.5 * far.min()
     assert len(weight.unique(dim=0)) == 400
-    with pytest.raises(ConfigError, match="random, places"):
-        LayoutTransformer(dim=32, depth=1, start="grid")
+    with pytest.raises(ConfigError, match="first_place=401"):
+        LayoutTransformer(**sizes, first_place=401)

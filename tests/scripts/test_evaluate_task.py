@@ -63,7 +63,7 @@ def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """The measurements of a report by name."""
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((folder / "task.json").read_text())
     return {entry["name"]: entry for entry in report["measurements"]}
 
 
