@@ -105,8 +105,11 @@ def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
             if given:
                 raise UserError(f"--{given[0]} goes with --features or --preset")
             return None
+        # Nobody's protocol asks for other real images than those that the command line names.
+        named = arguments.split or str(arguments.real).partition("#")[2]
+        reference = "train" if named == "train" else "validation"
         protocol = EvaluationProtocol(
-            "custom", _measures(arguments.metrics, features), reference="validation"
+            "custom", _measures(arguments.metrics, features), reference=reference
         )
     else:
         if arguments.metrics is not None:

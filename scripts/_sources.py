@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from _model import is_model
 from _sampling import Batch, Job
+from omegaconf import OmegaConf
 from sample import choose_labels, class_condition
 from txt2img import text_condition
 
@@ -148,7 +149,7 @@ class ModelSource(ReadSource):
     """Images that a model makes when they are asked for; none is written.
 
     Image k is that of seed + k, as the sampling scripts make it. The hash is that of the settings,
-    weights included.
+    weights and config of the model included.
 
     Args:
         job: the model, and how to sample it.
@@ -189,7 +190,8 @@ class ModelSource(ReadSource):
         decisive = {
             key: value for key, value in settings.items() if key not in ("run", "checkpoint")
         }
-        what = [decisive, len(self), [height, width], self._labels, self._captions]
+        model = OmegaConf.to_yaml(self._job.config.model, resolve=True)
+        what = [decisive, len(self), [height, width], self._labels, self._captions, model]
         about = {
             "formats": {"never written": len(self)},
             "sizes": {"height": [height, height], "width": [width, width]},

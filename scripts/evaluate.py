@@ -148,7 +148,8 @@ def _save_statistics(
     if not statistics:
         raise UserError("--save-statistics: no metric of this protocol uses mean and covariance")
     save_statistics(arguments.save_statistics, statistics, about)
-    say(f"mean and covariance of {len(source)} images: {arguments.save_statistics}")
+    count = next(iter(statistics.values())).count
+    say(f"mean and covariance of {count} images: {arguments.save_statistics}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -80,7 +80,8 @@ def main() -> None:
         call(command)
     if first:
         report = json.loads((out / "metrics.json").read_text())
-        differences = deviations(recipe, published) + report.get("departures", [])
+        differences = deviations(recipe, published) + _other_inputs(recipe, arguments)
+        differences += report.get("departures", [])
         _write(recipe, figures(recipe, report["measurements"]), differences, out)
 
 
@@ -181,6 +182,18 @@ def evaluation_command(recipe: DictConfig, arguments: argparse.Namespace, out: P
         command += ["--weights", item]
     command += ["--batch-size", str(arguments.batch_size), "--device", arguments.device]
     return [*command, "--out", str(out / "metrics.json")]
+
+
+def _other_inputs(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
+    """Options beside the recipe that make other figures."""
+    found = []
+    if arguments.features is not None:
+        found.append(f"features: {arguments.features} instead of those of the preset")
+    if arguments.num_real is not None:
+        found.append(f"real images: the first {arguments.num_real}")
+    if arguments.config:
+        found.append(f"config: {' '.join(arguments.config)} instead of {recipe.config}")
+    return found
 
 
 def rehearse(command: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ _SIDES: Facts = (
     (("real_images", "sha256"), "the real images of precision and recall (by their hash)"),
     (("fake", "about", "sizes"), "size of the generated images"),
     (("labels", "fake", "policy"), "label policy"),
+    (("labels", "fake", "classes"), "number of classes"),
     (("run", "rounding"), "rounding"),
     (("run", "dtype"), "precision"),
 )

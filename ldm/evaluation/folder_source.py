@@ -173,8 +173,7 @@ def _recorded(root: Path) -> _Listed:
     if all(isinstance(prompt, str) for prompt in prompts):
         captions = {file: (prompt,) for file, prompt in zip(files, prompts, strict=True)}
     known = all(isinstance(label, int) for label in labels)
-    entries_of = {"sampler": "settings", "made_by": "made_by"}
-    about = {name: record[key] for name, key in entries_of.items() if key in record}
+    about = {name: record[name] for name in ("settings", "made_by") if name in record}
     return _Listed(files, labels if known else None, captions, about)
 
 

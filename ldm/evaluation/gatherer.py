@@ -12,7 +12,7 @@ from ldm.evaluation import processes
 from ldm.evaluation.feature_cache import FeatureCache
 from ldm.evaluation.gathering import Gathered, Need, Output, Progress, gather
 from ldm.evaluation.image_source import ImageSource, SourceInfo
-from ldm.evaluation.networks import Network
+from ldm.evaluation.networks import Network, uses_tf32
 
 
 @dataclass
@@ -60,9 +60,11 @@ class Gatherer:
             progress=self.progress,
             desc=f"features of {desc}",
         )
-        if self.cache is not None and processes.rank_and_count()[0] == 0:
+        # What could not be read is lacking, or others stand in its place.
+        whole = not source.corrupt and all(found.count == len(source) for found in new.values())
+        if self.cache is not None and whole and processes.rank_and_count()[0] == 0:
             for output, gathered in new.items():
-                if gathered.count == len(source):  # else it lacks what could not be read
+                if not absent[output].conditions:
                     self.cache.put(self._facts(source.info, output, absent[output]), gathered)
         return found | new
 
@@ -71,6 +73,8 @@ class Gatherer:
         assert self.cache is not None
         found = {}
         for output, need in needs.items():
+            if need.conditions:
+                continue
             stored = self.cache.get(self._facts(info, output, need))
             if all(processes.to_all(stored is not None)) and stored is not None:
                 found[output] = stored
@@ -86,6 +90,8 @@ class Gatherer:
             "weights": network.weights_sha256,
             "resize": network.resize.describe(),
             "output": output.name,
+            "device": torch.device(self.device).type,
+            "tf32": uses_tf32(self.device),
             "statistics": need.statistics,
             "keep": need.keep,
             "seed": self.seed if need.keep < info.count else None,

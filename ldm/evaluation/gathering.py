@@ -32,10 +32,13 @@ class Need:
     Attributes:
         statistics: mean and covariance of all images.
         keep: of how many images the features are kept; 0 = of none.
+        conditions: whether labels or captions of these matter too, of which the hash of a source
+            does not know.
     """
 
     statistics: bool = False
     keep: int = 0
+    conditions: bool = False
 
 
 @dataclass
@@ -116,6 +119,8 @@ def gather(
     except CorruptImages as found:  # the other processes must hear of it
         error = found
     processes.raise_together(error)
+    parts = processes.to_all(source.corrupt)
+    source.corrupt[:] = dict.fromkeys(name for part in parts for name in part)
     return share.exchanged()
 
 

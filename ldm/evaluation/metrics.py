@@ -69,6 +69,7 @@ class Metric:
         params: its parameters and their defaults. ``most_real`` and ``most_fake`` bound the number
             of features that are kept for it, None = all.
         shown: parameters that a reader must know.
+        conditions: whether it looks at labels or captions of the images.
     """
 
     compute: Compute
@@ -77,6 +78,7 @@ class Metric:
     fake: str
     params: Mapping[str, Any] = field(default_factory=dict)
     shown: Sequence[str] = ()
+    conditions: bool = False
 
     def note(self, params: Mapping[str, Any]) -> str:
         """The parameters for the note of a number."""
@@ -176,7 +178,9 @@ METRICS: dict[str, Metric] = {
     "density_coverage": Metric(
         _density_coverage, None, POINTS, POINTS, {"k": 5, **NEIGHBOURS}, ("k",)
     ),
-    "clip_score": Metric(_clip_score, None, NOTHING, POINTS, {"most_fake": None}),
-    "class_accuracy": Metric(_class_accuracy, "logits", NOTHING, POINTS, {"most_fake": None}),
+    "clip_score": Metric(_clip_score, None, NOTHING, POINTS, {"most_fake": None}, conditions=True),
+    "class_accuracy": Metric(
+        _class_accuracy, "logits", NOTHING, POINTS, {"most_fake": None}, conditions=True
+    ),
 }
 """By the name that a protocol gives."""

@@ -39,9 +39,10 @@ def needs_of(
         before = needs.get(output, Need())
         if kind == STATISTICS:
             keep = count if side == FAKE and shows_bias(protocol, count) else 0
-            needs[output] = Need(True, max(before.keep, keep))
+            needs[output] = replace(before, statistics=True, keep=max(before.keep, keep))
         else:
             most = measure.all_params[f"most_{side}"]
             keep = count if most is None else min(most, count)
-            needs[output] = replace(before, keep=max(before.keep, keep))
+            conditions = before.conditions or measure.definition.conditions
+            needs[output] = replace(before, keep=max(before.keep, keep), conditions=conditions)
     return needs

@@ -182,6 +182,13 @@ def features_of(
     return {name: torch.cat([part[name] for part in parts])[back] for name in network.outputs}
 
 
+def uses_tf32(device: torch.device | str) -> bool:
+    """Whether networks on a device may round their factors to TF32: convolutions or products."""
+    backends = torch.backends
+    allowed = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
+    return torch.device(device).type == "cuda" and allowed
+
+
 def _logits_of(extractor: Any) -> str | None:
     """The method that gives logits of classes, None if there is none."""
     if not hasattr(extractor, "num_classes"):

@@ -13,6 +13,7 @@ import torch
 import ldm
 from ldm.evaluation import processes
 from ldm.evaluation.image_source import SourceInfo
+from ldm.evaluation.networks import uses_tf32
 from ldm.evaluation.protocol import EvaluationProtocol
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "pillow", "numpy")
@@ -33,14 +34,26 @@ def label_policy(info: SourceInfo) -> dict[str, Any] | None:
 
 
 def departures(
-    protocol: EvaluationProtocol, real: SourceInfo | None, fake: SourceInfo
+    protocol: EvaluationProtocol,
+    real: SourceInfo | None,
+    fake: SourceInfo,
+    num_real: int,
+    num_fake: int,
 ) -> list[str]:
-    """How the images differ from what the protocol asks for, a sentence each."""
+    """How the images differ from what the protocol asks for, a sentence each.
+
+    Args:
+        protocol: what is asked for.
+        real: what is known of the real images, None if no metric looks at them.
+        fake: what is known of the generated ones.
+        num_real: real images that were measured, without those that cannot be read; 0: not known.
+        num_fake: generated ones.
+    """
     found = []
-    if protocol.num_fake is not None and fake.count != protocol.num_fake:
-        found.append(f"{fake.count} generated images instead of {protocol.num_fake}")
-    if real is not None and protocol.num_real not in (None, real.count):
-        found.append(f"{real.count} real images instead of {protocol.num_real}")
+    if num_fake and protocol.num_fake not in (None, num_fake):
+        found.append(f"{num_fake} generated images instead of {protocol.num_fake}")
+    if real is not None:
+        found += _other_real_images(protocol, real, num_real)
     lossy = sorted(set(fake.about.get("formats", {})) & {"JPEG", "WEBP"})
     if lossy:
         found.append(f"generated images are {' and '.join(lossy)}: lossy files move every distance")
@@ -50,8 +63,29 @@ def departures(
             f"labels are not uniform: {policy['fewest']} to {policy['most']} images of each of "
             f"{policy['classes']} classes"
         )
+    if real is not None and protocol.labels != "any":
+        own, others = (info.about.get("labels") for info in (fake, real))
+        if own and others and own["classes"] != others["classes"]:
+            found.append(
+                f"generated images are of {own['classes']} classes, real ones of "
+                f"{others['classes']}"
+            )
     if real is not None and _sizes(real) and _sizes(fake) and _sizes(real) != _sizes(fake):
         found.append(f"real images are {_size_words(real)}, generated ones {_size_words(fake)}")
+    return found
+
+
+def _other_real_images(protocol: EvaluationProtocol, real: SourceInfo, count: int) -> list[str]:
+    """How the choice of real images differs from what the protocol asks for."""
+    found = []
+    selection = real.about.get("selection", "")
+    if count and protocol.num_real not in (None, count):
+        found.append(f"{count} real images instead of {protocol.num_real}")
+    elif protocol.num_real is None and selection.startswith("the first"):
+        found.append(f"real images are {selection}, instead of all")
+    for asked, other in (("train", "validation"), ("validation", "train")):
+        if protocol.reference == asked and real.where.endswith(f"#{other}"):
+            found.append(f"real images are the {other} data, not the {asked} data")
     return found
 
 
@@ -73,12 +107,16 @@ def resolution(info: SourceInfo) -> tuple[int, int]:
 
 
 def side_facts(
-    protocol: EvaluationProtocol, real: SourceInfo | None, fake: SourceInfo
+    protocol: EvaluationProtocol,
+    real: SourceInfo | None,
+    fake: SourceInfo,
+    num_real: int,
+    num_fake: int,
 ) -> dict[str, Any]:
-    """The entries of the report about what was compared."""
+    """The entries of the report about what was compared; for arguments see ``departures``."""
     return {
         "protocol": protocol.to_dict(),
-        "departures": departures(protocol, real, fake),
+        "departures": departures(protocol, real, fake, num_real, num_fake),
         "real": None if real is None else asdict(real),
         "fake": asdict(fake),
         "labels": {
@@ -95,7 +133,7 @@ def run_facts(device: torch.device | str, batch_size: int, seed: int) -> dict[st
     return {
         "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else str(kind),
         "dtype": "networks float32, statistics and distances float64",
-        "tf32": kind.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        "tf32": uses_tf32(kind),
         "rounding": "images are 8 bits per channel before a network sees them",
         "seed": seed,
         "batch_size": batch_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,16 @@ from ldm.errors import UserError
 from ldm.evaluation import processes
 from ldm.evaluation.feature_cache import FeatureCache
 from ldm.evaluation.gatherer import Gatherer
-from ldm.evaluation.gathering import Gathered, Need, Output, Progress, chosen
+from ldm.evaluation.gathering import Gathered, Output, Progress, chosen
 from ldm.evaluation.image_source import ImageSource, SourceInfo
 from ldm.evaluation.metrics import NOTHING, POINTS, STATISTICS, Number, Side
 from ldm.evaluation.needs import FAKE, FEWEST, REAL, needs_of, output_of, shows_bias
 from ldm.evaluation.networks import Network
-from ldm.evaluation.protocol import EvaluationProtocol, Measure
+from ldm.evaluation.protocol import NETWORK_RESIZE, EvaluationProtocol, Measure
 from ldm.evaluation.protocol_report import describe_source, resolution, run_facts, side_facts
 from ldm.evaluation.report import EvaluationReport, Measurement
 from ldm.evaluation.small_bias import with_bias
-from ldm.evaluation.stored_statistics import StoredStatistics
+from ldm.evaluation.stored_statistics import ADM_NETWORK, StoredStatistics
 
 Source = ImageSource | StoredStatistics
 EmbedTexts = Callable[[Sequence[str]], Tensor]
@@ -81,7 +81,8 @@ def evaluate(
         return None
     infos = None if real is None else real.info, fake.info
     report = EvaluationReport(f"{fake.info.where} by protocol {protocol.name}")
-    report.details.update(side_facts(protocol, *infos))
+    seen = [_seen(source, sides[name]) for name, source in ((REAL, real), (FAKE, fake))]
+    report.details.update(side_facts(protocol, *infos, *seen))
     if isinstance(real, StoredStatistics) and real.images is not None:
         report.details["real_images"] = dataclasses.asdict(real.images.info)
     measuring = _Measuring(protocol, networks, sides, infos, seed, embed_texts or {}, report)
@@ -129,7 +130,7 @@ def _stored(
         for measure in protocol.measures
         if getattr(measure.definition, side) == POINTS
     }
-    points = {o: Need(keep=need.keep) for o, need in needs.items() if o in by_points}
+    points = {o: dataclasses.replace(needs[o], statistics=False) for o in needs if o in by_points}
     if points and source.images is None:
         raise UserError(
             f"'{source.info.where}' holds statistics only, which give a Fréchet distance and no "
@@ -146,11 +147,20 @@ def _stored(
 
 def _check_resize(source: StoredStatistics, network: Network) -> None:
     stored, own = source.info.about.get("resize"), network.resize.describe()
+    if stored is None and source.network == ADM_NETWORK:
+        stored = dataclasses.replace(network.resize, name=NETWORK_RESIZE).describe()
     if stored is not None and stored != own:
         raise UserError(
             f"'{source.info.where}' holds statistics of images that were resized in another way "
             f"({stored}; here: {own}): they cannot be compared"
         )
+
+
+def _seen(source: Source | None, gathered: Mapping[Output, Gathered]) -> int:
+    """Images that numbers are made from: the readable ones; 0 where nobody knows."""
+    if source is None or isinstance(source, StoredStatistics):
+        return 0 if source is None else source.info.count
+    return max((found.count for found in gathered.values()), default=len(source))
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -175,7 +185,7 @@ class _Measuring:
         for number in measure.definition.compute(real, fake, measure.all_params):
             found = self._measurement(measure, output, number, real, fake)
             points, small = self.sides[FAKE][output].points, self.protocol.small_samples
-            shown = small is not None and shows_bias(self.protocol, fake.count)
+            shown = small is not None and fake.count and shows_bias(self.protocol, fake.count)
             if measure.metric != "frechet" or len(points) != fake.count or not shown:
                 self.report.measurements.append(found)
                 continue
@@ -209,12 +219,12 @@ class _Measuring:
         counts = [side.count for side in (real, fake) if side.count]
         width = network.outputs[output.name]
         few = measure.metric == "frechet" and min(counts, default=width + 1) <= width
-        unknown = real.statistics is not None and not real.count
         notes = [
             number.note,
             measure.definition.note(params),
             f"fewer samples than the {width} features" if few else "",
-            "the statistics do not say of how many real images" if unknown else "",
+            *_unsaid(REAL, self.infos[0], real),
+            *_unsaid(FAKE, self.infos[1], fake),
             network.remark,
         ]
         name = "fid" if number.name == "fd" and network.name == INCEPTION else number.name
@@ -239,3 +249,14 @@ class _Measuring:
                 "weights_file": network.weights_file,
             },
         )
+
+
+def _unsaid(name: str, info: SourceInfo | None, side: Side) -> Iterator[str]:
+    """What stored statistics of a side do not say."""
+    if side.statistics is None or info is None or info.kind != "statistics":
+        return
+    if not side.count:
+        images = "real" if name == REAL else "generated"
+        yield f"the statistics do not say of how many {images} images"
+    if info.about.get("resize") is None and info.about.get("network") != ADM_NETWORK:
+        yield "statistics do not say how images were resized"

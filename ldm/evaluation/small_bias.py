@@ -56,12 +56,16 @@ def with_bias(
     if len(fake) < FEWEST:
         return [distance], entry
     limit = frechet_infinity(target, fake, generator, small.points)
+    words = (
+        f"extrapolated to infinitely many images from {small.points} subsets, ± its standard error"
+    )
+    how = found.how or {}
     extrapolated = replace(
         found,
         name=f"{found.name}_infinity",
         value=limit.value,
         std=limit.standard_error,
-        note=f"extrapolated to infinitely many images from {small.points} subsets, ± its standard "
-        "error",
+        note="; ".join(filter(None, [found.note, words])),
+        how={**how, "params": {**how.get("params", {}), "points": small.points}},
     )
     return [distance, extrapolated], {**entry, "limit": asdict(limit)}

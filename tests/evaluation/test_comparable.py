@@ -63,6 +63,11 @@ def _set(*path: Any, value: Any) -> Change:
             {"fd", "kid", "inception_score"},
             "label policy: uniform and not uniform",
         ),
+        (
+            _set("labels", "fake", "classes", value=1),
+            {"fd", "kid", "inception_score"},
+            "number of classes: 5 and 1",
+        ),
         (_set("measurements", 0, "features_sha256", value=None), {"fd"}, "only one report says"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from ldm.evaluation.feature_cache import FeatureCache
 from ldm.evaluation.gatherer import Gatherer
 from ldm.evaluation.gathering import Gathered, Need, Output, chosen, gather
-from ldm.evaluation.image_source import CorruptImages
+from ldm.evaluation.image_source import CorruptImages, Item, Unreadable
 from ldm.evaluation.networks import features_of
+from ldm.evaluation.protocol_report import run_facts
 from ldm.evaluation.statistics import FeatureStatistics
 from tests.evaluation.small_evaluation import Pictures, pictures, sums
 
@@ -63,15 +65,19 @@ PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
-from tests.evaluation.test_gathering import FEATURES, LOGITS, gathered
+from ldm.evaluation.gathering import gather
+from tests.evaluation.test_gathering import FEATURES, LOGITS, NEEDS, gathered, source, sums
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=rank, world_size=2)
 found = gathered(1)
+skipping = source(broken=(4, 21), skip_corrupt=True)
+gather(skipping, {"sums": sums()}, NEEDS, batch_size=1, seed=3)
 moments = found[FEATURES].statistics
 torch.save(
     [moments.mean, moments.cov, found[FEATURES].points, found[FEATURES].indices,
-     found[LOGITS].points, found[LOGITS].labels, torch.tensor(found[LOGITS].count)],
+     found[LOGITS].points, found[LOGITS].labels, torch.tensor(found[LOGITS].count),
+     skipping.corrupt],
     f"{sys.argv[1]}/{rank}.pt",
 )
 dist.destroy_process_group()
@@ -95,6 +101,8 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert logits.labels is not None
     assert torch.equal(first[5], logits.labels)
     assert int(first[6]) == int(second[6]) == 37
+    assert first[7] == second[7]
+    assert [name.split()[0] for name in first[7]] == ["4.png", "21.png"]
 
 
 def test_what_is_kept_is_neither_the_first_nor_every_nth() -> None:
@@ -186,3 +194,32 @@ def test_what_lacks_corrupt_images_is_not_kept(tmp_path: Path) -> None:
     broken = source(broken=(4,), skip_corrupt=True)
     Gatherer({"sums": sums()}, cache=cache).images(broken, NEEDS, "images")
     assert list(tmp_path.iterdir()) == []
+
+
+class Replacing(Pictures):
+    """Beside all its images, says that one of them stands for an unreadable one, as streams do."""
+
+    def _items(self, rank: int, processes: int) -> Iterator[Item | Unreadable]:
+        yield from super()._items(rank, processes)
+        yield Unreadable("a.tar", "it ends early")
+
+
+def test_what_has_replacements_is_not_kept(tmp_path: Path) -> None:
+    replaced = Replacing(pictures(37, seed=1), skip_corrupt=True)
+    gatherer = Gatherer({"sums": sums()}, cache=FeatureCache(tmp_path))
+    assert gatherer.images(replaced, NEEDS, "images")[LOGITS].count == 37
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_knows_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an accelerator: no features are computed here, but their key is."""
+    images, need = source().info, Need(True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", str)
+    keys = set()
+    for device in ("cpu", "cuda"):
+        for precise in (False, True):
+            monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not precise)
+            gatherer = Gatherer({"sums": sums()}, device)
+            keys.add(FeatureCache.key(gatherer._facts(images, FEATURES, need)))
+            assert run_facts(device, 1, 0)["tf32"] is (device == "cuda" and not precise)
+    assert len(keys) == 3

@@ -13,18 +13,21 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.evaluation.class_accuracy import class_accuracy
 from ldm.evaluation.density_coverage import density_coverage
+from ldm.evaluation.feature_cache import FeatureCache
 from ldm.evaluation.frechet import frechet_from_features
 from ldm.evaluation.gathering import chosen
 from ldm.evaluation.inception_score import InceptionScore
 from ldm.evaluation.kernel_distance import kernel_distance
-from ldm.evaluation.networks import features_of
+from ldm.evaluation.networks import as_network, features_of
 from ldm.evaluation.precision_recall import precision_recall
 from ldm.evaluation.protocol import EvaluationProtocol, Measure, SmallSamples
+from ldm.evaluation.protocol_report import departures
 from ldm.evaluation.report import EvaluationReport
+from ldm.evaluation.resizing import Resizer
 from ldm.evaluation.run_protocol import evaluate
 from ldm.evaluation.statistics import FeatureStatistics, save_statistics
-from ldm.evaluation.stored_statistics import StoredStatistics, read_statistics
-from tests.evaluation.small_evaluation import Pictures, pictures, sums
+from ldm.evaluation.stored_statistics import ADM_NETWORK, StoredStatistics, read_statistics
+from tests.evaluation.small_evaluation import Pictures, Sums, pictures, sums
 
 REAL, FAKE = pictures(60, seed=1), pictures(50, seed=2, shift=20)
 NEIGHBOURS = {"most_real": 40, "most_fake": 30}
@@ -139,6 +142,52 @@ def test_departures_from_the_protocol_are_said() -> None:
         assert part in report.table()
 
 
+@pytest.mark.parametrize(
+    ("options", "about", "words"),
+    [
+        ({}, {"selection": "the first 60 of 90, in order"}, "real images are the first 60 of 90"),
+        ({}, {"selection": "all 60"}, None),
+        ({"num_real": 60}, {"selection": "the first 60 of 90, in order"}, None),
+        ({"reference": "train"}, {"where": "run#validation"}, "the validation data, not the train"),
+        ({"reference": "validation"}, {"where": "run#train"}, "the train data, not the validation"),
+        ({"reference": "train"}, {"where": "run#train"}, None),
+        ({"labels": "uniform"}, {"labels": {"classes": 9}}, "5 classes, real ones of 9"),
+        ({"labels": "data"}, {"labels": {"classes": 5}}, None),
+        ({"labels": "any"}, {"labels": {"classes": 9}}, None),
+    ],
+)
+def test_other_real_images_than_asked_for_are_said(
+    options: dict[str, Any], about: dict[str, Any], words: str | None
+) -> None:
+    info = Pictures(REAL, where=about.pop("where", "real")).info
+    if "labels" in about:
+        about["labels"] |= {"fewest": 6, "most": 7}
+    real = dataclasses.replace(info, about=info.about | about)
+    fake = Pictures(FAKE, labels=[k % 5 for k in range(50)]).info
+    found = departures(protocol(**options), real, fake, 60, 50)
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+def test_images_that_are_left_out_do_not_count() -> None:
+    labels = [k % 5 for k in range(50)]
+    fake = Pictures(FAKE, labels=labels, broken=(3, 4), skip_corrupt=True)
+    report = run(protocol(EVERYTHING[0], num_fake=50, num_real=60), fake=fake)
+    assert report.details["departures"] == ["48 generated images instead of 50"]
+
+
+def test_other_labels_of_cached_features(tmp_path: Path) -> None:
+    """The hash of the images does not know of labels, which are part of the number."""
+    asked, cache = protocol(EVERYTHING[5], EVERYTHING[2]), FeatureCache(tmp_path)
+    right = [k % 5 for k in range(50)]
+    found = []
+    for labels in (right, [(label + 1) % 5 for label in right]):
+        fake = Pictures(FAKE, labels=labels)
+        found.append(numbers(run(asked, fake=fake, cache=cache)))
+        assert found[-1] == numbers(run(asked, fake=fake))
+    assert found[0]["top1_accuracy"] != found[1]["top1_accuracy"]
+
+
 def test_a_distance_of_inception_is_called_fid() -> None:
     network = sums()
     network.name = "inception"  # type: ignore[misc]
@@ -168,6 +217,11 @@ def test_a_distance_of_few_images_is_shown_with_its_bias() -> None:
     assert entry["by_size"][1]["mean"] == pytest.approx(distance.value, rel=1e-9)
     assert limit.value < distance.value
     assert "of 20" in distance.note
+    assert "not comparable with published figures" in limit.note
+    assert distance.how is not None
+    assert limit.how is not None
+    assert distance.how["params"] == {}
+    assert limit.how == {**distance.how, "params": {"points": 5}}
 
 
 def test_a_distance_of_enough_images_is_shown_alone() -> None:
@@ -251,6 +305,36 @@ def test_statistics_that_do_not_say_of_how_many(tmp_path: Path) -> None:
     assert distance.num_real == 0
     assert "do not say of how many" in distance.note
     assert distance.value == pytest.approx(numbers(run(protocol(EVERYTHING[0])))["fd"], rel=1e-6)
+    asked = protocol(EVERYTHING[0], num_fake=20, num_real=20)
+    unknown = dataclasses.replace(known, info=info)
+    report = run(asked, real=unknown, fake=unknown)
+    assert numbers(report)["fd"] < 1e-6
+    assert report.details["departures"] == []
+    assert "of how many generated images" in report.measurements[0].note
+
+
+def test_statistics_that_do_not_say_how_images_were_resized(tmp_path: Path) -> None:
+    """Those of ADM were made by the network's own way, of others nobody knows."""
+    extractor = Sums().eval()
+    own, other = (as_network(extractor, size=4, resize=name) for name in ("network", "clean"))
+    own.resize = Resizer("network", 4)  # type: ignore[misc]
+    found = stored(tmp_path)
+    about = {**found.info.about, "resize": None}
+    unsaid = dataclasses.replace(found, info=dataclasses.replace(found.info, about=about))
+    about = {**about, "network": ADM_NETWORK}
+    info = dataclasses.replace(found.info, about=about)
+    adm = dataclasses.replace(found, info=info, network=ADM_NETWORK, weights_sha256=None)
+    asked = protocol(Measure("frechet", "inception"))
+    notes = []
+    for real, network in ((unsaid, other), (adm, own)):
+        network.name = "sums" if real is unsaid else "inception"  # type: ignore[misc]
+        report = evaluate(real, Pictures(FAKE), asked, {"inception": network})
+        assert report is not None
+        notes.append("do not say how images were resized" in report.measurements[0].note)
+    assert notes == [True, False]
+    other.name = "inception"  # type: ignore[misc]
+    with pytest.raises(UserError, match="resized in another way"):
+        evaluate(adm, Pictures(FAKE), asked, {"inception": other})
 
 
 @pytest.mark.parametrize(

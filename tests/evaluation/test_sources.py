@@ -208,7 +208,7 @@ def test_a_folder_of_samples_gives_what_its_record_says(tmp_path: Path) -> None:
     _, labels, captions = read(source)
     assert labels == {0: 7, 1: 5}
     assert captions == {0: "a dog", 1: "a cat"}
-    assert source.info.about["sampler"] == settings
+    assert source.info.about["settings"] == settings
     assert source.info.about["made_by"] == [{"ldm": "1"}]
     (tmp_path / "x.png").unlink()
     with pytest.raises(UserError, match=r"1 of the 2 images .* absent, first x\.png"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -9,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm.evaluation.statistics import FeatureStatistics, save_statistics
@@ -157,6 +160,32 @@ def test_corrupt_images(script: Script, real: Path, tmp_path: Path) -> None:
     assert report["measurements"][0]["num_fake"] == 29
     assert "1/0007.png" in "".join(report["left_out"][str(fake)])
     assert "0007.png" in outcome.out
+
+
+def test_statistics_count_what_could_be_read(script: Script, tmp_path: Path) -> None:
+    folder = write(tmp_path / "images", pictures(10, seed=2))
+    (folder / "1" / "0007.png").write_bytes(b"")
+    out = tmp_path / "moments.npz"
+    outcome = script(NAME, folder, *BY_SUMS, "--skip-corrupt", "--save-statistics", out)
+    assert outcome.code == 0, outcome.err
+    assert "of 9 images" in outcome.out
+
+
+def test_a_model_by_another_config_is_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights make other images, say with another scale factor."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    sources = importlib.import_module("_sources")
+
+    def digest(factor: float) -> str:
+        job = SimpleNamespace(
+            arguments=SimpleNamespace(source="run"),
+            config=OmegaConf.create({"f": factor, "model": {"params": {"scale_factor": "${f}"}}}),
+            settings=lambda: {"run": "run", "checkpoint_sha256": "ab"},
+            size=lambda: (8, 8),
+        )
+        return str(sources.ModelSource(job, 4, lambda _: {}).info.sha256)
+
+    assert digest(1.0) == digest(1.0) != digest(2.0)
 
 
 def test_two_processes_agree_with_one(

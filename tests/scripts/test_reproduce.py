@@ -142,7 +142,7 @@ def test_a_small_model_is_sampled_measured_and_compared(
     outcome = script(
         "reproduce.py", "cin256-ldm-4-g", "--checkpoint", weights, "--real", real, "--num", 8,
         "--preset", "laptop", "--features", FEATURES, "--device", "cpu", "--out", out,
-        "sampling.steps=2", "--config", run / "config.yaml",
+        "sampling.steps=2", "--config", run / "config.yaml", "--num-real", 7,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     settings = json.loads((out / "samples.json").read_text())["settings"]
@@ -160,6 +160,9 @@ def test_a_small_model_is_sampled_measured_and_compared(
     assert "num_images: 8 instead of 50000" in text
     assert "steps: 2 instead of 250" in text
     assert "laptop" in text
+    assert f"features: {FEATURES} instead of those of the preset" in text
+    assert "real images: the first 7" in text
+    assert f"config: {run / 'config.yaml'} instead of class/cin256-v2" in text
     assert "not as published: steps: 2 instead of 250" in outcome.out
 
 
