@@ -110,7 +110,7 @@ def outside(path: Path, world: Path) -> list[str]:
     if "num_classes" in set(config) and not random_data(path):
         overrides.append("num_classes=2")
     if "embeddings" in config and not random_data(path):
-        overrides.append(f"embeddings={_embed(world / 'photos')}")
+        overrides += [f"embeddings={_embed(world / 'photos')}", "num_neighbours=2"]
     return overrides
 
 
