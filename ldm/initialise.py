@@ -10,11 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.checkpoint import LoadedCheckpoint, left_out, native_state, part_for, read_state
+from ldm.checkpoint import (
+    LoadedCheckpoint,
+    file_sha256,
+    left_out,
+    native_state,
+    part_for,
+    read_state,
+)
 from ldm.compat.checkpoints import EMA, is_training_only, native_name
 from ldm.diffusers_folder import ATTENTION_ORDER, BY_HEAD, Network, find
 from ldm.errors import CheckpointError
-from ldm.load import file_sha256
 from ldm.source import Source
 
 _SHOWN = 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ldm.checkpoint import load_weights, read_state
+from ldm.checkpoint import file_sha256, load_weights, read_state
 from ldm.config import instantiate
-from ldm.errors import CheckpointError, ConfigError
+from ldm.errors import ConfigError
 from ldm.source import first_stage_of, given_file, locate
 
 PRETRAINED = "ldm.load.pretrained"
@@ -133,21 +132,6 @@ def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
             file = locate(first_stage_of(params.path), checkpoint).weights_file()
         digests[str(file)] = file_sha256(file)
     return digests
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as a hex digest.
-
-    Raises:
-        CheckpointError: there is no such file.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from ldm.checkpoint import file_sha256
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import UserError
-from ldm.load import file_sha256, load_model, run_checkpoint
+from ldm.load import load_model, run_checkpoint
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -61,6 +62,32 @@ def _quiet_libraries() -> None:
         ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want
     ):
         warnings.filterwarnings("ignore", message=text)
+
+
+def check_out_file(option: str, path: Path | None) -> None:
+    """Refuse a place where no file can be written, before any work; None: there is none to write.
+
+    Raises:
+        UserError: a folder has this name, or a file that of a folder above it.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; name a file")
+    check_out_folder(option, path.parent)
+
+
+def check_out_folder(option: str, path: Path | None) -> None:
+    """Refuse a place where no folder can be, before any work; None: there is none to make.
+
+    Raises:
+        UserError: a file has its name, or that of a folder above it.
+    """
+    if path is None:
+        return
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file, not a folder")
 
 
 def check_device(name: str) -> None:

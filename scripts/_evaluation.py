@@ -20,7 +20,7 @@ from ldm.evaluation.comparison import SPLITS, FeatureComparison
 from ldm.evaluation.features import FeatureExtractor
 from ldm.evaluation.image_source import ImageSource
 from ldm.evaluation.inception import InceptionFeatures
-from ldm.evaluation.judge import check, summarise, validate_judge
+from ldm.evaluation.judge import ASPECTS, check, summarise, validate_judge
 from ldm.evaluation.protocol_report import describe_source, resolution
 from ldm.evaluation.report import EvaluationReport
 from ldm.load import load_model
@@ -171,13 +171,7 @@ def add_verdicts(report: EvaluationReport, real: ImageSource, fake: ImageSource)
     note = f"share of {len(scenes)} real scenes that the judge reads without error"
     report.add("judge_accuracy", accuracy, num_real=len(scenes), num_fake=0, note=note, **about)
     shares = summarise([check(item["image"], item["caption"]) for item in samples])
-    notes = {
-        "shape_and_colour": "shows all that is named",
-        "count": "shows exactly what is named",
-        "relation": "left of, above, ...",
-        "correct": "all of these",
-    }
-    for name, note in notes.items():
+    for name, note in ASPECTS.items():
         if name in shares:
             report.add(name, shares[name], num_real=0, num_fake=len(samples), note=note, **about)
 

@@ -10,11 +10,11 @@ import torch
 from _cli import check_device
 from omegaconf import DictConfig
 
-from ldm.checkpoint import SUFFIXES
+from ldm.checkpoint import SUFFIXES, file_sha256
 from ldm.config import load_config
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import UserError
-from ldm.load import file_sha256, load_model, run_checkpoint, run_config
+from ldm.load import load_model, run_checkpoint, run_config
 from ldm.source import locate
 
 
@@ -63,8 +63,8 @@ def load_latent_diffusion(arguments: argparse.Namespace) -> tuple[LatentDiffusio
     if not isinstance(model, LatentDiffusion):
         raise UserError(
             f"{arguments.source} holds a {type(model).__name__}, not a latent diffusion model: "
-            "name the run of stage 2 (a first stage is measured by "
-            f"scripts/evaluate_autoencoder.py {arguments.source})"
+            "name the run of stage 2; what each script takes is in docs/sampling.md, first stages "
+            "are measured by scripts/evaluate_autoencoder.py"
         )
     return model, config
 

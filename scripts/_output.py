@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from _cli import say
+from _cli import check_out_folder, say
 from _npz import write_npz
 from PIL import Image
 from torch import Tensor
@@ -71,6 +71,7 @@ def generate(
         for k, record in enumerate(records)
     ]
     files = [job.out / entry["file"] for entry in entries]
+    check_out_folder("--out", job.out)
     with _sole_writer(job):
         batches = job.processes.from_first(lambda: _begin(job, entries, files, settings or {}))
         _make_batches(job, make, entries, batches)

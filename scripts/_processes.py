@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import time
@@ -94,6 +95,7 @@ class Processes:
 def _meet() -> Processes:
     store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    atexit.register(dist.destroy_process_group)  # its threads abort an interpreter that ends first
     return Processes(rank, count, store)
 
 

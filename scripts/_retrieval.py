@@ -16,12 +16,12 @@ from _cli import say
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.checkpoint import file_sha256
 from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
 from ldm.data.embedding_store import EmbeddingStore
 from ldm.data.folder_embedding import Embedder, embed_into, normalised, square_image
 from ldm.errors import UserError
-from ldm.load import file_sha256
 
 if TYPE_CHECKING:
     from _sampling import Job

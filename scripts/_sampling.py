@@ -39,8 +39,16 @@ Batch = Mapping[str, Any]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def sampling_parser(description: str | None, size: bool = True) -> argparse.ArgumentParser:
-    """The options that all sampling scripts have; ``size``: also --size."""
+def sampling_parser(
+    description: str | None, size: bool = True, folder: str = "generated"
+) -> argparse.ArgumentParser:
+    """The options that all sampling scripts have.
+
+    Args:
+        description: of the script.
+        size: also --size.
+        folder: name of the folder below a run where the script writes.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,8 +57,9 @@ def sampling_parser(description: str | None, size: bool = True) -> argparse.Argu
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder to write (default: RUN/generated, or generated-NAME for anything else)",
+        help=f"folder to write (default: RUN/{folder}, or {folder}-NAME for anything else)",
     )
+    parser.set_defaults(folder_name=folder)
     add_sampler_options(parser)
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="classifier-free guidance; 1 = off (default)"
@@ -145,7 +154,8 @@ class Job:
     def out(self) -> Path:
         """Folder to write."""
         source = self.arguments.source
-        own = Path(source) / "generated" if is_run(source) else Path(f"generated-{name_of(source)}")
+        name = self.arguments.folder_name
+        own = Path(source) / name if is_run(source) else Path(f"{name}-{name_of(source)}")
         out: Path | None = self.arguments.out
         return out or own
 

@@ -73,10 +73,6 @@ def open_fake(arguments: argparse.Namespace, protocol: EvaluationProtocol | None
     """
     if is_model(arguments):
         return sampled(arguments, protocol)
-    if arguments.labels is not None:
-        raise UserError(
-            f"--labels {arguments.labels}: goes with a model, {arguments.source} is none"
-        )
     return open_source(
         arguments.source,
         skip_corrupt=arguments.skip_corrupt,

@@ -18,7 +18,7 @@ from ldm.data.scene_captions import parse_caption
 from ldm.data.seamless import paste_seamlessly
 from ldm.errors import UserError
 from ldm.evaluation.holes import gradient_jump, hole_error, mean_fill
-from ldm.evaluation.judge import check, judge, summarise, validate_judge
+from ldm.evaluation.judge import ASPECTS, check, judge, summarise, validate_judge
 from ldm.evaluation.layouts import Box4, layout_agreement
 from ldm.evaluation.memorisation import copies, nearest
 from ldm.evaluation.pairs import split_by_mask
@@ -35,13 +35,7 @@ def captions(evaluation: Evaluation) -> None:
         for images in (evaluation.samples, evaluation.reconstructions)
     )
     shares, best = summarise(verdicts), summarise(real)
-    notes = {
-        "shape_and_colour": "share of samples that show all that is named",
-        "count": "exactly what is named",
-        "relation": "left of, above, ... among captions that say so",
-        "correct": "all of these",
-    }
-    for name, note in notes.items():
+    for name, note in ASPECTS.items():
         if name in shares:
             target = at_least(0.9) if name == "shape_and_colour" else None
             evaluation.add(name, shares[name], f"{note}; real: {best[name]:.3f}", target)

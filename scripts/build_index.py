@@ -25,7 +25,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from _cli import check_device, run, say
+from _cli import check_device, check_out_file, run, say
 from _model import default_device
 from _retrieval import Clip, add_clip_options, beside, embed
 
@@ -94,6 +94,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("cells", "probes"):
         if getattr(arguments, name) is not None and arguments.index != "ivf":
             raise UserError(f"--{name} {getattr(arguments, name)} goes with --index ivf")
+    check_out_file("--embeddings", arguments.embeddings)
+    check_out_file("--out", arguments.out)
     if arguments.out is not None and arguments.index is None:
         raise UserError(f"--out {arguments.out} is where an index goes: name the --index")
 
@@ -105,7 +107,8 @@ def _index(store: EmbeddingStore, arguments: argparse.Namespace) -> FaissSearch:
     k = min(SHOWN, len(store.files) - 1)
     if k > 0:
         share = recall(search, store.vectors, k)
-        say(f"{share:.1%} of the {k} nearest images are found; a larger --probes finds more")
+        more = "" if share == 1 else "; a larger --probes finds more"
+        say(f"{share:.1%} of the {k} nearest images are found{more}")
     return search
 
 

@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _cli import check_device, run, say
+from _cli import check_device, check_out_file, check_out_folder, run, say
 from _evaluation import add_verdicts, write_report
 from _model import add_source_options, is_model, is_run, name_of
 from _processes import Processes, own_device
@@ -56,10 +56,16 @@ from ldm.evaluation.run_protocol import evaluate
 from ldm.evaluation.sources import StoredStatistics
 from ldm.evaluation.statistics import save_statistics
 
+MODEL_OPTIONS = (
+    *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
+    *("precision", "tile", "tile_overlap", "decode_tile"),
+)
+"""What only a model that is sampled can follow."""
+
 
 def main() -> None:
     """Open both sides, measure, and write the report."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
     protocol = choose_protocol(arguments)
@@ -67,9 +73,13 @@ def main() -> None:
         raise UserError(
             "nothing to measure: give --preset or --features, or --judge for synthetic scenes"
         )
+    check_out_file("--out", arguments.out)
+    check_out_file("--save-statistics", arguments.save_statistics)
+    check_out_folder("--cache", arguments.cache)
     processes = Processes.join()
     arguments.device = own_device(arguments.device)
     check_device(arguments.device)
+    check_model_options(arguments)
     fake = open_fake(arguments, protocol)
     if arguments.save_statistics is not None:
         _save_statistics(arguments, protocol, fake, processes)
@@ -152,40 +162,57 @@ def _save_statistics(
     say(f"mean and covariance of {count} images: {arguments.save_statistics}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_source_options(parser, "SOURCE", "generated images, or a model")
-    add_source_side_options(parser)
-    add_protocol_options(parser)
-    parser.add_argument(
+    add_source_options(options, "SOURCE", "generated images, or a model")
+    add_source_side_options(options)
+    add_protocol_options(options)
+    options.add_argument(
         "--save-statistics",
         type=Path,
         metavar="FILE",
         help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
     )
-    parser.add_argument("--judge", action="store_true", help="check images against their prompts")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
-    parser.add_argument(
+    options.add_argument("--judge", action="store_true", help="check images against their prompts")
+    options.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
+    options.add_argument(
         "--batch-size", type=int, default=64, help="changes no number (default: 64)"
     )
-    parser.add_argument(
+    options.add_argument(
         "--seed",
         type=int,
         default=0,
         help="of random choices; image k of a model is that of seed + k (default: 0)",
     )
-    model = parser.add_argument_group("if SOURCE is a model", "as of the sampling scripts")
+    model = options.add_argument_group("if SOURCE is a model", "as of the sampling scripts")
     model.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 = off")
     model.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
-    add_sampler_options(parser)
-    add_memory_options(parser)
-    return parser
+    add_sampler_options(options)
+    add_memory_options(options)
+    return options
 
 
 def _progress(processes: Processes) -> Any:
     return functools.partial(tqdm, unit="batch", dynamic_ncols=True, disable=not processes.first)
+
+
+def check_model_options(arguments: argparse.Namespace) -> None:
+    """Refuse options of a model where there is none.
+
+    Raises:
+        UserError: one of them was given.
+    """
+    if is_model(arguments):
+        return
+    usual = parser().parse_args([arguments.source])
+    for name in MODEL_OPTIONS:
+        value = getattr(arguments, name)
+        if value != getattr(usual, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {value}: goes with a model, {arguments.source} is none")
 
 
 def out_file(arguments: argparse.Namespace, protocol: EvaluationProtocol | None) -> Path:

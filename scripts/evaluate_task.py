@@ -74,8 +74,6 @@ def main() -> None:
     guided = arguments.guidance is not None
     arguments.guidance = arguments.guidance if guided else 1.0
     job = Job.load(arguments)
-    if arguments.out is None:
-        arguments.out = job.out.with_name(job.out.name.replace("generated", "task"))
     if not guided:
         arguments.guidance = float(
             OmegaConf.select(job.config, "task.params.preview_guidance", default=1.0)
@@ -93,7 +91,7 @@ def main() -> None:
     features = arguments.features or arguments.inception_weights
     TASKS[keys].check(items[0], arguments.source, features)
     distance = _lpips(arguments, keys, items[0])
-    baseline = _load_baseline(arguments, keys)
+    extractor, baseline = feature_network(arguments), _load_baseline(arguments, keys)
     samples = _sample(job, items, keys)
     if not job.processes.first:
         return
@@ -103,7 +101,7 @@ def main() -> None:
         samples=samples,
         validation=dataset,
         train=lambda: instantiate(job.config.data.params.train, "data.params.train"),
-        extractor=feature_network(arguments),
+        extractor=extractor,
         lpips=distance,
         embed=_clip(arguments) if "neighbours" in keys else None,
         baseline={} if baseline is None else _fill(baseline, items),
@@ -126,7 +124,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser(__doc__)
+    parser = sampling_parser(__doc__, folder="task")
     parser.set_defaults(guidance=None)
     parser.add_argument(
         "--num", type=int, default=256, help="validation items, as many as there are (default: 256)"

@@ -47,10 +47,10 @@ from _sampling import Job, sampling_parser
 from _sheet import Cell, Row, save_rows
 from torch import Tensor
 
+from ldm.checkpoint import file_sha256
 from ldm.diffusion.image_guidance import DownsampledL2, ImageGuidance, reduce
 from ldm.diffusion.sampling import Denoise, run_sampler
 from ldm.errors import UserError
-from ldm.load import file_sha256
 from ldm.samplers.image_to_image import first_update, noised
 from ldm.samplers.inversion import DDIMInversion
 from ldm.samplers.noise import SeededNoise

@@ -46,13 +46,13 @@ from _sampling import Job, sampling_parser
 from _sheet import Cell, Row, save_rows
 from torch import Tensor
 
+from ldm.checkpoint import file_sha256
 from ldm.data.holes import blacken, fill_with_mean, paste
 from ldm.data.image_files import read_image
 from ldm.data.seamless import paste_seamlessly
 from ldm.data.transforms import to_tensor
 from ldm.diffusion.sampling import run_sampler
 from ldm.errors import UserError
-from ldm.load import file_sha256
 from ldm.samplers.known_region import KnownRegion, latent_hole
 from ldm.samplers.noise import SeededNoise
 
@@ -88,7 +88,7 @@ class Work:
 
 def main() -> None:
     """Read images and masks, fill the holes, and show them."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     check_count(arguments)
     if arguments.seamless and arguments.no_paste:
         raise UserError("--seamless has no effect with --no-paste: give one of them")
@@ -136,27 +136,28 @@ def main() -> None:
         _draw(job, files, channels)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser(__doc__, size=False)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser(__doc__, size=False)
+    options.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    options.add_argument(
         "--masks",
         type=Path,
         metavar="DIR",
         help="folder with the mask of each image under its name (default: NAME_mask.png beside it)",
     )
-    parser.add_argument("--prompt", help="what to fill in, for text models")
-    parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
-    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    parser.add_argument(
+    options.add_argument("--prompt", help="what to fill in, for text models")
+    options.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    options.add_argument(
         "--seamless",
         action="store_true",
         help="shift the filling so that it meets the known pixels at the border of the hole",
     )
-    parser.add_argument(
+    options.add_argument(
         "--no-paste", action="store_true", help="leave known pixels as the model makes them"
     )
-    return parser
+    return options
 
 
 def _trained_for_it(job: Job) -> bool:

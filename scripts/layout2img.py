@@ -17,6 +17,7 @@ OUT/grid.png and OUT/samples.json.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -41,28 +42,7 @@ MOST_ROWS = 16
 
 def main() -> None:
     """Read the layouts, sample, and draw them beside the samples."""
-    options = sampling_parser(__doc__)
-    options.add_argument(
-        "layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts"
-    )
-    options.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="text file with the name of a class a line, in the order of the ids, all classes that "
-        "the model was trained with (default: 'classes' of the JSON file)",
-    )
-    options.add_argument(
-        "--num-classes",
-        type=int,
-        metavar="N",
-        help="how many classes the model was trained with (default: box_tokens.num_classes or "
-        "num_classes of the config, else the number of names)",
-    )
-    options.add_argument(
-        "--per-layout", type=int, default=4, metavar="N", help="images a layout (default: 4)"
-    )
-    arguments = options.parse_args()
+    arguments = parser().parse_args()
     for option in ("per_layout", "num_classes"):
         if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
             name = option.replace("_", "-")
@@ -91,6 +71,32 @@ def main() -> None:
     generate(job, make, records, columns=arguments.per_layout, settings={"box_tokens": about})
     if job.processes.first:
         draw(job, layouts[:MOST_ROWS], names, [str(record["file"]) for record in records])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser(__doc__)
+    options.add_argument(
+        "layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts"
+    )
+    options.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="text file with the name of a class a line, in the order of the ids, all classes that "
+        "the model was trained with (default: 'classes' of the JSON file)",
+    )
+    options.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="how many classes the model was trained with (default: box_tokens.num_classes or "
+        "num_classes of the config, else the number of names)",
+    )
+    options.add_argument(
+        "--per-layout", type=int, default=4, metavar="N", help="images a layout (default: 4)"
+    )
+    return options
 
 
 def layout_conditioner(job: Job) -> LayoutTransformer:

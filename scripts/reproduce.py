@@ -5,7 +5,8 @@ Examples:
   python scripts/reproduce.py ffhq-ldm-4 --checkpoint ffhq256/model.ckpt --real ffhq.yaml#train
   python scripts/reproduce.py cin256-ldm-4-g --checkpoint cin256-v2/model.ckpt --preset adm \
       --real VIRTUAL_imagenet256_labeled.npz --weights inception.pth
-  python scripts/reproduce.py cin256-ldm-8-g --checkpoint cin256.ckpt sampling.classifier=runs/mine
+  python scripts/reproduce.py cin256-ldm-8-g --checkpoint cin256.ckpt --real imagenet.yaml#train \
+      sampling.classifier=runs/mine
   torchrun --standalone --nproc-per-node 8 scripts/reproduce.py ffhq-ldm-4 --checkpoint ...
 
 A recipe of configs/evaluation/published says sampler, steps, eta, guidance, labels, number of
@@ -30,17 +31,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _cli import run, say
+from _cli import check_out_folder, run, say
 from _model import default_device
 from _processes import Processes
 from _protocol import choose_protocol, load_networks
 from _recipes import Figure, deviations, figures, list_recipes, read_recipe
+from _samplers import check_sampler_options
 from _sources import open_real
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import SUFFIXES
 from ldm.config import write_atomically
 from ldm.errors import UserError
+from ldm.evaluation.protocol import EvaluationProtocol
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -73,9 +76,13 @@ def main() -> None:
     if first:
         say(recipe.row)
         say("\n".join(f"$ {shlex.join(['python', *command])}" for command in commands))
+    sampling, evaluation = map(parsed, commands)
+    check_out_folder("--out", out)
+    check_sampler_options(sampling)
+    protocol = choose_protocol(evaluation)
     if arguments.dry_run:
         return
-    rehearse(commands[-1])
+    rehearse(evaluation, protocol)
     for command in commands:
         call(command)
     if first:
@@ -196,14 +203,19 @@ def _other_inputs(recipe: DictConfig, arguments: argparse.Namespace) -> list[str
     return found
 
 
-def rehearse(command: Sequence[str]) -> None:
+def parsed(command: Sequence[str]) -> argparse.Namespace:
+    """The options of a command, as its script reads them; ends the program if it refuses them."""
+    script: Any = importlib.import_module(Path(command[0]).stem)
+    options: argparse.Namespace = script.parser().parse_args(command[1:])
+    return options
+
+
+def rehearse(options: argparse.Namespace, protocol: EvaluationProtocol | None) -> None:
     """Open the real images and the feature networks, so that nothing is sampled in vain.
 
     Raises:
         UserError: they cannot be used.
     """
-    options = importlib.import_module("evaluate")._parser().parse_args(command[1:])
-    protocol = choose_protocol(options)
     assert protocol is not None
     if protocol.needs_real:
         open_real(options, protocol)

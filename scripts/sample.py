@@ -47,7 +47,7 @@ OTHER_SCRIPTS = {
 
 def main() -> None:
     """Choose the labels and sample."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     if arguments.num_images < 1:
         raise UserError(f"--num-images {arguments.num_images}: must be at least 1")
     job = Job.load(arguments)
@@ -85,23 +85,26 @@ def main() -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser(__doc__)
-    parser.add_argument("--num-images", type=int, default=64, help="number of images (default: 64)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser(__doc__)
+    options.add_argument(
+        "--num-images", type=int, default=64, help="number of images (default: 64)"
+    )
+    options.add_argument(
         "--labels",
         metavar="uniform|random|LIST",
         help="classes in turn (uniform, default; what published FIDs want), drawn at random, or a "
         "list such as 3,5, also in turn",
     )
-    parser.add_argument(
+    options.add_argument(
         "--npz",
         type=Path,
         metavar="FILE",
         help="write all images, and the labels, to this file, too (format of ADM's evaluation)",
     )
-    add_classifier_options(parser)
-    return parser
+    add_classifier_options(options)
+    return options
 
 
 def class_condition(job: Job) -> ClassLabel | None:

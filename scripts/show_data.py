@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import run, say
+from _cli import check_out_file, run, say
 from _item_cells import Item, item_cells
 from _sheet import Row, save_rows
 from omegaconf import DictConfig, OmegaConf
@@ -42,6 +42,7 @@ def main() -> None:
     arguments = _parser().parse_intermixed_args()
     if arguments.num < 1 or arguments.workers < 0 or arguments.seconds < 0:
         raise UserError("--num must be at least 1, --workers and --seconds not negative")
+    check_out_file("--out", arguments.out)
     files = [item for item in arguments.config if "=" not in item]
     overrides = [item for item in arguments.config if "=" in item]
     if not files:

@@ -39,16 +39,16 @@ from _sheet import Cell, Row, save_rows
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
+from ldm.checkpoint import file_sha256
 from ldm.conditioners.spatial import ConcatImage
 from ldm.errors import UserError
-from ldm.load import file_sha256
 
 INPUT = "lr_image"
 
 
 def main() -> None:
     """Read the images, enlarge them, and show both."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     check_count(arguments)
     files = picture_files(arguments.images)
     job = Job.load(arguments)
@@ -76,15 +76,16 @@ def main() -> None:
         _draw(job, files, factor)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser(__doc__, size=False)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser(__doc__, size=False)
+    options.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="what to enlarge"
     )
-    parser.add_argument("--prompt", help="what they show, for models that also take text")
-    parser.add_argument("--label", type=int, help="what they show, for models with classes")
-    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    return parser
+    options.add_argument("--prompt", help="what they show, for models that also take text")
+    options.add_argument("--label", type=int, help="what they show, for models with classes")
+    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    return options
 
 
 def _small_image(job: Job) -> ConcatImage:

@@ -31,7 +31,7 @@ from ldm.errors import UserError
 
 def main() -> None:
     """Read the prompts and sample."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     if arguments.per_prompt < 1:
         raise UserError(f"--per-prompt {arguments.per_prompt}: must be at least 1")
     negative = arguments.negative_prompt
@@ -63,23 +63,24 @@ def main() -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser(__doc__)
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser(__doc__)
+    options.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
+    options.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
+    options.add_argument(
         "--validation-captions",
         type=int,
         metavar="N",
         help="the captions of the first N images of the run's validation data",
     )
-    parser.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
-    parser.add_argument(
+    options.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
+    options.add_argument(
         "--negative-prompt",
         metavar="TEXT",
         help="what to guide away from, instead of from no text; with --guidance",
     )
-    return parser
+    return options
 
 
 def text_condition(job: Job) -> Any:

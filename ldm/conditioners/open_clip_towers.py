@@ -179,7 +179,10 @@ def _tag(arch: Arch, pretrained: str | None) -> dict[str, Any] | None:
     if pretrained is None or Path(pretrained).suffix in _SUFFIXES:
         return None
     if not isinstance(arch, str):
-        raise ConfigError(f"pretrained={pretrained!r} needs the name of an architecture as arch")
+        raise ConfigError(
+            f"pretrained={pretrained!r} needs the name of an architecture as arch; a file of "
+            f"weights ends in {', '.join(_SUFFIXES)}"
+        )
     found: dict[str, Any] = _package().get_pretrained_cfg(arch, pretrained)
     if not found:
         known = ", ".join(_package().list_pretrained_tags_by_model(arch)) or "none"

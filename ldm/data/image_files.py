@@ -15,7 +15,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 MODES = ("RGB", "L", "RGBA")
 
 _ORIENTATION = 0x0112
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -24,6 +24,7 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow raises on a damaged file."""
 
 
 def read_image(
@@ -54,7 +55,7 @@ def read_image(
             upright = ImageOps.exif_transpose(image)
             turned = upright.size != reduced
             return convert(upright), (stored[1], stored[0]) if turned else stored
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(
             f"cannot read image '{path}' ({error}): repair the file or remove it"
         ) from error
@@ -67,7 +68,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
             # that of a PNG may stand behind the pixels
             turned = image.format != "PNG" and image.getexif().get(_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import file_sha256
 from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.open_clip_towers import (
     Arch,
@@ -17,7 +18,6 @@ from ldm.conditioners.open_clip_towers import (
 )
 from ldm.conditioners.tokenizer import Tokenizer
 from ldm.errors import CheckpointError, ConfigError
-from ldm.evaluation.feature_weights import file_sha256
 from ldm.evaluation.features import weights_sha256
 from ldm.evaluation.resizing import NETWORK, resizer
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm.checkpoint import file_sha256
 from ldm.conditioners.pretrained import read_weights
 from ldm.errors import CheckpointError
-from ldm.evaluation.feature_weights import PublishedWeights, file_sha256
+from ldm.evaluation.feature_weights import PublishedWeights
 from ldm.evaluation.resizing import NETWORK, resizer
 from ldm.evaluation.vgg import MEAN, STD
 

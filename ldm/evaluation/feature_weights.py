@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ldm.errors import CheckpointError
-
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,3 @@ class PublishedWeights:
         return (
             f"not the published weights of {self.network}: sha256 {sha256[:8]}, not {self.sha256}"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of the bytes of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, UserError
-from ldm.evaluation.feature_weights import PublishedWeights, file_sha256
+from ldm.evaluation.feature_weights import PublishedWeights
 from ldm.evaluation.resizing import NETWORK, resizer, tf1_bilinear
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"

@@ -15,6 +15,7 @@ from ldm.errors import DataError
 from ldm.evaluation.scene_objects import UNKNOWN, FoundObject, judge
 
 __all__ = [
+    "ASPECTS",
     "UNKNOWN",
     "FoundObject",
     "Verdict",
@@ -23,6 +24,15 @@ __all__ = [
     "summarise",
     "validate_judge",
 ]
+
+
+ASPECTS = {
+    "shape_and_colour": "share that shows all that is named",
+    "count": "exactly what is named",
+    "relation": "left of, above, ..., where the caption says so",
+    "correct": "all of these",
+}
+"""What ``summarise`` counts, in the words of a report."""
 
 
 @dataclass(frozen=True)

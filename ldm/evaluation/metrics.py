@@ -94,8 +94,12 @@ def _frechet(real: Side, fake: Side, params: Mapping[str, Any]) -> list[Number]:
 def _kernel(real: Side, fake: Side, params: Mapping[str, Any]) -> list[Number]:
     x, y = _points(real), _points(fake)
     size = min(params["size"], len(x), len(y))
-    mean, std = kernel_distance(x, y, subsets=params["subsets"], size=size, seed=params["seed"])
-    return [Number("kid", mean, std, f"mean ± std over {params['subsets']} subsets of {size}")]
+    whole = size == len(x) == len(y)  # all subsets are the same: their spread says nothing
+    subsets = 1 if whole else params["subsets"]
+    mean, std = kernel_distance(x, y, subsets=subsets, size=size, seed=params["seed"])
+    if whole:
+        return [Number("kid", mean, None, f"of all {size}: too few for subsets")]
+    return [Number("kid", mean, std, f"mean ± std over {subsets} subsets of {size}")]
 
 
 def _inception_score(_: Side, fake: Side, params: Mapping[str, Any]) -> list[Number]:

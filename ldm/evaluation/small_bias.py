@@ -59,6 +59,8 @@ def with_bias(
     words = (
         f"extrapolated to infinitely many images from {small.points} subsets, ± its standard error"
     )
+    if limit.value < 0:
+        words += "; below 0: too few images for that, or no images of its own"
     how = found.how or {}
     extrapolated = replace(
         found,

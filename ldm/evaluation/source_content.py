@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,18 +14,10 @@ from typing import Any
 from PIL import Image
 
 from ldm.config import write_atomically
+from ldm.data.image_files import DECODING_ERRORS
 
 _FORMAT = 1
 """Of the remembered files: another number makes all of them void."""
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def read_head(name: str, data: bytes) -> Head:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return Head(name, digest, image.format or "", image.mode, (image.height, image.width))
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return Head(name, digest, "unreadable")
 
 

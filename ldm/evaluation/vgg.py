@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import file_sha256
 from ldm.conditioners.pretrained import read_weights
 from ldm.errors import CheckpointError
-from ldm.evaluation.feature_weights import PublishedWeights, file_sha256
+from ldm.evaluation.feature_weights import PublishedWeights
 from ldm.evaluation.resizing import NETWORK, resizer, tf1_bilinear
 
 WEIGHTS = PublishedWeights("VGG16", "vgg16-397923af.pth", "397923af", "torchvision")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 TEXT = {
@@ -51,3 +54,15 @@ def ids(*lengths: int, length: int = 8) -> torch.Tensor:
         row[0] = 49406
         row[1 : words + 1] = torch.randint(1, 49000, (words,), generator=generator)
     return rows
+
+
+def write_clip(root: Path, arch: dict[str, Any]) -> open_clip.CLIP:
+    """A CLIP with random weights, and tiny.json and clip.safetensors of it in a folder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**arch).eval()
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.2)
+    save_file(model.state_dict(), root / "clip.safetensors")
+    (root / "tiny.json").write_text(json.dumps(arch))
+    return model

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, ConfigError
 from ldm.evaluation.clip import clip, clip_texts
 from ldm.evaluation.clip_score import clip_score
-from ldm.evaluation.feature_weights import file_sha256
 from ldm.evaluation.networks import features_of, network
 from tests.conditioners.clips import OPEN
 

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, UserError
-from ldm.evaluation.feature_weights import file_sha256
 from ldm.evaluation.inception import WEIGHTS_FILE, InceptionFeatures
 from ldm.evaluation.networks import features_of, network
 

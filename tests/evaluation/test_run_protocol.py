@@ -363,3 +363,21 @@ def test_statistics_give_no_precision(tmp_path: Path) -> None:
     x, y = (features_of(sums(), part)["features"] for part in (REAL[:40], FAKE))
     shares = precision_recall(x, y[chosen(50, 30, 0)])
     assert (found["precision"], found["recall"]) == pytest.approx(tuple(shares))
+
+
+def test_subsets_that_are_all_the_same_have_no_spread() -> None:
+    measure = Measure("kernel", "sums", params={"subsets": 5, "size": 1000})
+    (some,) = run(protocol(measure)).measurements  # 60 real and 50 fake: the real ones differ
+    assert some.std is not None
+    (all_of_them,) = run(protocol(measure), real=Pictures(REAL[:50])).measurements
+    assert all_of_them.std is None
+    assert "of all 50" in all_of_them.note
+    real, fake = (features_of(sums(), images)["features"] for images in (REAL[:50], FAKE))
+    assert all_of_them.value == pytest.approx(kernel_distance(real, fake, 1, 50).mean)
+
+
+def test_a_limit_below_zero_says_so() -> None:
+    report = run(protocol(EVERYTHING[0]), fake=Pictures(REAL))
+    limit = next(m for m in report.measurements if m.name == "fd_infinity")
+    assert (limit.value < 0) == ("below 0" in limit.note)
+    assert limit.value < 0

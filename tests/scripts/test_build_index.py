@@ -14,13 +14,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ldm.config import instantiate, load_config
 from ldm.data.embedding_store import EmbeddingStore
 from ldm.data.faiss_index import load_index
 from ldm.load import load_model
-from tests.conditioners.clips import OPEN
+from tests.conditioners.clips import OPEN, write_clip
 from tests.experiments import CONFIGS, before, shrunk
 from tests.scripts.conftest import Outcome
 from tests.scripts.small_runs import small_run
@@ -38,13 +38,7 @@ RECIPE = CONFIGS / "data" / "retrieval-folder.yaml"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of a CLIP model, and a folder of images."""
     root = tmp_path_factory.mktemp("world")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**ARCH).eval()
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter) * 0.2)
-    save_file(model.state_dict(), root / "clip.safetensors")
-    (root / "tiny.json").write_text(json.dumps(ARCH))
+    write_clip(root, ARCH)
     noise = np.random.default_rng(0)
     (root / "photos").mkdir()
     for k in range(PHOTOS):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from ldm.errors import DataError
+from ldm.errors import DataError, UserError
 from ldm.evaluation.image_source import CorruptImages
 from ldm.evaluation.sources import open_source
 
-RUN = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "_cli.py"))["run"]
+CLI = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "_cli.py"))
+RUN = CLI["run"]
 
 
 def ended(main: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -46,3 +48,33 @@ def test_the_status_tells_unreadable_images_from_other_bad_input(
         raise DataError("x")
 
     assert ended(refuse, capsys) == (2, "error: x\n")
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    CLI["check_out_file"]("--out", tmp_path / "new/report.json")
+    CLI["check_out_file"]("--out", file)  # is replaced
+    CLI["check_out_file"]("--out", None)
+    CLI["check_out_folder"]("--out", tmp_path)
+    CLI["check_out_folder"]("--out", tmp_path / "new/folder")
+    for check, path, message in (
+        ("check_out_file", tmp_path, "is a folder; name a file"),
+        ("check_out_file", file / "report.json", f"{file} is a file"),
+        ("check_out_folder", file, f"{file} is a file"),
+        ("check_out_folder", file / "a/b", f"{file} is a file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CLI[check]("--out", path)
+
+
+def test_an_error_of_a_loader_worker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Dataset[int]):
+        def __getitem__(self, index: int) -> int:
+            raise DataError(f"item {index} is broken")
+
+        def __len__(self) -> int:
+            return 1
+
+    status, line = ended(lambda: list(DataLoader(Broken(), num_workers=1)), capsys)
+    assert (status, line) == (2, "error: item 0 is broken\n")

@@ -350,3 +350,17 @@ def test_adm_with_its_reference_batch(
         assert found[name]["value"] == pytest.approx(same[name], rel=1e-5)
     outcome = script(NAME, fake, "--preset", "clean", "--real", tmp_path / "moments.npz", *weights)
     refused(outcome, "resized in another way")
+
+
+def test_what_could_not_be_followed_is_refused_before_any_work(
+    script: Script, real: Path, fake: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    ask = (NAME, fake, "--real", real, *BY_SUMS)
+    refused(script(*ask, "--out", tmp_path), "--out", "is a folder")
+    refused(script(*ask, "--save-statistics", tmp_path), "--save-statistics", "is a folder")
+    refused(script(*ask, "--cache", file), "--cache", "is a file")
+    refused(script(*ask, "--steps", 3), "--steps 3", "goes with a model")
+    refused(script(*ask, "--guidance", 2), "--guidance 2", "goes with a model")
+    refused(script(*ask, "--no-ema"), "--no-ema", "goes with a model")

@@ -217,3 +217,19 @@ def test_what_cannot_be_judged_is_one_line(script: Script, tmp_path: Path) -> No
     assert "synthetic scenes" in outcome.err
     assert outcome.err.strip().count("\n") == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_unknown_features_and_folders_are_refused_before_sampling(
+    script: Script, runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, file = runs("laptop/class"), tmp_path / "file"
+    file.write_text("")
+    outcome = script(
+        "evaluate_task.py", run, *OPTIONS, "--features", "nope", "--out", tmp_path / "x"
+    )
+    assert outcome.code == 2
+    assert "--features nope" in outcome.err
+    assert not (tmp_path / "x").exists()
+    outcome = script(*ask, "--out", file)
+    assert outcome.code == 2
+    assert f"{file} is a file" in outcome.err

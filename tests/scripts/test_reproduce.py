@@ -194,3 +194,20 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_sampled(
     assert words in outcome.err
     assert outcome.err.strip().count("\n") == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sampling.stesp=3", "--stesp"),
+        ("sampling.steps=abc", "--steps"),
+        ("preset=nope", "no such protocol"),
+    ],
+)
+def test_a_dry_run_refuses_what_no_script_knows(
+    change: str, message: str, script: Script, run: Path, real: Path
+) -> None:
+    ask = ("reproduce.py", "cin256-ldm-4", "--checkpoint", run, "--real", real, "--dry-run")
+    outcome = script(*ask, change)
+    assert outcome.code == 2
+    assert message in outcome.err

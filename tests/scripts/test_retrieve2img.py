@@ -16,7 +16,7 @@ from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.load import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
-from tests.conditioners.clips import OPEN
+from tests.conditioners.clips import OPEN, write_clip
 from tests.scripts.conftest import Outcome
 from tests.scripts.small_runs import small_run
 
@@ -38,13 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, open_clip.CLIP]:
     """A CLIP model, files of it, and a folder of images of the size that it sees."""
     root = tmp_path_factory.mktemp("world")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**ARCH).eval()
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter) * 0.2)
-    save_file(model.state_dict(), root / "clip.safetensors")
-    (root / "tiny.json").write_text(json.dumps(ARCH))
+    model = write_clip(root, ARCH)
     noise = np.random.default_rng(0)
     (root / "photos").mkdir()
     for k in range(6):
