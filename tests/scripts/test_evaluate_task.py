@@ -224,9 +224,8 @@ def test_unknown_features_and_folders_are_refused_before_sampling(
 ) -> None:
     run, file = runs("laptop/class"), tmp_path / "file"
     file.write_text("")
-    outcome = script(
-        "evaluate_task.py", run, *OPTIONS, "--features", "nope", "--out", tmp_path / "x"
-    )
+    ask = ("evaluate_task.py", run, *OPTIONS)
+    outcome = script(*ask, "--features", "nope", "--out", tmp_path / "x")
     assert outcome.code == 2
     assert "--features nope" in outcome.err
     assert not (tmp_path / "x").exists()
