@@ -63,7 +63,7 @@ from ldm.evaluation.report import EvaluationReport
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 
 SHEET_ITEMS, ACROSS = 12, 9
-"""Items in task.png, and pictures in a row."""
+"""Items in task.png, evenly from all, and pictures in a row."""
 
 
 def main() -> None:
@@ -235,12 +235,14 @@ def _fill(job: Job, items: Sequence[Item]) -> dict[str, Tensor]:
 def _draw(evaluation: Evaluation, keys: frozenset[str]) -> None:
     """Write task.png."""
     shown = keys | {"image"} | ({"caption"} if "tokens" in keys else set())
+    total, count = len(evaluation.items), min(SHEET_ITEMS, len(evaluation.items))
+    places = [k * total // count for k in range(count)]  # folders are sorted by class
     chosen = [
-        {key: value for key, value in item.items() if key in shown}
-        for item in evaluation.items[:SHEET_ITEMS]
+        {key: evaluation.items[k][key] for key in evaluation.items[k] if key in shown}
+        for k in places
     ]
     pictures = []
-    for k, cells in enumerate(item_cells(chosen, evaluation.validation)):
+    for k, cells in zip(places, item_cells(chosen, evaluation.validation), strict=True):
         extra = [Cell(found[k].image, name) for name, found in evaluation.extra_cells.items()]
         pictures.append([*cells, *extra, Cell(evaluation.samples[k], "sample")])
     across = max(1, ACROSS // len(pictures[0]))
