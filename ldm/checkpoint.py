@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from ldm.compat.checkpoints import (
 from ldm.compat.compvis_classifier import from_compvis_classifier, is_compvis_classifier
 from ldm.compat.diffusers_weights import from_diffusers, is_diffusers
 from ldm.config import write_atomically
-from ldm.errors import CheckpointError
+from ldm.errors import CheckpointError, DamagedCheckpointError
 from ldm.safe_pickle import first_line, load_inert, load_plain
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -98,19 +100,70 @@ def load_training_checkpoint(
     return content
 
 
-def save(content: Mapping[str, Any], path: str | Path) -> None:
+def save(content: Mapping[str, Any], path: str | Path, keep: Path | None = None) -> None:
     """Write a checkpoint (``.safetensors``: a flat dict of tensors), replacing ``path`` at the end.
 
     A crash leaves the old file or the new one, never half of one.
+
+    Args:
+        content: what to write.
+        path: the file.
+        keep: name in the same folder under which the file that was there before stays.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; what was there before still is.
     """
-    if Path(path).suffix == ".safetensors":
+    path = Path(path)
+    if path.suffix == ".safetensors":
         from safetensors.torch import save as to_bytes
 
         tensors = {key: value.contiguous() for key, value in content.items()}
-        metadata = {"format": "pt"}  # other libraries ask for it
-        write_atomically(path, lambda file: file.write(to_bytes(tensors, metadata)))
+        serialised = to_bytes(tensors, {"format": "pt"})  # other libraries ask for it
+
+        def write(file: BinaryIO) -> None:
+            file.write(serialised)
     else:
-        write_atomically(path, lambda file: torch.save(content, file))
+
+        def write(file: BinaryIO) -> None:
+            torch.save(content, file)
+
+    try:
+        write_atomically(path, write, keep)
+    except (OSError, RuntimeError) as error:
+        # torch reports in words of its own what the file said to it
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be written: {cause.strerror or cause}{_free_space(path)}; files that "
+            "were there before are as they were"
+        ) from error
+
+
+def _free_space(path: Path) -> str:
+    folder = next((place for place in path.absolute().parents if place.exists()), None)
+    return "" if folder is None else f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+
+
+def verify(path: str | Path) -> None:
+    """Compare all that a training checkpoint holds with its checksums (CRC-32, those of zip files).
+
+    ``torch.load`` does not look at them. It reads the file once, a good GB in a second.
+
+    Raises:
+        DamagedCheckpointError: cut short, or a byte is not what was written.
+        CheckpointError: no such file, or it may not be read.
+    """
+    path = _existing(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file can raise anything at all
+        raise DamagedCheckpointError(f"{path} is damaged: {first_line(error)}") from error
+    if bad is not None:
+        raise DamagedCheckpointError(f"{path} is damaged: {bad} in it is not what was written")
 
 
 def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = True) -> None:

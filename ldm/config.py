@@ -7,6 +7,7 @@ built first, so constructors receive objects. ``partial: true`` beside ``target`
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -29,6 +30,8 @@ from ldm.errors import ConfigError, UserError
 _NODE_KEYS = {"target", "params", "partial"}
 _OPEN = ("trainer",)
 """Nodes of plain arguments, whose keys are checked by their reader: overrides may add some."""
+_SWITCHES = ("profile", "peak_tflops")
+"""Top-level keys that every experiment has though most files leave them out."""
 
 
 def load_config(
@@ -81,8 +84,18 @@ def save_config(config: DictConfig, path: str | Path) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, which then takes the name ``path``."""
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], keep: Path | None = None
+) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, which then takes the name ``path``.
+
+    A crash or a power cut leaves the old file or the new one under the name, never half of one.
+
+    Args:
+        path: the file; folders above it are made.
+        write: called with the opened temporary file.
+        keep: name, in the same folder, under which the file that was there before stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # the next attempt replaces what a kill left
@@ -91,10 +104,32 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _second_name(path, keep)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Give a file one more name, or only that one where files cannot have two."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        os.replace(path, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def instantiate(node: Any, path: str = "") -> Any:
@@ -304,7 +339,7 @@ def _override(config: DictConfig, override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key=value")
     known = dict(_walk(OmegaConf.to_container(config)))
     open_node = parts[0] in _OPEN and len(parts) > 1 and parts[0] in config
-    new = new or open_node
+    new = new or open_node or parts[0] in _SWITCHES
     if not new and tuple(parts) not in known and not _reachable(config, key):
         names = [".".join(path) for path in known]
         near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)

@@ -22,5 +22,9 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not fit; the message names file and keys."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is not what was written: cut short, or with bytes that changed."""
+
+
 class TrainingError(UserError):
     """Training that must not go on; the message names the step and what was wrong."""

@@ -123,6 +123,8 @@ def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:
 def differences(one: nn.Module, other: nn.Module) -> dict[str, float]:
     """Largest differences between two models, of weights and of what they make of fixed inputs.
 
+    Both become channels_last: another layout of the kernels would round sums in another order.
+
     Args:
         one: a ``LatentDiffusion``, an autoencoder or a UNet.
         other: a model with the same parts.
@@ -131,6 +133,8 @@ def differences(one: nn.Module, other: nn.Module) -> dict[str, float]:
         By ``weights``; by ``latents`` (mode and a sample) and ``images`` if there is an
         autoencoder, and by ``predictions`` if there is a denoiser; NaN where a value is NaN.
     """
+    for model in (one, other):
+        model.to(memory_format=torch.channels_last)
     ours, theirs = _comparable(one), _comparable(other)
     shared = ours.keys() & theirs.keys()
     pairs: dict[str, list[Any]] = {"weights": [(ours[key], theirs[key]) for key in shared]}

@@ -28,9 +28,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 2))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        status = getattr(interrupt, "exit_status", 130)  # 0: another process reports
+        if status:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(status)
     sys.exit(0)
 
 
@@ -56,7 +58,7 @@ def _quiet_libraries() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*not using `distributed.sampler.*",
         ".*You have overridden `on_before_batch_transfer`.*",
-        ".*your dataloader is not resumable.*",  # a resumed epoch starts anew; the noise does not
+        ".*your dataloader is not resumable.*",  # the data module knows its position
         ".*IterableDataset. has .__len__. defined.*",  # ours gives each process its share
         ".*module.s. in eval mode at the start of training.*",  # the frozen first stage
         ".*ModelCheckpoint with manual optimization.*",  # the state after the step is what we want

@@ -79,14 +79,14 @@ def validation_data(node: DictConfig, where: str) -> Data:
     return module.validation
 
 
-def first_images(dataset: Data, num: int | None, where: str) -> Data:
-    """The first ``num`` items, or all."""
+def some_images(dataset: Data, num: int | None, where: str) -> Data:
+    """``num`` items evenly from all, since folders are sorted by class; None: all."""
     available = len(dataset)  # type: ignore[arg-type]
     if num is None:
         return dataset
     if not 1 <= num <= available:
         raise UserError(f"--num {num}: {where} has {available} images; give 1 to {available}")
-    return Subset(dataset, range(num))
+    return Subset(dataset, [k * available // num for k in range(num)])
 
 
 def image_batches(dataset: Data, batch_size: int, workers: int = 0) -> Iterator[Tensor]:

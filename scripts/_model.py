@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from _cli import check_device
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import SUFFIXES, file_sha256
 from ldm.config import load_config
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.errors import UserError
+from ldm.layers.compiling import compile_networks
 from ldm.load import load_model, run_checkpoint, run_config
 from ldm.source import locate
 
@@ -40,10 +42,22 @@ def add_source_options(
     parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
     parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
     parser.add_argument("--device", default=default_device(), help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile: the first batch takes minutes, all others less time",
+    )
 
 
 def load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
     """The model, in eval mode on the device, and the config that describes it."""
+    model, config = _load_source(arguments)
+    if arguments.compile:
+        compile_networks(model)
+    return model, config
+
+
+def _load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
     check_device(arguments.device)
     source, ema, device = arguments.source, not arguments.no_ema, arguments.device
     if arguments.checkpoint and Path(source).suffix in SUFFIXES:
@@ -52,9 +66,19 @@ def load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
         if Path(source).is_dir() or arguments.checkpoint:
             raise UserError("--config goes with a checkpoint file as first argument")
         config = load_yaml("--config", arguments.config, complete=False)  # its data may be absent
-        return load_model(config, source, ema, device), config
+        return load_model(config, source, ema, device), with_images(config)
     config = run_config(source)
-    return load_model(source, arguments.checkpoint, ema, device), config
+    return load_model(source, arguments.checkpoint, ema, device), with_images(config)
+
+
+def with_images(config: DictConfig) -> DictConfig:
+    """The config with the images in place of their cached latents, if it trained on those."""
+    config = copy.deepcopy(config)
+    for name, node in config.get("uncached", {}).items():
+        found = OmegaConf.select(config, f"data.params.{name}.target")
+        if str(found).endswith(".CachedLatents"):
+            config.data.params[name] = node
+    return config
 
 
 def load_latent_diffusion(arguments: argparse.Namespace) -> tuple[LatentDiffusion, DictConfig]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _evaluation import Data, image_batches
+from _evaluation import image_batches, some_images
 from _sheet import Cell
 from _task_evaluation import Evaluation, Item, at_least, below
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Subset
 
 from ldm.data.scene_captions import parse_caption
 from ldm.data.seamless import paste_seamlessly
@@ -177,10 +176,13 @@ def unconditional(evaluation: Evaluation) -> None:
     """No condition: likeness to the data, and no copies of it."""
     assert evaluation.extractor is not None
     count = len(evaluation.samples)
-    train = torch.cat(list(image_batches(_first(evaluation.train(), 4 * count), 64)))
+    dataset = evaluation.train()
+    chosen = some_images(dataset, min(4 * count, len(dataset)), "training data")  # type: ignore[arg-type]
+    train = torch.cat(list(image_batches(chosen, 64)))
+    real = train[:: max(1, len(train) // count)][:count]
     counts: dict[str, Any] = {"num_real": count, "extractor": evaluation.extractor}
-    comparison = evaluation.compare(train[:count], evaluation.samples)
-    floor = evaluation.compare(train[:count], evaluation.real)
+    comparison = evaluation.compare(real, evaluation.samples)
+    floor = evaluation.compare(real, evaluation.real)
     evaluation.add(
         "fd", comparison.frechet(), f"of held-out images {floor.frechet():.4g}", **counts
     )
@@ -227,10 +229,6 @@ def _asked(item: Item) -> list[tuple[int, Box4]]:
     """Classes and boxes of an item."""
     pairs = zip(item["box_labels"].tolist(), item["boxes"].tolist(), strict=True)
     return [(label, tuple(box)) for label, box in pairs if label >= 0]
-
-
-def _first(dataset: Any, count: int) -> Data:
-    return Subset(dataset, range(min(count, len(dataset))))
 
 
 def _mean(values: Iterable[float]) -> float:

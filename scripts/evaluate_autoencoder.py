@@ -33,8 +33,8 @@ from _evaluation import (
     describe_data,
     describe_preprocessing,
     feature_network,
-    first_images,
     image_batches,
+    some_images,
     write_report,
 )
 from _first_stage import (
@@ -71,7 +71,7 @@ def main() -> None:
         raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
     model, config = load_first_stage(arguments)
     dataset, where = load_data(arguments, config, model)
-    images = first_images(dataset, arguments.num, where)
+    images = some_images(dataset, arguments.num, where)
     check_images(images[0]["image"], model, arguments, where)
     networks = Networks.load(arguments, len(images))  # type: ignore[arg-type]
     networks.check(images[0]["image"])

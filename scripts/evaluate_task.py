@@ -19,9 +19,9 @@ What is measured depends on the condition:
   retrieval          do samples resemble their own neighbours, more than those of others?
   none               Fréchet distance, precision, recall, copies of training images (--features)
 
-Conditions are those of the first --num validation items. Beside a number stands that of the real
-images, once through the first stage: the best that the model could reach. Writes OUT/task.json,
-OUT/task.png (items: the image, its conditions, the sample) and the samples themselves; OUT is
+Conditions are those of --num validation items, evenly from all. Beside a number stands that of the
+real images, once through the first stage: the best that the model could reach. Writes
+OUT/task.json, OUT/task.png (items: the image, its conditions, the sample) and the samples; OUT is
 RUN/task.
 """
 
@@ -39,7 +39,7 @@ from _evaluation import (
     describe_data,
     describe_preprocessing,
     feature_network,
-    first_images,
+    some_images,
     validation_data,
     write_report,
 )
@@ -86,7 +86,7 @@ def main() -> None:
         )
     where = f"validation data of {arguments.source}"
     dataset = validation_data(job.config, where)
-    chosen = first_images(dataset, min(arguments.num, len(dataset)), where)  # type: ignore[arg-type]
+    chosen = some_images(dataset, min(arguments.num, len(dataset)), where)  # type: ignore[arg-type]
     items = [chosen[k] for k in range(len(chosen))]  # type: ignore[arg-type]
     features = arguments.features or arguments.inception_weights
     TASKS[keys].check(items[0], arguments.source, features)

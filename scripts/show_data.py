@@ -60,6 +60,8 @@ def main() -> None:
     say(f"left out or replaced so far: {counts or 'none'}")
     if speed is not None:
         say(f"{speed:.1f} images/s with {arguments.workers} workers, once they run")
+    if any("image" not in item for item in items):
+        raise UserError("these items hold no image to draw, as those of a latent cache")
     _write(items, dataset, arguments.out)
     say(f"written to {arguments.out}")
 

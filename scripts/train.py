@@ -13,8 +13,15 @@ Examples:
 Diffusion (v1, v2) or of diffusers, averaged weights where it has them, and prints what was loaded,
 what is new and what was ignored.
 
-A run writes runs/NAME/: config.yaml (resolved), checkpoints/{last,best}.ckpt, metrics.jsonl,
-curves.png, samples/*.png, tensorboard/, status.json. NAME is the config's `name`.
+A run writes runs/NAME/: config.yaml (resolved), checkpoints/, metrics.jsonl, curves.png,
+samples/*.png, tensorboard/, status.json. NAME is the config's `name`. The checkpoints are
+last.ckpt, previous.ckpt (the one before: --resume takes it where the last is damaged), best.ckpt
+(of the lowest validation loss) and, with every.keep=N, one of each N-th step that stays.
+
+Ctrl-C, SIGTERM and SIGUSR1 end a run after the step it is in, with a checkpoint; the exit status is
+128 + the number of the signal (130, 143, 138), and status.json says "interrupted". An error in what
+was asked for, or a disk that is full, gives one line and the status 2. Several processes, several
+computers, SLURM: docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -30,14 +37,22 @@ from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
 from ldm.initialise import InitFrom
 from ldm.load import inline_pretrained
-from ldm.training.processes import is_main_process
+from ldm.training.processes import give_way_to_main_process, is_main_process
 from ldm.training.run import begin, build, open_run, train
 from ldm.training.run_folder import RunFolder
 from ldm.training.trainer import trainer_options
 
 
 def main() -> None:
-    """Read the arguments and start, continue or rehearse a run."""
+    """Start, continue or rehearse a run; of several processes one reports what went wrong."""
+    try:
+        _train()
+    except Exception:
+        give_way_to_main_process()
+        raise
+
+
+def _train() -> None:
     arguments = _parser().parse_intermixed_args()
     files = [item for item in arguments.config if "=" not in item]
     overrides = [item for item in arguments.config if "=" in item]
@@ -60,8 +75,9 @@ def main() -> None:
     if arguments.dry_run:
         _dry_run(config, init)
     elif arguments.resume:
-        say(f"continuing {folder.path}")
-        train(config, folder, resume=True)
+        if is_main_process():
+            say(f"continuing {folder.path}")
+        train(config, folder, resume=True, say=say)
     else:
         open_run(folder, config, arguments.if_exists, say, init)
     if not arguments.dry_run and is_main_process():

@@ -434,7 +434,7 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         save({"weight": torch.zeros(2)}, path)
     monkeypatch.undo()
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]

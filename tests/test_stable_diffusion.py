@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.compat.diffusers_pipeline import pipeline_from_configs
 from ldm.config import load_config
@@ -199,7 +199,7 @@ def test_configuration_of_the_original(version: int, tmp_path: Path, start: Tens
     assert differences(loaded, original) == SAME
     want = latents(original, PROMPTS, start, steps=2)
     assert torch.equal(latents(loaded, PROMPTS, start, steps=2), want)
-    assert loaded.denoiser.middle_block[1].linear is (version == 2)
+    assert isinstance(loaded.denoiser.middle_block[1].proj_in, nn.Linear) is (version == 2)
     if version == 1:
         export(loaded, OmegaConf.create({"model": native}), tmp_path / "out", "diffusers")
         again: Any = load_model(tmp_path / "out")
@@ -222,7 +222,7 @@ def test_second_to_last_layer_of_the_text_encoder(tmp_path: Path, start: Tensor)
     want = latents(model, PROMPTS, start, steps=3)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     again = load_model(tmp_path)
-    torch.testing.assert_close(latents(again, PROMPTS, start, steps=3), want, rtol=0, atol=1e-6)
+    torch.testing.assert_close(latents(again, PROMPTS, start, steps=3), want, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("first_stage", ["kl", "vq"])

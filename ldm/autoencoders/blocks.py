@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers.attention import to_map, to_tokens
 from ldm.layers.norm import GROUPS, group_norm
+from ldm.layers.pointwise import PointwiseConv2d, project, to_map, to_tokens
 
 EPS = 1e-6
 
@@ -35,7 +35,7 @@ class ResnetBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = (
-            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+            nn.Identity() if channels == out_channels else PointwiseConv2d(channels, out_channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        h = self.norm(x)
-        q, k, v = (to_tokens(layer(h)).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        h = to_tokens(self.norm(x))
+        q, k, v = (project(layer, h).unsqueeze(1) for layer in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        return x + self.proj_out(to_map(out, like=x))
+        return x + to_map(project(self.proj_out, out), like=x)

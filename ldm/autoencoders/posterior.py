@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.layers.draws import draw_normal
+
 Generator = torch.Generator | None
 
 
@@ -48,11 +50,8 @@ class DiagonalGaussian:
 
     def sample(self, generator: Generator = None) -> Tensor:
         """Draw z; a generator on the CPU gives the same noise on every device."""
-        device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype
-        )
-        return self.mean + self.std * noise.to(self.mean.device)
+        noise = draw_normal(self.mean.shape, generator, self.mean.device, self.mean.dtype)
+        return self.mean + self.std * noise
 
     def mode(self) -> Tensor:
         """Most probable z, the mean."""

@@ -73,11 +73,27 @@ class Plan:
         """Samples that each process takes in an epoch."""
         return -(-self.length // world)
 
-    def share(self, place: Place, worker: int, workers: int) -> tuple[int, int]:
-        """First sample of a worker in the sequence of an epoch, and how many it takes."""
-        count = self.per_process(place.world)
-        begin, end = (count * n // workers for n in (worker, worker + 1))
-        return place.rank * self.length // place.world + begin, end - begin
+    def share(
+        self, place: Place, worker: int, workers: int, unit: int = 1, multiple: int = 1
+    ) -> tuple[int, int]:
+        """First sample of a worker in the sequence of an epoch, and how many it takes.
+
+        Args:
+            place: its process.
+            worker: its number.
+            workers: how many there are; the first ones take one unit more where it does not divide.
+            unit: samples of a batch: shares are whole ones.
+            multiple: the batches of a process are a multiple of this.
+        """
+        units = self.units(place.world, unit, multiple)
+        least, more = divmod(units, workers)
+        begin = worker * least + min(worker, more)
+        count = least + (worker < more)
+        return place.rank * self.length // place.world + begin * unit, count * unit
+
+    def units(self, world: int, unit: int, multiple: int) -> int:
+        """Batches that each process takes in an epoch."""
+        return self.per_process(world) // (unit * multiple) * multiple
 
     def spans(self, epoch: int, start: int, count: int) -> Iterator[Span]:
         """The parts of shards that make up a stretch of the sequence of an epoch."""

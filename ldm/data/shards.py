@@ -92,11 +92,24 @@ class Shards(IterableDataset[dict[str, Any]]):
         # In shared memory, so that workers that outlive an epoch see the change.
         self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
         self._batches = torch.zeros((2,), dtype=torch.int64, device="cpu").share_memory_()
+        self._unit = torch.ones((2,), dtype=torch.int64, device="cpu").share_memory_()
         self._place: Place | None = None
 
     def __len__(self) -> int:
         """Samples of an epoch in this process."""
-        return self._plan.per_process(self._where().world)
+        unit, multiple = self._unit.tolist()
+        return self._plan.units(self._where().world, unit, multiple) * unit
+
+    def whole_batches(self, batch_size: int, multiple: int = 1) -> None:
+        """Give every worker whole batches, so that none has a remainder that cannot be used.
+
+        A process then leaves out less than ``multiple`` batches of an epoch, others in each.
+
+        Args:
+            batch_size: samples of a batch.
+            multiple: the batches of a process are a multiple of this.
+        """
+        self._unit.copy_(torch.tensor([batch_size, multiple]))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order and crops of the next iteration; a new epoch starts at its beginning."""
@@ -111,8 +124,7 @@ class Shards(IterableDataset[dict[str, Any]]):
 
         Args:
             epoch: which.
-            batches: batches that this process has taken in it, one from each worker in turn, as
-                they come until the first worker has no more.
+            batches: batches that this process has taken in it, one from each worker in turn.
             batch_size: samples of a batch.
         """
         self._epoch.fill_(epoch)
@@ -127,7 +139,8 @@ class Shards(IterableDataset[dict[str, Any]]):
         epoch = int(self._epoch)
         batches, size = self._batches.tolist()
         worker = (worker + batches) % workers  # the one whose turn it is gives the first batch
-        start, count = self._plan.share(self._where(), worker, workers)
+        unit, multiple = self._unit.tolist()
+        start, count = self._plan.share(self._where(), worker, workers, unit, multiple)
         done = min(count, size * (batches // workers + (worker < batches % workers)))
         usable = islice(self._usable(epoch, start, count), done, count)
         for number, image, entries in usable:

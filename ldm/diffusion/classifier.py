@@ -16,6 +16,7 @@ from ldm.diffusion.latent import LatentDiffusion
 from ldm.diffusion.sampling import Denoise
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError, DataError
+from ldm.layers.draws import draw_integers, draw_normal
 
 IGNORED = -100
 """Label of a pixel that has none; torch's cross-entropy passes over it."""
@@ -121,9 +122,8 @@ class NoisyLatentClassifier(nn.Module):
         steps: tuple[int, int],
         generator: torch.Generator | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        device = z.device if generator is None else generator.device
-        t = torch.randint(*steps, (len(z),), generator=generator, device=device).to(z.device)
-        noise = torch.randn(z.shape, generator=generator, device=device).to(z.device)
+        t = draw_integers(*steps, (len(z),), generator, z.device)
+        noise = draw_normal(z.shape, generator, z.device)
         logits = self.logits(self.schedule.add_noise(z, noise, t), t)
         labels = self._labels(batch, logits)
         count = (labels != IGNORED).sum().clamp(min=1)

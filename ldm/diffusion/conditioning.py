@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
 from ldm.errors import ConfigError, DataError
+from ldm.layers.draws import draw_uniform
 
 
 class Conditioning(NamedTuple):
@@ -142,9 +143,8 @@ def drop_values(
     conditioner: Conditioner, value: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """Replace each sample of ``value`` (B, ...) by the null value with chance ``drop_prob``."""
-    device = value.device if generator is None else generator.device
-    chance = torch.rand(len(value), generator=generator, device=device)
-    dropped = (chance < conditioner.drop_prob).to(value.device)
+    chance = draw_uniform((len(value),), generator, value.device)
+    dropped = chance < conditioner.drop_prob
     null = conditioner.null(len(value), value)
     if null.shape != value.shape:
         raise DataError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.autoencoders import stored
 from ldm.diffusion.conditioning import (
     Conditioning,
     check_fit,
@@ -22,6 +23,7 @@ from ldm.diffusion.sampling import Denoise, NoiseSource, Progress, Sampler, run_
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.diffusion.weighting import Uniform, Weighting
 from ldm.errors import ConfigError, DataError
+from ldm.layers.draws import draw_integers, draw_normal
 
 LOSSES = ("l1", "l2")
 EPS = Eps()
@@ -95,6 +97,43 @@ class LatentDiffusion(nn.Module):
         return self.encode_unscaled(x, generator) * self._scale()
 
     @torch.no_grad()
+    def encode_batch_unscaled(
+        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A posterior sample of a batch before scaling, float32 (B, C, h, w).
+
+        Args:
+            batch: "image" (B, 3, H, W) in [-1, 1], or what a cache of latents has in its place:
+                "moments" (B, 2C, h, w), of which a new sample is drawn, or "latents" (B, C, h, w).
+            generator: of the draws, which are the same for images and their moments.
+
+        Raises:
+            DataError: it has neither.
+        """
+        posterior = stored.from_batch(batch)
+        if posterior is not None:
+            return posterior.sample(generator).float()
+        if "image" not in batch:
+            raise DataError(
+                f"the batch has neither 'image' nor '{stored.MOMENTS}' nor '{stored.LATENTS}', "
+                f"only: {', '.join(map(str, batch)) or 'nothing'}"
+            )
+        return self.encode_unscaled(batch["image"], generator)
+
+    def encode_batch(
+        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Scaled latents z (B, C, h, w) of a batch of images or of cached latents; no gradient."""
+        return self.encode_batch_unscaled(batch, generator) * self._scale()
+
+    def image_size(self, batch: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and width in pixels of the images of a batch, or of its cached latents."""
+        factor = 1 if "image" in batch else self.autoencoder.downsampling_factor
+        names = ("image", stored.MOMENTS, stored.LATENTS)
+        height, width = next(batch[name] for name in names if name in batch).shape[-2:]
+        return height * factor, width * factor
+
+    @torch.no_grad()
     def encode_mode(self, x: Tensor) -> Tensor:
         """Scaled latents of images x (B, 3, H, W) without chance: the posterior's mode."""
         latents: Tensor = self.autoencoder.encode(x).mode()
@@ -151,19 +190,18 @@ class LatentDiffusion(nn.Module):
         """Training loss of a batch at uniformly drawn time steps.
 
         Args:
-            batch: "image" (B, 3, H, W) in [-1, 1] and the entries that the conditioners read.
+            batch: "image" (B, 3, H, W) in [-1, 1] or cached latents, see ``encode_batch_unscaled``,
+                and the entries that the conditioners read.
             generator: source of all randomness; draws are made on its device.
 
         Returns:
             The loss, and detached scalars to log: "loss", "loss_simple" and those of the weighting.
         """
-        z = self.encode(batch["image"], generator)
+        z = self.encode_batch(batch, generator)
         cond = self.condition(batch, drop=self.training, generator=generator)
-        device = z.device if generator is None else generator.device
-        size = (len(z),)
-        t = torch.randint(self.schedule.timesteps, size, generator=generator, device=device)
-        noise = torch.randn(z.shape, generator=generator, device=device)
-        return self.training_loss(z, cond, t.to(z.device), noise.to(z.device))
+        t = draw_integers(0, self.schedule.timesteps, (len(z),), generator, z.device)
+        noise = draw_normal(z.shape, generator, z.device)
+        return self.training_loss(z, cond, t, noise)
 
     def training_loss(
         self, z: Tensor, cond: Conditioning, t: Tensor, noise: Tensor

@@ -7,22 +7,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.layers.activation_checkpoint import run
+from ldm.layers.feed_forward import FeedForward
 from ldm.layers.initialisation import zeroed
 from ldm.layers.norm import GROUPS, group_norm
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """Feature map (B, C, h, w) as a sequence (B, h*w, C), row by row.
-
-    Contiguous, because the fast attention kernels refuse anything else (a channels_last map is
-    so already and is not copied).
-    """
-    return x.flatten(2).transpose(1, 2).contiguous()
-
-
-def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Sequence (B, h*w, C) as a feature map (B, C, h, w) with the sides of ``like``."""
-    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+from ldm.layers.pointwise import project, to_map, to_tokens
 
 
 class CrossAttention(nn.Module):
@@ -75,31 +63,6 @@ class CrossAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
         return out
-
-
-class GEGLU(nn.Module):
-    """Linear layer gated by the GELU of a second one (Shazeer, 2020)."""
-
-    def __init__(self, dim_in: int, dim_out: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(dim_in, 2 * dim_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim_in) -> (..., dim_out); the first half of the projection is the value."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    """Gated position-wise network of four times the width."""
-
-    def __init__(self, dim: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) -> (..., dim)."""
-        return self.net(x)
 
 
 class BasicTransformerBlock(nn.Module):
@@ -175,7 +138,6 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         inner_dim = num_heads * head_dim
-        self.linear = linear
         self.norm = group_norm(channels, eps=1e-6, groups=norm_groups)
         self.proj_in = _projection(channels, inner_dim, linear)
         self.transformer_blocks = nn.ModuleList(
@@ -188,13 +150,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, C, h, w), (B, L, context_dim) -> (B, C, h, w)."""
-        h = self.norm(x)
-        tokens = self.proj_in(to_tokens(h)) if self.linear else to_tokens(self.proj_in(h))
+        tokens = project(self.proj_in, to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
-        if self.linear:
-            return x + to_map(self.proj_out(tokens), like=x)
-        return x + self.proj_out(to_map(tokens, like=x))
+        return x + to_map(project(self.proj_out, tokens), like=x)
 
 
 def _projection(channels: int, out_channels: int, linear: bool) -> nn.Module:
@@ -238,12 +197,10 @@ class AttentionBlock(nn.Module):
         return run(self._forward, x, recompute=self.use_checkpoint)
 
     def _forward(self, x: Tensor) -> Tensor:
-        # A convolution of width 1 is a linear layer; as such it gives the layout attention wants.
-        qkv = F.linear(to_tokens(self.norm(x)), self.qkv.weight[:, :, 0], self.qkv.bias)
+        qkv = project(self.qkv, to_tokens(self.norm(x)))
         order = "(three heads d)" if self.use_new_attention_order else "(heads three d)"
         q, k, v = rearrange(
             qkv, f"b n {order} -> three b heads n d", three=3, heads=self.num_heads
         ).unbind(0)
         out = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
-        out = F.linear(out, self.proj_out.weight[:, :, 0], self.proj_out.bias)
-        return x + to_map(out, like=x)
+        return x + to_map(project(self.proj_out, out), like=x)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SMALLEST_MAP = 512
+"""Positions (of all samples) below which adding up kernels costs more than it saves."""
 
 
 def halve(x: Tensor) -> Tensor:
@@ -25,7 +29,54 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, 2h, 2w)."""
+        if isinstance(self.conv, nn.Conv2d) and _pays(x):
+            return double_and_convolve(x, self.conv.weight, self.conv.bias)
         return self.conv(double(x))
+
+
+def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``conv2d(double(x), weight, bias, padding=1)`` with 4/9 of the arithmetic.
+
+    Among the 3x3 values that a pixel of the large map sees, only 2x2 differ, and which they are
+    depends on whether its row and column are even or odd. So each of the four kinds of pixels has a
+    2x2 kernel of its own on the small map, whose entries are sums of the 3x3 kernel's.
+
+    Args:
+        x: (B, C, h, w).
+        weight: (C', C, 3, 3).
+        bias: (C',).
+
+    Returns:
+        (B, C', 2h, 2w), channels_last.
+    """
+    rows = _pair_sums(weight, dim=2)
+    kernels = torch.cat([kernel for row in rows for kernel in _pair_sums(row, dim=3)])
+    bias = None if bias is None else bias.repeat(4)
+    layout = torch.channels_last
+    maps = F.conv2d(x, kernels.contiguous(memory_format=layout), bias, padding=1).chunk(4, dim=1)
+    n, channels, height, width = len(x), len(weight), x.shape[2], x.shape[3]
+    size = (n, channels, 2 * height, 2 * width)
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+    for i, values in enumerate(maps):
+        row, column = divmod(i, 2)
+        out[:, :, row::2, column::2] = values[:, :, row : row + height, column : column + width]
+    return out
+
+
+def _pair_sums(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The kernels of even and of odd positions along one dimension, 3 wide before, 2 after."""
+    first, middle, last = weight.split(1, dim)
+    return torch.cat([first, middle + last], dim), torch.cat([first + middle, last], dim)
+
+
+def _pays(x: Tensor) -> bool:
+    """Whether four small kernels are faster: on processors, for large maps."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    positions = len(x) * x.shape[2] * x.shape[3]
+    if torch.is_grad_enabled():  # the sums of the kernel have a backward pass, too
+        return positions >= 2 * SMALLEST_MAP and x.shape[1] >= 128
+    return positions >= SMALLEST_MAP
 
 
 class Downsample(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ldm.layers.activation_checkpoint import run
 from ldm.layers.initialisation import zeroed
 from ldm.layers.norm import GROUPS, group_norm
+from ldm.layers.pointwise import PointwiseConv2d
 from ldm.layers.resample import double, halve
 
 
@@ -63,7 +64,7 @@ class ResBlock(nn.Module):
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = (
-            nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
+            nn.Identity() if out_channels == channels else PointwiseConv2d(channels, out_channels)
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:

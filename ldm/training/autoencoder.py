@@ -17,10 +17,13 @@ from torch.optim import Optimizer
 from ldm.autoencoders.quantizer import VectorQuantizer
 from ldm.errors import ConfigError, DataError
 from ldm.evaluation.reconstruction import psnr
+from ldm.layers.draws import BatchGenerator
 from ldm.training.code_usage import CodeUsage, mean_logs
 from ldm.training.finite import FiniteGuard
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
+from ldm.training.step_means import over_processes
+from ldm.training.unscale import unscale
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -45,6 +48,8 @@ class AutoencoderTask(pl.LightningModule):
     """
 
     monitor = "val/rec_loss"
+    generator: torch.Generator | None = None
+    """Of the draws of the present batch, see :class:`~ldm.training.randomness.StepRandomness`."""
 
     def __init__(
         self,
@@ -110,16 +115,21 @@ class AutoencoderTask(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Tell the objective in how many parts batches come."""
+        gradients = self.objective.gradients  # of a checkpoint, which is read to the CPU
+        gradients.extend([gradients.popleft().to(self.device) for _ in range(len(gradients))])
         self.objective.work_in_parts(self.micro_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the balance of the losses remembers of earlier parts."""
+        """Store what the balance of the losses remembers of earlier parts, and codes counted."""
         checkpoint["gradients"] = list(self.objective.gradients)
+        checkpoint["code_usage"] = {split: usage.state() for split, usage in self._usage.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the balance as it was."""
+        """Continue with the balance and the counts as they were."""
         gradients = checkpoint.get("gradients", [])
         self.objective.gradients = deque(gradients, maxlen=max(1, len(gradients)))
+        for split, counts in checkpoint.get("code_usage", {}).items():
+            self._usage[split].load(counts)
 
     def training_step(self, batch: dict[str, Any], _index: int) -> None:
         """One step of the autoencoder, then one of the discriminator."""
@@ -137,6 +147,7 @@ class AutoencoderTask(pl.LightningModule):
             schedule.step()
         if complete:
             self._guard.stepped()
+        logs = over_processes(self, logs)
         logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         log_values(self, "train", logs, step)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
@@ -152,7 +163,7 @@ class AutoencoderTask(pl.LightningModule):
         reconstructions, logs = [], []
         with self._frozen_discriminator():
             for i, images in enumerate(parts):
-                output = self.model(images)
+                output = self.model(images, generator=self._generator_of(i, len(images)))
                 reconstruction = output.image.detach()
                 seen = {"images": images, "reconstruction": reconstruction}
                 if not self._guard.passes(step, seen):  # before it reaches any running statistics
@@ -203,6 +214,12 @@ class AutoencoderTask(pl.LightningModule):
             )
         return list(images.chunk(self.micro_batches))
 
+    def _generator_of(self, part: int, size: int) -> torch.Generator | None:
+        """The source of the draws of a part of the present batch."""
+        if not isinstance(self.generator, BatchGenerator):
+            return self.generator
+        return self.generator.narrow(part * size, size)
+
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:
         """Let gradients pass through the discriminator, but not into its weights."""
@@ -231,13 +248,14 @@ class AutoencoderTask(pl.LightningModule):
         """Clip the autoencoder's gradients where they have only now been unscaled."""
         generator = cast("list[Any]", self.optimizers())[0].optimizer
         if self._scaled and self._gradient_clip is not None and optimizer is generator:
+            unscale(self.trainer, optimizer)
             norm = self._clip(optimizer, self._gradient_clip)
             log_values(self, "train", {"grad_norm": norm}, self.global_step)
 
-    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
         """Reconstruction from a posterior sample, with the same noise at every validation."""
         images = batch["image"]
-        output = self.model(images, generator=torch.Generator(self.device).manual_seed(index))
+        output = self.model(images, generator=self.generator)
         _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
         for name in ("d_weight", "disc_factor"):  # a ratio of gradients: not there in validation
             logs.pop(name, None)
@@ -247,6 +265,13 @@ class AutoencoderTask(pl.LightningModule):
         log_values(self, "val", logs, self.global_step, batch_size=len(images))
         if output.indices is not None:
             self._usage["val"].add(output.indices)
+
+    def on_train_epoch_start(self) -> None:
+        """Log the use of the codebook in an epoch at whose very end the run was killed."""
+        summary = self._usage["train"].summary() if self._usage else {}
+        values = {f"train/{name}": float(value) for name, value in summary.items()}
+        for logger in self.trainer.loggers if values else ():
+            logger.log_metrics(values, step=self.global_step)
 
     def on_train_epoch_end(self) -> None:
         """Log how evenly the codebook was used in this epoch."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torchvision.utils import make_grid, save_image
@@ -18,25 +18,15 @@ from ldm.training.ema import EMA
 
 
 class EpochOfData(pl.Callback):
-    """Tells the training set which epoch it is in, so that its augmentations differ from the last.
+    """Tells the data which epoch it is in, so that order and augmentations differ from the last.
 
     Data sets with a ``set_epoch`` method derive crops and flips from (seed, epoch, index).
     """
 
     def on_train_epoch_start(self, trainer: Any, _task: Any) -> None:
         """Pass the epoch on."""
-        dataset = trainer.datamodule.train
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(trainer.current_epoch)
-
-
-class NoiseOfProcess(pl.Callback):
-    """Gives each of several processes its own random numbers once all have the same weights."""
-
-    def on_train_start(self, trainer: Any, _task: Any) -> None:
-        """Seed anew; a single process goes on with the numbers it has."""
-        if trainer.world_size > 1:
-            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+        if hasattr(trainer.datamodule, "set_epoch"):
+            trainer.datamodule.set_epoch(trainer.current_epoch)
 
 
 class EMACallback(pl.Callback):
@@ -76,10 +66,11 @@ class EMACallback(pl.Callback):
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_train_batch_end(self, trainer: Any, task: Any, *_args: Any) -> None:
-        """Follow the weights once per optimiser step."""
+        """Follow the weights once per optimiser step, unless it was left out."""
         if self.ema is not None and trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
-            self.ema.update(task.model)
+            if not getattr(task, "left_out", False):
+                self.ema.update(task.model)
 
     def on_validation_start(self, _trainer: Any, task: Any) -> None:
         """Validate with the averaged weights."""
@@ -103,15 +94,22 @@ class PictureGrid(pl.Callback):
         every: optimiser steps between pictures.
         columns: pictures per row.
         ema: callback whose averaged weights draw the pictures.
+        pause: called before a picture is drawn: that is no training.
     """
 
     def __init__(
-        self, folder: Path, every: int, columns: int = 8, ema: EMACallback | None = None
+        self,
+        folder: Path,
+        every: int,
+        columns: int = 8,
+        ema: EMACallback | None = None,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.every = every
         self.columns = columns
         self._ema = ema
+        self._pause = pause
         self._batch: dict[str, Any] | None = None
         self._last_step = 0
 
@@ -129,6 +127,7 @@ class PictureGrid(pl.Callback):
             self._draw(trainer, task, step)
 
     def _draw(self, trainer: Any, task: Any, step: int) -> None:
+        self._pause()
         average = self._ema.ema if self._ema is not None else None
         was_training = task.training
         task.eval()

@@ -14,6 +14,10 @@ from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.errors import ConfigError
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
+from ldm.training.sharding import whole_norm
+from ldm.training.step_guard import clip_gradients, gradient_norms
+from ldm.training.step_means import StepMeans
+from ldm.training.unscale import unscale
 
 
 class ClassifierTask(pl.LightningModule):
@@ -27,6 +31,8 @@ class ClassifierTask(pl.LightningModule):
     """
 
     monitor = "val/loss"
+    generator: torch.Generator | None = None
+    """Of the draws of the present batch, see :class:`~ldm.training.randomness.StepRandomness`."""
 
     def __init__(
         self,
@@ -40,6 +46,7 @@ class ClassifierTask(pl.LightningModule):
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
         self._gradient_clip = gradient_clip
+        self._means = StepMeans()
 
     def configure_optimizers(self) -> Any:
         """One optimiser over the network."""
@@ -53,8 +60,10 @@ class ClassifierTask(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip by norm if asked to; Lightning has unscaled the gradients by now."""
         if self._gradient_clip is not None:
+            unscale(self.trainer, optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self._gradient_clip)
+            norm = whole_norm(self.trainer.strategy, gradient_norms(parameters))
+            clip_gradients(parameters, norm, self._gradient_clip)
             log_values(self, "train", {"grad_norm": norm}, self.global_step)
 
     def on_train_start(self) -> None:
@@ -69,16 +78,17 @@ class ClassifierTask(pl.LightningModule):
                 "the classifier's from it (classifier_for), or give scale_factor a number"
             )
 
-    def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         """Cross-entropy of one batch."""
-        loss, logs = self.model(batch)
-        logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        log_values(self, "train", logs, self.global_step)
-        self.log("loss", logs["loss"], prog_bar=True, logger=False)
+        loss, logs = self.model(batch, generator=self.generator)
+        means = self._means.add(self, logs, index)
+        if means is not None:
+            means["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            log_values(self, "train", means, self.global_step)
+            self.log("loss", means["loss"], prog_bar=True, logger=False)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
         """Loss and accuracies with the same noise and time steps at every validation."""
-        generator = torch.Generator(self.device).manual_seed(index)
-        logs = self.model.evaluate(batch, generator)
+        logs = self.model.evaluate(batch, self.generator)
         log_values(self, "val", logs, self.global_step, batch_size=len(batch["image"]))

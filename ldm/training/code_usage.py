@@ -23,7 +23,18 @@ class CodeUsage:
     def add(self, indices: Tensor) -> None:
         """Count the codes of a batch; indices have any shape."""
         counts = code_counts(indices, self.num_codes)
-        self._counts = counts if self._counts is None else self._counts + counts
+        before = self._counts
+        self._counts = counts if before is None else before.to(counts.device) + counts
+
+    def state(self) -> Tensor | None:
+        """What all processes have counted since the last summary, for a checkpoint."""
+        return None if self._counts is None else _over_processes(self._counts.clone())
+
+    def load(self, counts: Tensor | None) -> None:
+        """Go on counting from a state, in one of the processes."""
+        first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+        if counts is not None:
+            self._counts = counts if first else torch.zeros_like(counts)
 
     def summary(self) -> dict[str, Tensor]:
         """What was seen in all processes since the last call.
@@ -35,10 +46,15 @@ class CodeUsage:
         counts, self._counts = self._counts, None
         if counts is None:
             return {}
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
+        counts = _over_processes(counts)
         share = codes_used(counts).float() / self.num_codes
         return {"epoch_perplexity": perplexity(counts), "codebook_usage": share}
+
+
+def _over_processes(counts: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    return counts
 
 
 def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from ldm.training.metrics_log import read_metrics
 def draw_curves(metrics: Path, out: Path) -> None:
     """Draw every metric of a run, training and validation over each other, into a PNG.
 
+    Speed and memory (``perf/...``) are no curves to look at: TensorBoard shows them.
+
     Args:
         metrics: a ``metrics.jsonl``.
         out: the PNG to write.
@@ -17,22 +19,22 @@ def draw_curves(metrics: Path, out: Path) -> None:
     from matplotlib.figure import Figure
 
     curves = read_metrics(metrics)
-    names = sorted({name.partition("/")[2] for name in curves if "/" in name})
+    splits = ("train", "val")
+    parts = [name.partition("/") for name in curves]
+    names = sorted({name for split, _, name in parts if split in splits})
     columns = min(3, max(1, len(names)))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
-        for split in ("train", "val"):
+        for split in splits:
             points = curves.get(f"{split}/{name}")
             if points:
                 style = "o-" if split == "val" or len(points) == 1 else "-"
                 steps, values = zip(*points, strict=True)
                 axes.plot(steps, values, style, markersize=3, linewidth=1, label=split)
         if "loss" in name and all(
-            value > 0
-            for split in ("train", "val")
-            for _, value in curves.get(f"{split}/{name}", [])
+            value > 0 for split in splits for _, value in curves.get(f"{split}/{name}", [])
         ):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=9)

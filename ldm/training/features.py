@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
+from ldm.training.step_means import StepMeans
 
 
 class FeatureTask(pl.LightningModule):
@@ -34,6 +35,7 @@ class FeatureTask(pl.LightningModule):
         self.model: Any = model
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
+        self._means = StepMeans()
 
     def configure_optimizers(self) -> Any:
         """One optimiser over the whole network."""
@@ -44,11 +46,13 @@ class FeatureTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         """The network's own loss."""
         loss: Tensor = self.model.loss(batch)
-        log_values(self, "train", {"loss": loss.detach()}, self.global_step)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        means = self._means.add(self, {"loss": loss}, index)
+        if means is not None:
+            log_values(self, "train", means, self.global_step)
+            self.log("loss", means["loss"], prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: dict[str, Any], _index: int) -> None:

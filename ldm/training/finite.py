@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -34,13 +34,19 @@ class FiniteGuard:
         self._stop = on_nonfinite == "stop"
         self._in_a_row = 0
 
-    def passes(self, step: int, values: Mapping[str, Tensor]) -> bool:
+    def passes(
+        self,
+        step: int,
+        values: Mapping[str, Tensor],
+        detail: Callable[[], str] = lambda: "",
+    ) -> bool:
         """Whether all values are finite in all processes.
 
         Args:
             step: the optimiser step that is being prepared.
             values: tensors by the name under which a message mentions them; the same names in all
                 processes.
+            detail: gives what else a message says of a batch that is not; called by all processes.
 
         Raises:
             TrainingError: they are not, and training is to stop.
@@ -54,15 +60,16 @@ class FiniteGuard:
         if not any(flags):
             return True
         names = ", ".join(name for name, flag in zip(values, flags, strict=True) if flag)
+        names = f"{names} not finite (NaN or infinite){detail()}"
         self._in_a_row += 1
         if self._stop or self._in_a_row > MAX_SKIPPED:
             again = "" if self._in_a_row == 1 else f", for the {self._in_a_row}th batch in a row"
             raise TrainingError(
-                f"step {step}: {names} not finite (NaN or infinite){again}; nothing of it has "
-                "reached the weights, and the run can be resumed. Look for damaged images or lower "
-                "the learning rate; under 16-mixed use bf16-mixed or 32-true"
+                f"step {step}: {names}{again}; nothing of it has reached the weights, and the run "
+                "can be resumed. Look for damaged images or lower the learning rate; under "
+                "16-mixed use bf16-mixed or 32-true"
             )
-        logger.warning("step %d: %s not finite (NaN or infinite): batch left out", step, names)
+        logger.warning("step %d: %s: batch left out", step, names)
         return False
 
     def stepped(self) -> None:

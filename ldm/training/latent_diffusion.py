@@ -19,6 +19,10 @@ from ldm.samplers.noise import SeededNoise
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
 from ldm.training.scale_factor import measure_scale_factor
+from ldm.training.sharding import whole_norm
+from ldm.training.step_guard import StepGuard, clip_gradients, gradient_norms
+from ldm.training.step_means import StepMeans
+from ldm.training.unscale import unscale
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -35,9 +39,14 @@ class LatentDiffusionTask(pl.LightningModule):
         preview_steps: DDIM steps of the sample grids drawn during training.
         preview_guidance: classifier-free guidance scale of those grids.
         scale_factor_samples: images over which an unknown scale factor is measured.
+        on_nonfinite: ``skip`` or ``stop``: what a step does whose loss or gradient is NaN or
+            infinite; see :class:`~ldm.training.step_guard.StepGuard`. A step that is left out
+            counts, but changes nothing.
     """
 
     monitor = "val/loss_simple"
+    generator: torch.Generator | None = None
+    """Of the draws of the present batch, see :class:`~ldm.training.randomness.StepRandomness`."""
 
     def __init__(
         self,
@@ -48,6 +57,7 @@ class LatentDiffusionTask(pl.LightningModule):
         preview_steps: int = 50,
         preview_guidance: float = 1.0,
         scale_factor_samples: int = 2048,
+        on_nonfinite: str = "skip",
     ) -> None:
         super().__init__()
         self.model: Any = model
@@ -57,6 +67,9 @@ class LatentDiffusionTask(pl.LightningModule):
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples
+        self._guard = StepGuard(on_nonfinite)
+        self.left_out = False
+        self._means = StepMeans()
 
     def state_dict(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What checkpoints hold: all but the parts that have a file of their own."""
@@ -92,11 +105,21 @@ class LatentDiffusionTask(pl.LightningModule):
         }
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip by norm if asked to; Lightning has unscaled the gradients by now."""
+        """Leave the step out if it is not finite, else clip; gradients are unscaled by now."""
+        unscale(self.trainer, optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norms = gradient_norms(parameters)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        self.left_out = not self._guard.admits(
+            self.global_step, None if scaled else norms, self.model.named_parameters()
+        )
+        if self.left_out:
+            optimizer.zero_grad()  # an optimiser passes over parameters without gradients
+            return
+        norm = whole_norm(self.trainer.strategy, norms)
         if self._gradient_clip is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self._gradient_clip)
-            log_values(self, "train", {"grad_norm": norm}, self.global_step)
+            clip_gradients(parameters, norm, self._gradient_clip)
+        log_values(self, "train", {"grad_norm": norm}, self.global_step)
 
     def on_train_start(self) -> None:
         """Measure the scale factor if neither the config nor a checkpoint gave one."""
@@ -108,19 +131,29 @@ class LatentDiffusionTask(pl.LightningModule):
         check_batch(self.model.conditioners, batch)
         return batch
 
-    def training_step(self, batch: dict[str, Any], _index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         """The denoising loss of one batch."""
-        loss, logs = self.model(batch)
-        logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        log_values(self, "train", logs, self.global_step)
-        self.log("loss", logs["loss_simple"], prog_bar=True, logger=False)
+        with self._guard.watching(self.model, batch, self._rows(index)) as watched:
+            loss, logs = self.model(batch, generator=self.generator)
+            watched.terms = dict(logs)
+        means = self._means.add(self, logs, index)
+        if means is not None:
+            means["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            log_values(self, "train", means, self.global_step)
+            self.log("loss", means["loss_simple"], prog_bar=True, logger=False)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+    def _rows(self, index: int) -> Callable[[], list[int] | None]:
+        """Tells, if asked, which rows of the training set the batch holds."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        epoch = self.trainer.current_epoch
+        return lambda: data.rows_of(epoch, index) if hasattr(data, "rows_of") else None
+
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
         """The same loss with the same noise and time steps at every validation."""
-        generator = torch.Generator(self.device).manual_seed(index)
-        _, logs = self.model(batch, generator=generator)
-        log_values(self, "val", logs, self.global_step, batch_size=len(batch["image"]))
+        _, logs = self.model(batch, generator=self.generator)
+        size = len(next(iter(batch.values())))
+        log_values(self, "val", logs, self.global_step, batch_size=size)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any], count: int = 16) -> Tensor:
@@ -132,7 +165,7 @@ class LatentDiffusionTask(pl.LightningModule):
         return self.model.sample(
             batch,
             sampler=DDIM(steps=self._preview_steps),
-            noise=SeededNoise(range(len(batch["image"]))),
+            noise=SeededNoise(range(len(next(iter(batch.values()))))),
             guidance_scale=self._preview_guidance,
-            size=tuple(batch["image"].shape[-2:]),
+            size=self.model.image_size(batch),
         )

@@ -29,6 +29,7 @@ def log_values(
     """
     task.log_dict(
         {f"{split}/{name}": value for name, value in values.items()} | {"step": float(step)},
-        batch_size=batch_size,
+        # A float: Lightning averages whole numbers of several processes to whole numbers.
+        batch_size=None if batch_size is None else float(batch_size),  # type: ignore[arg-type]
         sync_dist=split == "val",
     )

@@ -5,18 +5,52 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def scheduler(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    """The torch scheduler that multiplies learning rates by ``factor(step)``.
+class StepSchedule(LambdaLR):
+    """Multiplies learning rates by ``factor(step)``; a checkpoint brings the step and no more.
 
-    ``LambdaLR`` saves the attributes of callable objects in checkpoints and restores them over the
-    new ones, so that a resumed run would ignore a changed schedule; it leaves functions alone.
+    A resumed run thus has the learning rate that its config says, from its first step on, also
+    where the config was changed: torch would go on with the schedule and, for one step, the rate
+    that were saved.
+
+    Args:
+        optimizer: whose rates.
+        factor: of the step, from 0.
     """
-    return LambdaLR(optimizer, lambda step: factor(step))
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were taken."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the learning rates of an optimiser whose own state was loaded before."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict.get("_step_count", self.last_epoch + 1)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        rates = [base * factor for base, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, base, rate in zip(
+            self.optimizer.param_groups, self.base_lrs, rates, strict=True
+        ):
+            group["initial_lr"] = base
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = rates
+
+
+def scheduler(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
+    """The torch scheduler that multiplies learning rates by ``factor(step)``."""
+    return StepSchedule(optimizer, factor)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from os import SEEK_END
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -12,6 +14,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 class MetricsLog(Logger):
     """Appends ``{"step": 10, "train/loss": 0.5}`` lines to a file.
+
+    NaN and infinities, for which JSON has no words, become ``null``.
 
     Args:
         path: the file; created with its first line.
@@ -34,22 +38,35 @@ class MetricsLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line."""
-        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        values = {
+            key: value if math.isfinite(value) else None
+            for key, value in metrics.items()
+            if key != "epoch"
+        }
         if values:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            line = json.dumps({"step": step, **values}) + "\n"
+            with self._path.open("a+b") as file:
+                if file.tell() and _last_byte(file) != b"\n":
+                    line = "\n" + line  # after one that a kill cut short
+                file.write(line.encode())
 
     @rank_zero_only
     def log_hyperparams(self, *_args: Any, **_kwargs: Any) -> None:
         """The run folder's ``config.yaml`` records them."""
 
 
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, SEEK_END)
+    return file.read(1)
+
+
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a metrics file: name -> (step, value) pairs.
 
-    Steps that were logged twice, as happens after a kill and resume, keep the later value.
+    Steps that were logged twice, as happens after a kill and resume, keep the later value; one that
+    was not finite is left out.
     """
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float | None]] = {}
     for line in path.read_text().splitlines():
         try:
             record = json.loads(line)
@@ -58,4 +75,8 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
         step = record.pop("step")
         for name, value in record.items():
             curves.setdefault(name, {})[step] = value
-    return {name: sorted(curve.items()) for name, curve in curves.items()}
+    finite = {
+        name: sorted((step, value) for step, value in curve.items() if value is not None)
+        for name, curve in curves.items()
+    }
+    return {name: curve for name, curve in finite.items() if curve}

@@ -1,38 +1,50 @@
-"""One progress bar over all optimiser steps of a run."""
+"""How far a run is: a progress bar in a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
+from ldm.training.throughput import Throughput
+
 _REFRESH_LOSS_EVERY = 10  # reading the loss waits for the device
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 class StepProgress(pl.Callback):
-    """Shows step, total, loss, speed and remaining time.
+    """Shows step, total, speed, remaining time, loss and throughput.
 
     Args:
-        description: text in front of the bar.
+        description: text in front.
+        throughput: whose readings are shown; it must come first among the callbacks.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, throughput: Throughput) -> None:
         self._description = description
+        self._throughput = throughput
         self._bar: tqdm[Any] | None = None
+        self._lines: ProgressLines | None = None
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Begin where the run stands."""
+        total, step = int(trainer.estimated_stepping_batches), trainer.global_step
+        if not sys.stderr.isatty():
+            self._lines = ProgressLines(self._description, total, step)
+            return
         self._bar = tqdm(
-            total=int(trainer.estimated_stepping_batches),
-            initial=trainer.global_step,
+            total=total,
+            initial=step,
             desc=self._description,
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15,
+            mininterval=0.5,
         )
 
     @rank_zero_only
@@ -40,13 +52,19 @@ class StepProgress(pl.Callback):
         self, trainer: pl.Trainer, _task: pl.LightningModule, *_args: Any
     ) -> None:
         """Advance by the optimiser steps taken."""
-        if self._bar is None:
-            return
-        if trainer.global_step % _REFRESH_LOSS_EVERY == 0:
-            loss = trainer.progress_bar_metrics.get("loss")
-            if loss is not None:
-                self._bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
-        self._bar.update(trainer.global_step - self._bar.n)
+        step = trainer.global_step
+        if self._lines is not None and self._lines.due(step):
+            self._lines.write(step, self._state(trainer))
+        if self._bar is not None:
+            if step % _REFRESH_LOSS_EVERY == 0:
+                self._bar.set_postfix_str(self._state(trainer), refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def _state(self, trainer: pl.Trainer) -> str:
+        loss = trainer.progress_bar_metrics.get("loss")
+        words = [] if loss is None else [f"loss {float(loss):.4f}"]
+        words.append(self._throughput.summary())
+        return ", ".join(word for word in words if word)
 
     @rank_zero_only
     def on_fit_end(self, _trainer: pl.Trainer, _task: pl.LightningModule) -> None:
@@ -61,3 +79,53 @@ class StepProgress(pl.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class ProgressLines:
+    """Progress for logs, which have no place to draw a bar over and over: a line now and then.
+
+    Args:
+        description: text in front.
+        total: optimiser steps of the whole run.
+        step: those taken so far.
+        seconds: least time between two lines; the first step and the last have one in any case.
+        clock: seconds from any beginning.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        step: int,
+        seconds: float = _SECONDS_BETWEEN_LINES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._description, self._total, self._first = description, total, step
+        self._seconds, self._clock = seconds, clock
+        self._begin = clock()
+        self._next = self._begin  # the first step: it runs
+        self._written = step
+
+    def due(self, step: int) -> bool:
+        """Whether a line is to be written at this step."""
+        news = step != self._written
+        return news and (step == self._total or self._clock() >= self._next)
+
+    def write(self, step: int, state: str) -> None:
+        """Write one to the standard error.
+
+        Args:
+            step: optimiser steps taken.
+            state: what else there is to say.
+        """
+        now = self._clock()
+        self._written, self._next = step, now + self._seconds
+        seconds = now - self._begin
+        line = f"{self._description}: step {step}/{self._total}"
+        done = step - self._first
+        if seconds > 0:
+            line += f", {done / seconds:.3g} steps/s"
+            left = (self._total - step) * seconds / done
+            line += f", {tqdm.format_interval(left)} left"
+        sys.stderr.write(line + (f", {state}" if state else "") + "\n")
+        sys.stderr.flush()

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.data import IterableDataset
 
-from ldm.checkpoint import load_training_checkpoint
-from ldm.config import instantiate, load_config, save_config
-from ldm.errors import CheckpointError, ConfigError
+from ldm.config import instantiate, save_config
+from ldm.errors import ConfigError, TrainingError
 from ldm.initialise import InitFrom, initialise
 from ldm.load import inline_pretrained, pretrained_checkpoints
-from ldm.training.processes import is_main_process
+from ldm.training.latent_cache import check_autoencoder, check_takes_latents
+from ldm.training.processes import end_others, is_main_process, lost_another
+from ldm.training.resuming import (
+    Resumed,
+    changed_keys,
+    check_fit,
+    newest_good,
+    other_run,
+    record,
+)
 from ldm.training.run_folder import RunFolder
+from ldm.training.run_lock import run_lock
+from ldm.training.stopping import Interrupted, Stop, StopSignals
 from ldm.training.trainer import make_trainer
 
 
@@ -28,64 +39,158 @@ def train(
     init: InitFrom | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Train ``config`` in ``folder``, from the start or from its newest checkpoint.
+    """Train ``config`` in ``folder``, from the start or from its newest good checkpoint.
+
+    SIGTERM, SIGUSR1 and Ctrl-C end it after the step it is in.
 
     Args:
         config: what to train.
         folder: where.
-        resume: continue from the folder's newest checkpoint.
+        resume: continue from the folder's newest checkpoint that is whole.
         init: weights to begin with; a run that is resumed has begun and takes none.
-        say: called with each line about the weights that it began with.
+        say: called with each line about what the run begins with; in the main process only.
 
     Raises:
         ConfigError: the config cannot be built.
         CheckpointError: the checkpoint to resume from is missing or does not fit, or that to begin
-            with does not; then nothing was written.
+            with does not; then nothing was written. Or one cannot be written.
+        TrainingError: another process trains in the folder, it cannot be written to, or training
+            must not go on.
+        Interrupted: the run was asked to end before its last step.
     """
-    if resume and not folder.last.exists():
-        raise CheckpointError(
-            f"{folder.path} holds no checkpoints/last.ckpt to resume from; delete the folder and "
-            "start again"
-        )
-    inlined = inline_pretrained(config)
-    # A resumed run must not repeat the noise and the order of data with which it began.
-    offset = load_training_checkpoint(folder.last)["global_step"] if resume else 0
-    pl.seed_everything(config.get("seed", 0) + offset, workers=True, verbose=False)
-    # On resume all weights, those of a frozen first stage included, come from the checkpoint.
-    task, data = build(inlined if resume else config)
-    check_data(task, data)
-    if init is not None and not resume:
-        begin(task, init, say)
-    trainer = make_trainer(config, folder, task)
-    if resume:
-        _check_fit(task, folder.last)
-    folder.path.mkdir(parents=True, exist_ok=True)  # nothing was written before
-    if is_main_process():
-        fresh = {"step": 0, "seconds": 0, "inputs": pretrained_checkpoints(config)}
-        fresh["init_from"] = None if init is None else init.record()
-        folder.write_status(state="started", **({} if resume else fresh))
-        save_config(inlined, folder.config)
-    start, before = time.monotonic(), folder.status().get("seconds", 0)
+    main = is_main_process()
+    if not main:
+        say = _silent
+    with contextlib.ExitStack() as held:
+        if main and folder.path.is_dir():
+            held.enter_context(run_lock(folder.lock, say))
+        resumed = newest_good(folder, say) if resume else None
+        inlined = inline_pretrained(config)
+        pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
+        # On resume all weights, those of a frozen first stage included, come from the checkpoint.
+        task, data = build(inlined if resume else config)
+        check_data(task, data)
+        if init is not None and not resume:
+            begin(task, init, say)
+        signals = StopSignals()
+        trainer = make_trainer(config, folder, task, signals, resumed)
+        if resumed is not None:
+            check_fit(task, resumed)
+        check_autoencoder(task, data, None if resumed is None else resumed.weights)
+        if main:  # nothing was written before
+            if not folder.path.is_dir():
+                _make(folder)
+                held.enter_context(run_lock(folder.lock, say))
+            folder.remove_leftovers()
+            if resumed is None:
+                folder.write_status(
+                    state="started",
+                    step=0,
+                    seconds=0,
+                    inputs=pretrained_checkpoints(config),
+                    init_from=None if init is None else init.record(),
+                )
+            else:
+                _write_resumption(folder, inlined, resumed, trainer.world_size, say)
+            save_config(inlined, folder.config)
+        held.enter_context(signals)
+        _fit(trainer, task, data, folder, resumed, signals)
+
+
+def _silent(_: str) -> None:
+    """What all processes but the main one say."""
+
+
+def _make(folder: RunFolder) -> None:
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=str(folder.last) if resume else None)
-    except SystemExit:  # how Lightning ends after Ctrl-C
-        if not trainer.interrupted:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder.path} cannot be made: {error.strerror}") from error
+
+
+def _write_resumption(
+    folder: RunFolder,
+    config: DictConfig,
+    resumed: Resumed,
+    processes: int,
+    say: Callable[[str], None],
+) -> None:
+    """Record that the run goes on, and say if it becomes another one."""
+    changed = changed_keys(folder, config)
+    if other := other_run(changed):
+        say(
+            f"note: from step {resumed.step} on this is another run than before: "
+            f"{', '.join(other)} changed"
+        )
+    resumed.set_damaged_aside()
+    resumes = folder.status().get("resumes", [])
+    folder.write_status(state="started", resumes=[*resumes, record(resumed, changed, processes)])
+
+
+def _fit(
+    trainer: pl.Trainer,
+    task: Any,
+    data: Any,
+    folder: RunFolder,
+    resumed: Resumed | None,
+    signals: StopSignals,
+) -> None:
+    """Train, and record how it ended.
+
+    Raises:
+        Interrupted: before the last step.
+        TrainingError: the folder cannot be written to any more, or another process failed.
+    """
+    main = is_main_process()
+    start, before = time.monotonic(), folder.status().get("seconds", 0) if main else 0
+    checkpoint = None if resumed is None else str(resumed.path)
+    try:
+        finished = _finished(trainer, task, data, checkpoint)
+        if finished:
+            trainer.save_checkpoint(folder.last)
+    except Exception as error:
+        lost = lost_another(error)
+        end_others(trainer, may_speak=lost)
+        reason = folder.trouble(error) if isinstance(error, OSError) else None
+        if lost:
+            reason = "another process of this training failed: see what it said"
+        if main:
+            _record_failure(folder, trainer.global_step)
+        if reason is None:
             raise
-    except Exception:
-        if is_main_process():
-            folder.write_status(state="failed", step=trainer.global_step)
-        raise
-    finished = trainer.state.finished and not trainer.interrupted
-    if finished:
-        trainer.save_checkpoint(folder.last)
-    if is_main_process():
+        raise TrainingError(reason) from error
+    if main:
         folder.write_status(
             state="complete" if finished else "interrupted",
             step=trainer.global_step,
             seconds=round(before + time.monotonic() - start, 1),
         )
     if not finished:
-        raise KeyboardInterrupt
+        raise Interrupted(
+            f"{folder.path}: interrupted at step {trainer.global_step}; continue with "
+            f"--resume {folder.path}",
+            128 + (signals.received or signal.SIGTERM) if main else 0,
+        )
+
+
+def _finished(trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | None) -> bool:
+    """Whether training came to its end; not if it was asked to stop before."""
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    except Stop:
+        return False
+    except SystemExit:  # how Lightning ends after KeyboardInterrupt
+        if not trainer.interrupted:
+            raise
+        end_others(trainer, may_speak=False)
+        return False
+    return True
+
+
+def _record_failure(folder: RunFolder, step: int) -> None:
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        if folder.config.exists():  # else the folder is gone, and must not come back half
+            folder.write_status(state="failed", step=step)
 
 
 def check_data(task: Any, data: Any) -> None:
@@ -94,6 +199,7 @@ def check_data(task: Any, data: Any) -> None:
     Raises:
         UserError: the item cannot be read, or the task cannot take it.
     """
+    check_takes_latents(task, data)
     stream = isinstance(data.train, IterableDataset)
     if stream or hasattr(data.train, "__getitem__"):
         item = next(iter(data.train)) if stream else data.train[0]
@@ -112,19 +218,6 @@ def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
         say(f"initialised from {init.path}")
         for line in report.lines():
             say(f"  {line}")
-
-
-def _check_fit(task: Any, checkpoint: Path) -> None:
-    """Refuse a checkpoint whose weights are not those of the task, naming the first that differ."""
-    saved = load_training_checkpoint(checkpoint)["state_dict"]
-    own = task.state_dict()
-    odd = sorted(saved.keys() ^ own.keys())
-    odd += [key for key in own.keys() & saved.keys() if own[key].shape != saved[key].shape]
-    if odd:
-        raise CheckpointError(
-            f"{checkpoint} does not fit the config: {len(odd)} weights are missing or of another "
-            f"shape, first {', '.join(odd[:3])}; resume with the run's own config"
-        )
 
 
 def build(config: DictConfig) -> tuple[Any, Any]:
@@ -158,17 +251,17 @@ def open_run(
         # what it does not touch before all processes train.
         reuse = if_exists == "resume"
         if not (reuse and folder.complete):
-            train(config, folder, reuse and folder.last.exists(), init)
+            train(config, folder, reuse and bool(folder.resumable()), init)
         return
     if not folder.config.exists():
         say(f"starting {folder.path}")
         train(config, folder, init=init, say=say)
         return
-    if not folder.last.exists() and folder.status().get("state") == "failed":
+    if not folder.resumable() and folder.status().get("state") == "failed":
         say(f"{folder.path} failed before its first checkpoint: starting again")
         train(config, folder, init=init, say=say)
         return
-    if if_exists == "error" and not folder.last.exists():
+    if if_exists == "error" and not folder.resumable():
         raise ConfigError(
             f"{folder.path} exists already and holds no checkpoint: delete it to start again, or "
             "choose another name with name=..."
@@ -181,9 +274,9 @@ def open_run(
     _check_same(folder, config, init)
     if folder.complete:
         say(f"{folder.path} is complete: reusing it")
-    elif folder.last.exists():
+    elif folder.resumable():
         say(f"continuing {folder.path}")
-        train(config, folder, resume=True)
+        train(config, folder, resume=True, say=say)
     else:
         say(f"{folder.path} holds no checkpoint yet: starting again")
         train(config, folder, init=init, say=say)
@@ -191,9 +284,7 @@ def open_run(
 
 def _check_same(folder: RunFolder, config: DictConfig, init: InitFrom | None) -> None:
     remedy = f"delete {folder.path} or choose another name with name=..."
-    before = _flatten(OmegaConf.to_container(load_config(folder.config), resolve=True))
-    now = _flatten(OmegaConf.to_container(inline_pretrained(config), resolve=True))
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    changed = changed_keys(folder, inline_pretrained(config))
     if changed:
         raise ConfigError(
             f"{folder.path} was made with another config (it differs in {', '.join(changed[:5])}): "
@@ -216,13 +307,3 @@ def _check_same(folder: RunFolder, config: DictConfig, init: InitFrom | None) ->
 def _weights(init: dict[str, Any] | None) -> Any:
     """What makes two initialisations the same: the files, wherever they lie."""
     return None if init is None else (init["sha256"], init["partial"])
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {
-            key: leaf
-            for name, child in value.items()
-            for key, leaf in _flatten(child, f"{path}.{name}" if path else str(name)).items()
-        }
-    return {path: value}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldm.config import write_atomically
+from ldm.errors import TrainingError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,28 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The one before the newest, for the case that the newest is damaged."""
+        return self.checkpoints / "previous.ckpt"
+
+    def kept(self, step: int) -> Path:
+        """A checkpoint that stays for ever."""
+        return self.checkpoints / f"step-{step}.ckpt"
+
+    @property
+    def lock(self) -> Path:
+        """The file by which one process keeps others from training here."""
+        return self.path / ".lock"
 
     @property
     def metrics(self) -> Path:
@@ -45,10 +69,33 @@ class RunFolder:
         """Picture grids drawn during training."""
         return self.path / "samples"
 
+    def resumable(self) -> list[Path]:
+        """The checkpoints there are, the one to continue with first."""
+        first = [self.last, self.previous]
+        others = [file for file in self.checkpoints.glob("*.ckpt") if file not in first]
+        return [file for file in first if file.exists()] + sorted(others, key=_age)
+
+    def remove_leftovers(self) -> None:
+        """Delete the temporary files of a writer that was killed; only its successor may."""
+        for folder in (self.path, self.checkpoints):
+            for file in folder.glob(".*.tmp"):
+                file.unlink(missing_ok=True)
+
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says: state, step, seconds, and hashes of what the run builds on."""
+        """What ``status.json`` says: state, step, hashes of what the run builds on, resumptions.
+
+        Raises:
+            TrainingError: it is not readable as such.
+        """
         file = self.path / "status.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            return dict(json.loads(file.read_text()))
+        except ValueError as error:
+            raise TrainingError(
+                f"{file} is damaged: {error}; delete it (hashes and times of the run are lost)"
+            ) from error
 
     def write_status(self, **values: Any) -> None:
         """Update ``status.json`` in one move."""
@@ -59,3 +106,25 @@ class RunFolder:
     def complete(self) -> bool:
         """True once training reached its last step."""
         return self.status().get("state") == "complete"
+
+    def trouble(self, error: OSError) -> str | None:
+        """One line about why nothing can be written to the folder; None: it is not about that."""
+        if not self.config.exists():
+            return f"{self.path} was removed or renamed while it was trained"
+        if error.errno in _FULL:
+            free = shutil.disk_usage(self.path).free / 1e6
+            return (
+                f"{self.path}: the disk is full ({free:.0f} MB free; {error.strerror}): make room "
+                f"and continue with --resume {self.path}"
+            )
+        place = Path(str(error.filename)).absolute()
+        if error.filename is not None and self.path.absolute() in place.parents:
+            return f"{error.filename} cannot be written: {error.strerror}"
+        return None
+
+
+def _age(file: Path) -> float:
+    try:
+        return -file.stat().st_mtime
+    except FileNotFoundError:  # the main process has just renamed it
+        return 0.0

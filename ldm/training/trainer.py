@@ -16,13 +16,21 @@ from ldm.training.callbacks import (
     EMACallback,
     EpochOfData,
     LossCurves,
-    NoiseOfProcess,
     PictureGrid,
 )
 from ldm.training.checkpoint_io import AtomicCheckpointIO
 from ldm.training.metrics_log import MetricsLog
+from ldm.training.position import Position
+from ldm.training.profile import ProfileSteps, profile_options
 from ldm.training.progress import StepProgress
+from ldm.training.randomness import StepRandomness
+from ldm.training.resuming import Resumed
 from ldm.training.run_folder import RunFolder
+from ldm.training.saving import SaveCheckpoints
+from ldm.training.sharding import check_sharding
+from ldm.training.speed import speed_up
+from ldm.training.stopping import StopSignals
+from ldm.training.throughput import Throughput
 
 _RESERVED = (
     *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),
@@ -30,8 +38,21 @@ _RESERVED = (
 )
 
 
-def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer:
-    """A trainer as the nodes ``trainer``, ``every`` and ``ema_decay`` of a config ask for.
+def make_trainer(
+    config: DictConfig,
+    folder: RunFolder,
+    task: Any,
+    signals: StopSignals,
+    resumed: Resumed | None = None,
+) -> pl.Trainer:
+    """A trainer as the nodes ``trainer``, ``every``, ``ema_decay`` and ``compile`` ask for.
+
+    Args:
+        config: the config of the run.
+        folder: where the run lies.
+        task: what is trained.
+        signals: whether the run was asked to end.
+        resumed: the checkpoint that the run is resumed from.
 
     Raises:
         ConfigError: one of them holds a key or value that does not fit.
@@ -39,28 +60,33 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
     options = trainer_options(config)
     if not task.automatic_optimization:
         _adapt_to_two_optimisers(options, task)
+    speed_up(task, config.get("compile", False))
     every = _intervals(config)
     decay = config.get("ema_decay")
     if decay is not None and not 0 <= decay < 1:
         raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
+    check_sharding(str(options.get("strategy", "auto")), task, decay, every["images"])
     ema = EMACallback(config.ema_decay) if config.get("ema_decay") else None
-    callbacks: list[pl.Callback] = [StepProgress(config.name), EpochOfData(), NoiseOfProcess()]
+    throughput = Throughput(every["log"], _peak_tflops(config))
+    callbacks: list[pl.Callback] = [throughput, StepProgress(config.name, throughput)]
+    position = Position()
+    callbacks += [EpochOfData(), position, StepRandomness(config.get("seed", 0), position)]
     if ema is not None:
         callbacks.append(ema)
     if every["images"] and hasattr(task, "preview"):
-        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema))
-    checkpoints = folder.path / "checkpoints"
+        pause = throughput.stand_still
+        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
+    profile = profile_options(_plain(config.get("profile")))
+    if profile is not None:
+        callbacks.append(ProfileSteps(folder.path / "profile", **profile))
     callbacks += [
         LossCurves(folder.metrics, folder.curves),
+        SaveCheckpoints(folder, every["checkpoint"], every["keep"], signals),
         ModelCheckpoint(
-            checkpoints,
-            filename="last",
-            every_n_train_steps=every["checkpoint"],
+            folder.checkpoints,
+            filename="best",
+            monitor=task.monitor,
             enable_version_counter=False,
-            save_on_exception=True,
-        ),
-        ModelCheckpoint(
-            checkpoints, filename="best", monitor=task.monitor, enable_version_counter=False
         ),
     ]
     defaults = {
@@ -71,6 +97,7 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
         "val_check_interval": every["validation"] * options.get("accumulate_grad_batches", 1),
         "check_val_every_n_epoch": None,
         "log_every_n_steps": every["log"],
+        "use_distributed_sampler": False,  # the data module shares the data out
     }
     try:
         return pl.Trainer(
@@ -80,7 +107,7 @@ def make_trainer(config: DictConfig, folder: RunFolder, task: Any) -> pl.Trainer
                 MetricsLog(folder.metrics),
                 TensorBoardLogger(folder.path, name="tensorboard", version=""),
             ],
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(folder, resumed)],
             default_root_dir=folder.path,
             enable_progress_bar=False,
         )
@@ -99,27 +126,40 @@ def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
             f"trainer.precision: a first stage needs weights in float32, not {precision}: "
             "bf16-mixed keeps them and computes in bfloat16"
         )
-    if options.get("devices", 1) != 1:
+    if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
 
 
 def _intervals(config: DictConfig) -> dict[str, int]:
     """The checked node ``every``: steps between logs, validations, checkpoints and images.
 
-    No images are drawn where their number is 0.
+    ``keep`` are those between checkpoints that stay for ever. No images are drawn and none stay
+    where the number is 0.
     """
-    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500}
+    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500, "keep": 0}
     unknown = set(config.get("every", {})) - set(every)
     if unknown:
         raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
     every |= dict(config.get("every", {}))
     for key, value in every.items():
-        lowest = 0 if key == "images" else 1  # 0: none
+        lowest = 0 if key in ("images", "keep") else 1  # 0: none
         if not isinstance(value, int) or value < lowest:
             raise ConfigError(
                 f"every.{key}: expected a number of steps from {lowest}, got {value!r}"
             )
     return every
+
+
+def _peak_tflops(config: DictConfig) -> float | None:
+    """The checked key ``peak_tflops``: what the device can do at best, 1e12 operations/s."""
+    peak = config.get("peak_tflops")
+    if peak is not None and (isinstance(peak, bool | str) or not peak > 0):
+        raise ConfigError(f"peak_tflops: expected a number above 0, got {peak!r}")
+    return None if peak is None else float(peak)
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def trainer_options(config: DictConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,13 @@ def test_unknown_features_and_folders_are_refused_before_sampling(
     outcome = script(*ask, "--out", file)
     assert outcome.code == 2
     assert f"{file} is a file" in outcome.err
+
+
+def test_measured_images_are_spread_over_a_sorted_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first images of a folder with classes would all be of one class."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    monkeypatch.syspath_prepend(scripts)
+    some_images = runpy.run_path(str(scripts / "_evaluation.py"))["some_images"]
+    chosen = some_images(list(range(10)), 4, "ten items")
+    assert [chosen[k] for k in range(len(chosen))] == [0, 2, 5, 7]
+    assert list(some_images(list(range(3)), None, "three")) == [0, 1, 2]

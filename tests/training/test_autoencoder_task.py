@@ -22,6 +22,8 @@ from ldm.layers.codebook import code_counts, perplexity
 from ldm.load import load_model
 from ldm.training.finite import MAX_SKIPPED, FiniteGuard
 from ldm.training.metrics_log import read_metrics
+from ldm.training.position import Position
+from ldm.training.randomness import StepRandomness
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.parity import assert_close
@@ -347,7 +349,10 @@ def test_validation_repeats_its_noise(tmp_path: Path) -> None:
     task.log_dict = lambda values, **_: logged.append(values)
     task._trainer = SimpleNamespace(global_step=0)
     with torch.no_grad():
-        for _ in range(2):
+        trainer = SimpleNamespace(datamodule=None, global_rank=0)
+        for step in range(2):
+            task.generator = torch.Generator().manual_seed(step)  # as training leaves it
+            StepRandomness(step, Position()).on_validation_batch_start(trainer, task, batch, 3)
             task.validation_step(batch, 3)
     assert logged[0]["val/psnr"] == logged[1]["val/psnr"]
 

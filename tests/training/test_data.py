@@ -15,7 +15,7 @@ def _module(batch_size: int, **trainer: Any) -> DataModule:
     scenes = SceneDataset(16, 12)
     module = DataModule(scenes, SceneDataset(16, 5, split="validation"), batch_size)
     if trainer:
-        module.trainer = Mock(**trainer)
+        module.trainer = Mock(**({"global_rank": 0, "current_epoch": 0} | trainer))
     return module
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from ldm.config import instantiate
+from ldm.errors import ConfigError
+from ldm.training.lr_rule import LRPerSample
 from ldm.training.lr_schedule import Constant, CosineCycles, LinearCycles, WarmupCosine, scheduler
 from tests.parity import load_case
 
@@ -87,3 +92,50 @@ def test_a_resumed_run_follows_its_new_schedule() -> None:
     for _ in range(10):
         resumed.step()
     assert resumed.get_last_lr()[0] > 0.99
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_the_first_step_after_a_resume_has_the_rate_of_the_config(as_tensor: bool) -> None:
+    """The optimiser's state brings the rate that was saved; a changed one must not be ignored."""
+
+    def made(lr: float, decay_steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        rate = torch.tensor(lr) if as_tensor else lr
+        optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=rate)
+        return optimizer, scheduler(optimizer, WarmupCosine(0, decay_steps))
+
+    before, schedule = made(1.0, 10)
+    for _ in range(4):
+        before.step()
+        schedule.step()
+    for lr, decay_steps in ((1.0, 10), (0.5, 10), (1.0, 1000)):
+        resumed, other = made(lr, decay_steps)
+        resumed.load_state_dict(before.state_dict())
+        other.load_state_dict(schedule.state_dict())
+        rate = float(resumed.param_groups[0]["lr"])
+        assert rate == pytest.approx(lr * WarmupCosine(0, decay_steps)(4), rel=1e-6)
+        if (lr, decay_steps) == (1.0, 10):
+            assert rate == float(before.param_groups[0]["lr"])  # bit by bit
+        other.step()
+        again = float(resumed.param_groups[0]["lr"])
+        assert again == pytest.approx(lr * WarmupCosine(0, decay_steps)(5), rel=1e-6)
+
+
+def test_the_rate_of_the_original_is_so_much_per_sample(caplog: pytest.LogCaptureFixture) -> None:
+    config = {
+        "data": {"params": {"batch_size": 48}},
+        "optimizer": {
+            "target": "ldm.training.lr_rule.LRPerSample",
+            "params": {
+                "optimizer": {"target": "torch.optim.AdamW", "partial": True},
+                "base_lr": 1e-6,
+                "batch_size": "${data.params.batch_size}",
+            },
+        },
+    }
+    with caplog.at_level(logging.INFO):
+        make = instantiate(OmegaConf.create(config).optimizer, "optimizer")
+        optimizer = make([torch.zeros(1, requires_grad=True)])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(4.8e-5)
+    assert "learning rate 4.8e-05 = base_lr 1e-06 x batch 48" in caplog.text
+    with pytest.raises(ConfigError, match="must be positive"):
+        LRPerSample(torch.optim.AdamW, base_lr=0.0, batch_size=4)

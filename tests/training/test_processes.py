@@ -38,6 +38,58 @@ def _run(config: DictConfig, processes: int, folder: Path) -> Path:
     return folder / str(config.name)
 
 
+def _losses(run: Path, name: str) -> torch.Tensor:
+    return torch.tensor([value for _, value in read_metrics(run / "metrics.jsonl")[name]])
+
+
+def _plain_descent(config: DictConfig, *names: str) -> DictConfig:
+    """SGD: Adam's first steps have the size of lr whatever the size of a gradient's rounding."""
+    for name in names:
+        config.task.params[name] = {
+            "target": "torch.optim.SGD",
+            "partial": True,
+            "params": {"lr": 0.05},
+        }
+    return config
+
+
+def test_stage_2_has_the_same_losses_in_two_processes_and_in_parts(tmp_path: Path) -> None:
+    """Order, posteriors, times, noise and dropped conditions are those of the whole batch."""
+    config = _plain_descent(tiny.class2img(), "optimizer")
+    config.model.params.denoiser.params.dropout = 0.0  # each process drops features by itself
+    config.data.params.train.params.length = 18  # two and a half epochs of 4.5 batches
+    config.data.params.validation.params.length = 7
+    config.trainer.max_steps = 11
+    config.every = {"log": 1, "validation": 5, "checkpoint": 100, "images": 0}
+    whole = _run(config, 1, tmp_path / "whole")
+    two = _run(config, 2, tmp_path / "two")
+    config.trainer.accumulate_grad_batches = 2
+    parts = _run(config, 1, tmp_path / "parts")
+    scale = _scale(whole)
+    for run in (two, parts):
+        assert abs(_scale(run) / scale - 1) < 1e-6
+        for name in ("train/loss", "train/grad_norm", "val/loss"):
+            assert_close(_losses(run, name), _losses(whole, name), rtol=1e-5, what=name)
+    assert len(_losses(whole, "train/loss")) == 11
+
+
+def _scale(run: Path) -> float:
+    saved = load_training_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    return float(saved["model.scale_factor"])
+
+
+@pytest.mark.slow
+def test_stage_1_has_the_same_losses_in_two_processes(tmp_path: Path) -> None:
+    config = _plain_descent(tiny.autoencoder(), "optimizer", "discriminator_optimizer")
+    config.task.params.objective.params.discriminator.params.norm = "group"
+    config.data.params.train.params.length = 10
+    config.trainer.max_steps = 6
+    config.every = {"log": 1, "validation": 3, "checkpoint": 100, "images": 0}
+    whole, two = (_run(config, n, tmp_path / str(n)) for n in (1, 2))
+    for name in ("train/rec_loss", "train/total_loss", "train/disc_loss", "val/rec_loss"):
+        assert_close(_losses(two, name), _losses(whole, name), rtol=1e-5, what=name)
+
+
 def _whole_set_in_every_batch(**changes: Any) -> DictConfig:
     """Each batch is the whole set: its order, which differs with the processes, does not matter."""
     config = tiny.vq_autoencoder(**changes)

@@ -186,3 +186,64 @@ def features(**changes: Any) -> DictConfig:
         "every": EVERY,
     }
     return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]
+
+
+def class2img(**changes: Any) -> DictConfig:
+    """A class-conditional diffusion model whose latents are images through an untrained KL encoder.
+
+    It draws all that stage 2 draws: posteriors, times, noise, dropped conditions, dropout.
+    """
+    optimizer = {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-2}}
+    schedule = {"warmup_steps": 2, "decay_steps": 30}
+    denoiser = {
+        "in_channels": 2,
+        "out_channels": 2,
+        "model_channels": 8,
+        "channel_mult": [1],
+        "num_res_blocks": 1,
+        "attention_resolutions": [1],
+        "num_heads": 1,
+        "use_spatial_transformer": True,
+        "context_dim": 4,
+        "norm_groups": 2,
+        "dropout": 0.2,
+    }
+    classes = {"num_classes": 24, "dim": 4, "drop_prob": 0.3, "null_index": 24}
+    config = {
+        "name": "tiny-class2img",
+        "seed": 3,
+        "model": {
+            "target": "ldm.diffusion.latent.LatentDiffusion",
+            "params": {
+                "scale_factor": None,
+                "autoencoder": autoencoder().model,
+                "schedule": {
+                    "target": "ldm.diffusion.schedule.NoiseSchedule",
+                    "params": {"timesteps": 20},
+                },
+                "denoiser": {"target": "ldm.denoisers.unet.UNet", "params": denoiser},
+                "conditioners": [
+                    {"target": "ldm.conditioners.class_label.ClassLabel", "params": classes}
+                ],
+            },
+        },
+        "task": {
+            "target": "ldm.training.latent_diffusion.LatentDiffusionTask",
+            "params": {
+                "model": "${model}",
+                "optimizer": optimizer,
+                "lr_schedule": {
+                    "target": "ldm.training.lr_schedule.WarmupCosine",
+                    "params": schedule,
+                },
+                "gradient_clip": 1.0,
+                "preview_steps": 2,
+                "scale_factor_samples": 8,
+            },
+        },
+        "data": _data(),
+        "trainer": TRAINER,
+        "every": EVERY,
+        "ema_decay": 0.9,
+    }
+    return OmegaConf.merge(OmegaConf.create(config), changes)  # type: ignore[return-value]

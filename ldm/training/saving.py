@@ -1,0 +1,101 @@
+"""When a run saves its state, and when it stops for a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import Any
+
+from pytorch_lightning.callbacks import Checkpoint
+
+from ldm.errors import CheckpointError, TrainingError
+from ldm.training.run_folder import RunFolder
+from ldm.training.stopping import Stop, StopSignals
+
+
+class SaveCheckpoints(Checkpoint):
+    """Saves ``last.ckpt`` between optimiser steps, and ends the run there if it was asked to.
+
+    All processes call it; the main one writes.
+
+    Args:
+        folder: the run's folder.
+        every: optimiser steps between checkpoints.
+        keep: each of so many steps stays as ``step-N.ckpt`` for ever; 0: none.
+        signals: whether the run was asked to end.
+    """
+
+    def __init__(self, folder: RunFolder, every: int, keep: int, signals: StopSignals) -> None:
+        self._folder = folder
+        self._every = every
+        self._keep = keep
+        self._signals = signals
+        self._saved = self._step = 0
+        self._stepping = self._changed = False
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Count steps from where a resumed run stands, and take the signals back from Lightning.
+
+        Its own handlers talk to the other processes from within, whatever these are doing, and
+        under SLURM write checkpoints of another kind and requeue the job.
+        """
+        self._saved = self._step = trainer.global_step
+        self._signals.listen()
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self._note_change)
+
+    def _note_change(self, *_: Any) -> None:
+        self._changed = True
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """From here on weights may be changed in part, unless a guard stops the step."""
+        self._stepping = True
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Save if it is time or the run ends.
+
+        Raises:
+            Stop: the run was asked to end; its state is saved.
+        """
+        step = trainer.global_step
+        if step == self._step:
+            return  # gradients are being accumulated, or the batch was left out
+        self._step = step
+        self._stepping = self._changed = False
+        asked = self._signals.agreed(trainer.strategy)
+        kept = self._keep > 0 and step % self._keep == 0
+        if asked or kept or step % self._every == 0:
+            self._save(trainer)
+        if kept and trainer.is_global_zero:
+            self._give_name_for_ever(step)
+        if asked and step != trainer.max_steps:
+            raise Stop
+
+    def on_exception(self, trainer: Any, _task: Any, exception: BaseException) -> None:
+        """Save where steps would be lost and the state is that between two steps.
+
+        A ``TrainingError`` is raised by a guard, before the step changes anything. Not with several
+        processes: the others may be anywhere, and saving waits for them.
+        """
+        untouched = not self._stepping or isinstance(exception, TrainingError)
+        clean = trainer.training and untouched and not self._changed
+        if (
+            self._saved != self._step
+            and clean
+            and trainer.world_size == 1
+            and not isinstance(exception, CheckpointError)
+        ):
+            with contextlib.suppress(CheckpointError):  # the exception says more
+                self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        trainer.save_checkpoint(self._folder.last)
+        self._saved = self._step
+
+    def _give_name_for_ever(self, step: int) -> None:
+        kept = self._folder.kept(step)
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(self._folder.last)
+        except OSError:  # a file system where files have one name
+            shutil.copyfile(self._folder.last, kept)

@@ -1,0 +1,93 @@
+"""Data sets whose items are the same whenever, in whichever process and worker they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from ldm.training.data_order import Row
+from ldm.training.seeding import GlobalState, aside, key, seed_global
+
+
+class SeededItems(Dataset[Any]):
+    """Items of a map-style data set, by epoch and index.
+
+    The global generators of torch, numpy and Python are seeded by (seed, epoch, index) before an
+    item is made, for data sets that draw from them. Generators of the data set's own are its own
+    affair: it may have a method ``set_epoch``.
+
+    Args:
+        items: the data set.
+        seed: that of the run.
+    """
+
+    def __init__(self, items: Any, seed: int) -> None:
+        self._items, self._seed = items, seed
+
+    def __getitems__(self, rows: Sequence[Row]) -> list[Any]:
+        """The items of a batch, all of one epoch; named so for torch's loader."""
+        if rows and hasattr(self._items, "set_epoch"):
+            self._items.set_epoch(rows[0][0])  # in this worker, which may have a copy of its own
+        with nullcontext() if get_worker_info() is not None else aside():
+            return [self._item(epoch, index) for epoch, index in rows]
+
+    def __getitem__(self, row: Row) -> Any:
+        return self.__getitems__([row])[0]
+
+    def _item(self, epoch: int, index: int) -> Any:
+        seed_global(key(self._seed, "item", epoch, index))
+        return self._items[index]
+
+
+class SeededStream(IterableDataset[Any]):
+    """Items of an iterable data set that draws from the global generators, if from any.
+
+    They are seeded by (seed, epoch, process, worker) at the beginning of each iteration.
+
+    Args:
+        items: the data set.
+        seed: that of the run.
+        rank: number of this process.
+    """
+
+    def __init__(self, items: Any, seed: int, rank: int) -> None:
+        self._items, self._seed, self._rank = items, seed, rank
+        # In shared memory, so that workers that outlive an epoch see the change.
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        number = 0 if worker is None else worker.id
+        seed_ = key(self._seed, "stream", int(self._epoch), self._rank, number)
+        if worker is not None:
+            seed_global(seed_)
+            yield from self._items
+            return
+        yield from _apart(self._items, seed_)
+
+
+def _apart(items: Any, seed: int) -> Iterator[Any]:
+    """Iterate with global generators that training does not see, nor the other way round."""
+    with aside():
+        seed_global(seed)
+        iterator, mine = iter(items), GlobalState()
+    while True:
+        with aside():
+            mine.restore()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            mine = GlobalState()
+        yield item

@@ -1,0 +1,166 @@
+"""A guard of optimiser steps that Lightning takes by itself: what was wrong, and in which items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ldm.training.finite import FiniteGuard
+
+_NAMES = ("__key__", "key", "path", "index")
+"""Entries of a batch that name its items, the best first."""
+_LISTED = 16
+
+Named = tuple[str, nn.Parameter]
+Rows = Callable[[], Sequence[int] | None]
+
+
+@dataclass
+class _Part:
+    """What is remembered of a batch until its step is taken; nothing here waits for the device."""
+
+    names: Any
+    rows: Rows
+    losses: Tensor | None = None
+    times: Tensor | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def look(self, _weighting: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.losses, self.times = inputs[0].detach(), inputs[1]
+
+
+class StepGuard:
+    """Keeps an optimiser step from the weights if a term of the loss or a gradient is not finite.
+
+    All processes come to the same decision. Whether the step may be taken has to be known before
+    it is, so the host waits for the backward pass, once in a step.
+
+    Args:
+        on_nonfinite: ``skip`` or ``stop``, see :class:`~ldm.training.finite.FiniteGuard`.
+    """
+
+    def __init__(self, on_nonfinite: str = "skip") -> None:
+        self._guard = FiniteGuard(on_nonfinite)
+        self._parts: list[_Part] = []
+
+    @contextmanager
+    def watching(
+        self, model: Any, batch: Mapping[str, Any], rows: Rows = lambda: None
+    ) -> Iterator[_Part]:
+        """Remember a batch, and its losses and time steps as the weighting of the model gets them.
+
+        The block sets ``terms`` of what is yielded, the detached terms of the loss by name. Batches
+        are remembered until ``admits``: a step may accumulate several.
+
+        Args:
+            model: has a ``weighting``, which is called with losses (B,) and time steps (B,).
+            batch: its entries ``__key__``, ``key``, ``path`` or ``index``, if it has one of them,
+                name the items.
+            rows: gives, if asked, the rows of the data set that the batch holds, if they are known.
+        """
+        part = _Part(next((batch[name] for name in _NAMES if name in batch), None), rows)
+        hook = model.weighting.register_forward_pre_hook(part.look)
+        try:
+            yield part
+        finally:
+            hook.remove()
+        self._parts.append(part)
+
+    def admits(self, step: int, norms: Tensor | None, parameters: Iterable[Named]) -> bool:
+        """Whether an optimiser step may be taken; forgets the batches that lead to it.
+
+        Args:
+            step: the optimiser step that is being prepared.
+            norms: that of each gradient (P,); None where gradients that are not finite are normal
+                and never reach the weights: in float16, whose scale is found by trying.
+            parameters: those of the model by name, for messages.
+
+        Raises:
+            TrainingError: it may not, and training is to stop.
+        """
+        parts, self._parts = self._parts, []
+        terms = {
+            name: torch.stack([part.terms[name].float() for part in parts])
+            for name in parts[0].terms
+        }
+        if norms is not None:
+            terms["gradient"] = norms
+        fit = self._guard.passes(step, terms, lambda: _describe(parts, parameters))
+        if fit:
+            self._guard.stepped()
+        return fit
+
+
+def gradient_norms(parameters: Iterable[Tensor]) -> Tensor:
+    """The norm of each gradient (P,), float32 or wider, of those parameters that have one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+
+
+def clip_gradients(parameters: Iterable[Tensor], norm: Tensor, limit: float) -> None:
+    """Shrink gradients so that their common norm, which is known, is at most ``limit``.
+
+    The same numbers as torch's clip_grad_norm_, which would compute the norm once more.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+
+
+def _describe(parts: list[_Part], parameters: Iterable[Named]) -> str:
+    """Words about the items whose losses are not finite; about all, if a gradient is to blame."""
+    times = torch.cat([part.times for part in parts if part.times is not None]).cpu()
+    losses = torch.cat([part.losses for part in parts if part.losses is not None])
+    bad = (~losses.isfinite()).cpu()
+    names = _names(parts)
+    found = bool(bad.any())
+    if found:
+        which = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+        words = f"the loss of {len(which)} of {len(names)} items, {_list(which)}"
+        times = times[bad]
+    else:
+        words = f"the losses of all {len(names)} items are finite, {_list(names)}"
+        words += _first_gradient(parameters)
+    return _everywhere(found, f"{words}, at t = {int(times.min())} to {int(times.max())}")
+
+
+def _everywhere(to_blame: bool, own: str) -> str:
+    """What the processes that are to blame have to say; what all have, if none is."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return f": {own}"
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, (to_blame, own))
+    some = any(blame for blame, _ in said)
+    told = [f"process {i}: {words}" for i, (blame, words) in enumerate(said) if blame or not some]
+    return f": {'; '.join(told)}"
+
+
+def _first_gradient(parameters: Iterable[Named]) -> str:
+    gradients = [(name, p.grad) for name, p in parameters if p.grad is not None]
+    bad = [name for name, gradient in gradients if not gradient.isfinite().all()]
+    return f", the gradient of {bad[0]} and {len(bad) - 1} more parameters is not" if bad else ""
+
+
+def _names(parts: list[_Part]) -> list[str]:
+    """The items of batches, by the best that is known of them."""
+    names: list[str] = []
+    for part in parts:
+        count = 0 if part.losses is None else len(part.losses)
+        rows = part.rows() if part.names is None else None
+        if part.names is not None:
+            names += [str(n.item() if isinstance(n, Tensor) else n) for n in part.names]
+        elif rows is not None:
+            names += [f"row {row}" for row in rows]
+        else:
+            names += [f"position {len(names) + i}" for i in range(count)]
+    return names
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

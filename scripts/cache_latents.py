@@ -1,0 +1,286 @@
+r"""Encode the images of a stage-2 config once, and train from their latents.
+
+Examples:
+  python scripts/cache_latents.py configs/folder/unconditional.yaml data_root=photos \
+    data.params.train.params.crop=center --out caches/photos
+  python scripts/train.py configs/folder/unconditional.yaml caches/photos/data.yaml data_root=photos
+  torchrun --nproc-per-node 8 scripts/cache_latents.py CONFIG --out caches/mine --dtype bf16
+  python scripts/cache_latents.py CONFIG --out caches/mine --epochs 20      20 epochs of crops
+  python scripts/cache_latents.py CONFIG --out caches/mine --verify         only check it
+
+Kept are the moments of the posterior (KL) or the latents before quantisation (VQ) of every item of
+the training and of the validation set, and all entries but the image. Where the training set is
+mirrored (flip > 0) each item is kept plain and mirrored. OUT holds manifest.json, data.yaml (the
+data node to train with) and train/*.safetensors, validation/*.safetensors.
+
+If the call is interrupted repeat it: it goes on. At the end all checksums are compared, and some
+items are encoded anew. A cache of another autoencoder, other data or another --dtype is refused.
+docs/latent-cache.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from _cli import check_device, check_out_folder, run, say
+from _latent_job import SPLITS, Job, read_job
+from _model import default_device
+from _processes import Processes
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+import ldm
+from ldm.config import write_atomically
+from ldm.data.flips import first_seed
+from ldm.data.latent_manifest import DTYPES, FILE, Manifest, Split
+from ldm.data.latent_shard import describe, pack
+from ldm.data.latent_verify import verify_items, verify_sums
+from ldm.data.latent_writer import Writer
+from ldm.errors import UserError
+
+DATA = "data.yaml"
+SAMPLES = 16
+"""Items of a set that are encoded anew to verify a cache."""
+
+
+def main() -> None:
+    """Read the arguments; make the cache, or go on with it; verify it."""
+    arguments = _parser().parse_intermixed_args()
+    _check(arguments)
+    processes = Processes.join()
+    job = read_job(arguments)
+    if arguments.verify:
+        manifest = Manifest.load(job.out)
+        _check_recipe(manifest, job)
+        if not manifest.complete:
+            raise UserError(f"{job.out} is not complete: repeat the call without --verify")
+    else:
+        manifest = _make(job, processes)
+    if processes.first:
+        _verify(job, manifest)
+        total = sum(shard.bytes for s in manifest.splits.values() for shard in s.shards)
+        shards = sum(s.count for s in manifest.splits.values())
+        say(
+            f"{job.out}: {total / 2**20:.1f} MiB in {shards} shards, key {manifest.recipe.key[:12]}"
+        )
+        say(f"train from it: the same config, then {job.out / DATA}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config", nargs="*", help="YAML files of a stage-2 model, then key=value overrides"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--dtype", choices=DTYPES, help="of a new cache (default: fp32)")
+    parser.add_argument(
+        "--epochs", type=int, default=1, metavar="K", help="epochs of random crops to keep"
+    )
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="ENTRY", help="entries that are not kept"
+    )
+    parser.add_argument(
+        "--with-image", action="store_true", help="keep images, for a conditioner that reads them"
+    )
+    parser.add_argument("--verify", action="store_true", help="check a cache and write nothing")
+    parser.add_argument("--shard-mib", type=float, default=256, help="size (default: 256)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at once (default: 32)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    parser.add_argument("--device", default=default_device(), help="default: %(default)s")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not any("=" not in item for item in arguments.config):
+        raise UserError("give a config file; --help shows examples")
+    if arguments.epochs < 1 or arguments.batch_size < 1 or arguments.workers < 0:
+        raise UserError("--epochs and --batch-size must be at least 1, --workers not negative")
+    if not 0 < arguments.shard_mib < 2**20:
+        raise UserError(f"--shard-mib {arguments.shard_mib}: must be positive")
+    check_device(arguments.device)
+    check_out_folder("--out", arguments.out)
+    if arguments.out.is_dir() and not (arguments.out / FILE).exists():
+        left = [path.name for path in arguments.out.iterdir() if not path.name.startswith(".")]
+        if left:
+            raise UserError(f"--out {arguments.out}: holds other files ({min(left)}); name another")
+
+
+def _make(job: Job, processes: Processes) -> Manifest:
+    """Make what is missing of the cache."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(job, processes):
+        manifest, missing = processes.from_first(lambda: _begin(job))
+        writer = Writer(
+            job.out, manifest, job.encode, job.arguments.batch_size, job.arguments.workers
+        )
+        total = sum(
+            stop - start
+            for split, numbers in missing.items()
+            for _, start, stop in map(manifest.splits[split].span, numbers)
+        )
+        with tqdm(
+            total=total, unit="item", desc="encoding", dynamic_ncols=True,
+            disable=not processes.first or not total,
+        ) as bar:  # fmt: skip
+
+            def progress(count: int) -> None:
+                bar.update(processes.add_done(count) - bar.n)
+
+            for split, numbers in missing.items():
+                mine = numbers[processes.rank :: processes.count]
+                writer.write(job.pairs[split], split, mine, progress)
+            processes.wait(meanwhile=lambda: progress(0))
+        return processes.from_first(lambda: _finish(job, writer))
+
+
+def _begin(job: Job) -> tuple[Manifest, dict[str, list[int]]]:
+    """Write the manifest of a new cache, or go on with one; which shards are missing."""
+    if (job.out / FILE).exists():
+        manifest = Manifest.load(job.out)
+        _check_recipe(manifest, job)
+    else:
+        manifest = _plan(job)
+        manifest.save(job.out)
+    writer = Writer(job.out, manifest, job.encode, 1, 0)
+    missing = {split: writer.missing(split) for split in manifest.splits}
+    for split, about in manifest.splits.items():
+        kinds = "plain and mirrored" if about.mirrored else "plain only"
+        say(
+            f"{split}: {about.items} items, {kinds}, {about.epochs} epochs, {job.encode.entry} in "
+            f"{manifest.recipe.dtype}; {about.count - len(missing[split])} of {about.count} shards "
+            "are there"
+        )
+    return manifest, missing
+
+
+def _plan(job: Job) -> Manifest:
+    _check_draws(job)
+    schema, sizes, splits = None, set(), {}
+    for name, pairs in job.pairs.items():
+        plain, mirrored = pairs[0]
+        sizes.add(tuple(plain["image"].shape[-2:]))
+        kept = job.encode([plain], f"item 0 of the {name} set")
+        found = describe(kept[0])
+        if schema is not None and found != schema:
+            odd = min(k for k in found.keys() | schema.keys() if found.get(k) != schema.get(k))
+            raise UserError(
+                f"{odd!r} of training and validation set differ: {schema.get(odd)} and "
+                f"{found.get(odd)}; make them alike, or leave it out with --without {odd}"
+            )
+        schema = found
+        twins = job.encode([mirrored], "item 0") if mirrored is not None else []
+        columns = pack(kept, twins, schema).values()
+        each = sum(column.numel() * column.element_size() for column in columns)
+        step = job.arguments.batch_size
+        rows = max(1, int(job.arguments.shard_mib * 2**20 / max(each, 1)) // step) * step
+        epochs = job.arguments.epochs if name == "train" else 1
+        splits[name] = Split(len(pairs), epochs, mirrored is not None, rows)
+    assert schema is not None
+    (image_size, *others) = sizes
+    if others:
+        raise UserError(f"images of training and validation set have different sizes: {sizes}")
+    versions = {
+        "ldm": ldm.__version__,
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
+    return Manifest(job.recipe, image_size, schema, splits, versions)
+
+
+def _check_draws(job: Job) -> None:
+    """Refuse to keep one draw of what training draws anew in every epoch."""
+    found = job.pairs["train"].changing_entry()
+    epochs = job.arguments.epochs
+    if found is not None and epochs == 1:
+        raise UserError(
+            f"{found[1]!r} of training item {found[0]} is drawn anew in every epoch (random crops, "
+            "masks, degradations, captions): keep K epochs of draws with --epochs K, or turn them "
+            "off, e.g. data.params.train.params.crop=center"
+        )
+    if found is None and epochs > 1:
+        raise UserError(
+            f"--epochs {epochs}: all epochs of the training set are alike; leave it out"
+        )
+
+
+def _check_recipe(manifest: Manifest, job: Job) -> None:
+    if manifest.recipe != job.recipe:
+        names = {"autoencoder": "the autoencoder", "dtype": "--dtype"}
+        odd = [names.get(key, key) for key in manifest.recipe.differences(job.recipe)]
+        raise UserError(
+            f"{job.out} is stale: it was made with another value of {', '.join(odd[:5])}; delete "
+            "it, or give another --out"
+        )
+    for name, about in manifest.splits.items():
+        if about.items != len(job.pairs[name]):
+            raise UserError(
+                f"{job.out} is stale: it is of {about.items} {name} items, there are "
+                f"{len(job.pairs[name])} now; delete it, or give another --out"
+            )
+
+
+def _finish(job: Job, writer: Writer) -> Manifest:
+    manifest = writer.finish()
+    data = {name: _node(job, manifest, name) for name in SPLITS}
+    tree = {"data": {"params": data}, "uncached": job.nodes}  # the images, for evaluations
+    text = "# Written by scripts/cache_latents.py: the data node to train with, after the config.\n"
+    text += OmegaConf.to_yaml(OmegaConf.create(tree))
+    write_atomically(job.out / DATA, lambda file: file.write(text.encode()))
+    return manifest
+
+
+def _node(job: Job, manifest: Manifest, split: str) -> dict[str, Any]:
+    params: dict[str, Any] = {"root": str(job.out), "split": split, "key": manifest.recipe.key}
+    if split == "train":
+        params |= {"flip": job.flip, "seed": first_seed(job.nodes["train"])}
+    if "image_size" in job.config:
+        params["image_size"] = "${image_size}"
+    return {"target": "ldm.data.latent_cache.CachedLatents", "params": params}
+
+
+def _verify(job: Job, manifest: Manifest) -> None:
+    total = sum(shard.bytes for s in manifest.splits.values() for shard in s.shards)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verifying", dynamic_ncols=True) as bar:
+        verify_sums(job.out, manifest, bar.update)
+    check = functools.partial(verify_items, job.out, manifest)
+    worst = max(check(name, pairs, job.encode, SAMPLES) for name, pairs in job.pairs.items())
+    say(f"verified: all checksums; {SAMPLES} items of each set encoded anew, off by {worst:.1e}")
+
+
+@contextlib.contextmanager
+def _sole_writer(job: Job, processes: Processes) -> Iterator[None]:
+    """Refuse a second call that writes the same folder; a killed one leaves no trace of this."""
+    if not processes.first:
+        yield
+        return
+    folder = os.open(job.out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise UserError(
+            f"another process is writing into {job.out}: let it finish, or give another --out"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from ldm.training.meter import Meter
+from ldm.training.progress import ProgressLines, StepProgress
+from ldm.training.throughput import Throughput
+from tests.training.clock import Clock, SlowData, SlowTask
+
+
+def test_lines_come_now_and_then_and_at_both_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = ProgressLines("run", total=1000, step=990, seconds=15, clock=clock)
+    for step in range(991, 1001):
+        clock.now += 6
+        for _micro_batch in range(2):
+            if lines.due(step):
+                lines.write(step, "loss 0.5")
+    assert capsys.readouterr().err.splitlines() == [
+        "run: step 991/1000, 0.167 steps/s, 00:54 left, loss 0.5",
+        "run: step 994/1000, 0.167 steps/s, 00:36 left, loss 0.5",
+        "run: step 997/1000, 0.167 steps/s, 00:18 left, loss 0.5",
+        "run: step 1000/1000, 0.167 steps/s, 00:00 left, loss 0.5",
+    ]
+
+
+def _fit(tmp_path: Path) -> None:
+    clock = Clock()
+    throughput = Throughput(every=5, peak_tflops=1e-9, meter=Meter(clock))
+    progress: Any = StepProgress("run", throughput)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=20,
+        callbacks=[throughput, progress],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(SlowTask(clock), datamodule=SlowData(clock, 0.25))
+
+
+STATE = (
+    r"loss \d\.\d{4}, 1\.00 images/s, data wait 25%, 1\.92e-07 GFLOP/s \(19% of peak\), \d+\.\d GB"
+)
+
+
+def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _fit(tmp_path)
+    text = capsys.readouterr().err
+    lines = [line for line in text.splitlines() if line.startswith("run:")]
+    assert "\r" not in text
+    assert re.fullmatch(r"run: step 1/20, .* steps/s, \d\d:\d\d left, loss \d\.\d{4}", lines[0])
+    assert re.fullmatch(rf"run: step 20/20, .* steps/s, 00:00 left, {STATE}", lines[-1])
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "300")
+    _fit(tmp_path)
+    last = terminal.getvalue().rstrip().split("\r")[-1]
+    assert re.search(r"20/20 .*step", last), last
+    assert re.search(STATE, last), last
