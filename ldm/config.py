@@ -30,8 +30,8 @@ from ldm.errors import ConfigError, UserError
 _NODE_KEYS = {"target", "params", "partial"}
 _OPEN = ("trainer",)
 """Nodes of plain arguments, whose keys are checked by their reader: overrides may add some."""
-_SWITCHES = ("profile", "peak_tflops")
-"""Top-level keys that every experiment has though most files leave them out."""
+_SWITCHES = ("profile", "peak_tflops", "compile", "every")
+"""Top-level keys that every experiment has though most files leave them out; checked likewise."""
 
 
 def load_config(

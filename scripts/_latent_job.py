@@ -58,7 +58,12 @@ def read_job(arguments: argparse.Namespace) -> Job:
     }
     device = torch.device(own_device(arguments.device))
     autoencoder = _autoencoder(config).eval().requires_grad_(False).to(device)
-    entry, encode = _encoding(autoencoder, device, pairs["train"][0][0]["image"])
+    item = pairs["train"][0][0]
+    if unknown := sorted(set(arguments.without) - set(item)):
+        raise ConfigError(
+            f"--without {unknown[0]}: items have no such entry, but {', '.join(item)}"
+        )
+    entry, encode = _encoding(autoencoder, device, item["image"])
     dtype = arguments.dtype or _dtype_there(arguments.out)
     left_out = tuple(sorted({*arguments.without, *(() if arguments.with_image else ("image",))}))
     transform = {name: with_flip(node, 0.0) for name, node in nodes.items()}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-NETWORKS = ("denoiser", "autoencoder.encoder", "autoencoder.decoder", "encoder", "decoder")
-"""Where the costly networks of a model lie; both encoder and decoder are those of a first stage."""
+NETWORKS = (
+    *("denoiser", "network", "autoencoder.encoder", "autoencoder.decoder"),
+    *("encoder", "decoder"),
+)
+"""Where the costly networks of a model lie; ``network`` is that of a classifier of latents, encoder
+and decoder alone are those of a first stage."""
 
 
 def compile_networks(model: nn.Module) -> list[str]:

@@ -56,7 +56,8 @@ class BatchGenerator(torch.Generator):
             return draw(tuple(shape), generator=self, device=self.device, **options)
         whole = (self.total, *shape[1:])
         drawn = draw(whole, generator=self._whole, device=self.device, **options)
-        return drawn[self.start : self.stop]
+        part = drawn[self.start : self.stop]
+        return part if len(part) == self.total else part.clone()  # let go of the others' numbers
 
 
 def draw_normal(

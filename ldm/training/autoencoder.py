@@ -118,14 +118,18 @@ class AutoencoderTask(pl.LightningModule):
         gradients = self.objective.gradients  # of a checkpoint, which is read to the CPU
         gradients.extend([gradients.popleft().to(self.device) for _ in range(len(gradients))])
         self.objective.work_in_parts(self.micro_batches)
+        for usage in self._usage.values():
+            usage.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the balance of the losses remembers of earlier parts, and codes counted."""
         checkpoint["gradients"] = list(self.objective.gradients)
+        checkpoint["left_out_in_a_row"] = self._guard.in_a_row
         checkpoint["code_usage"] = {split: usage.state() for split, usage in self._usage.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with the balance and the counts as they were."""
+        self._guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
         gradients = checkpoint.get("gradients", [])
         self.objective.gradients = deque(gradients, maxlen=max(1, len(gradients)))
         for split, counts in checkpoint.get("code_usage", {}).items():

@@ -36,6 +36,10 @@ class CodeUsage:
         if counts is not None:
             self._counts = counts if first else torch.zeros_like(counts)
 
+    def to(self, device: torch.device) -> None:
+        """Count there: processes of GPUs can only add what lies on them."""
+        self._counts = None if self._counts is None else self._counts.to(device)
+
     def summary(self) -> dict[str, Tensor]:
         """What was seen in all processes since the last call.
 

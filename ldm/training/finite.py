@@ -26,13 +26,16 @@ class FiniteGuard:
     Args:
         on_nonfinite: ``skip`` warns, leaves the batch out and stops after ``MAX_SKIPPED`` in a row;
             ``stop`` stops at the first.
+
+    Attributes:
+        in_a_row: batches left out since the last step that was taken.
     """
 
     def __init__(self, on_nonfinite: str = "skip") -> None:
         if on_nonfinite not in ("skip", "stop"):
             raise ConfigError(f"on_nonfinite must be 'skip' or 'stop', got {on_nonfinite!r}")
         self._stop = on_nonfinite == "stop"
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def passes(
         self,
@@ -61,9 +64,9 @@ class FiniteGuard:
             return True
         names = ", ".join(name for name, flag in zip(values, flags, strict=True) if flag)
         names = f"{names} not finite (NaN or infinite){detail()}"
-        self._in_a_row += 1
-        if self._stop or self._in_a_row > MAX_SKIPPED:
-            again = "" if self._in_a_row == 1 else f", for the {self._in_a_row}th batch in a row"
+        self.in_a_row += 1
+        if self._stop or self.in_a_row > MAX_SKIPPED:
+            again = "" if self.in_a_row == 1 else f", for the {self.in_a_row}th batch in a row"
             raise TrainingError(
                 f"step {step}: {names}{again}; nothing of it has reached the weights, and the run "
                 "can be resumed. Look for damaged images or lower the learning rate; under "
@@ -74,4 +77,4 @@ class FiniteGuard:
 
     def stepped(self) -> None:
         """A step was taken: the row of batches left out, if any, is over."""
-        self._in_a_row = 0
+        self.in_a_row = 0

@@ -88,6 +88,14 @@ class LatentDiffusionTask(pl.LightningModule):
             state_dict = {**state_dict, **missing}
         return super().load_state_dict(state_dict, strict, assign)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store how many batches in a row were left out: resuming again and again is no way on."""
+        checkpoint["left_out_in_a_row"] = self._guard.in_a_row
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with that number."""
+        self._guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
+
     def on_fit_start(self) -> None:
         """Read what no checkpoint has brought, rather than in the midst of the first step."""
         for module in self.model.modules():

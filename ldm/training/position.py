@@ -25,6 +25,7 @@ class Position(pl.Callback):
         self._validated = 0
         self._batch_ended = False
         self._unlogged: dict[str, float] = {}
+        self._validate_first = False
 
     def on_train_epoch_start(self, trainer: Any, _task: Any) -> None:
         """Begin to count anew; a run that is resumed within an epoch does not come here."""
@@ -86,12 +87,16 @@ class Position(pl.Callback):
             self._write_loops(trainer, checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: Any, _task: Any) -> None:
-        """Log what the run was killed before it could log."""
+        """Log what the run was killed before it could log, and validate if that was due."""
         values, self._unlogged = self._unlogged, {}
         if values:
             step = int(values.get("step", self.batches - 1))
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in values.items() if k != "step"}, step=step)
+        if self._validate_first:  # Lightning does it by itself only within an epoch
+            self._validate_first, trainer.validating = False, True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def _pending_metrics(self, trainer: Any) -> dict[str, float]:
         connector = trainer._logger_connector
@@ -112,7 +117,9 @@ class Position(pl.Callback):
         # A loop that Lightning takes to be restarted completes the last batch by itself.
         restarted = within or not counts_epochs
         logged = self.batches - restarted
-        if restarted and self._must_validate(trainer, total):
+        due = self._must_validate(trainer, total)
+        self._validate_first = due and not restarted
+        if due and restarted:
             logged -= 1  # counted when validation is over
             loops["epoch_loop.val_loop.batch_progress"] = _progress(0, 0, -1, -1)
         else:

@@ -51,7 +51,7 @@ class StepRandomness(pl.Callback):
         task.generator = BatchGenerator(
             task.device,
             key(self._seed, "batch", step),
-            own,
+            key(self._seed, "own", step, part, trainer.global_rank),
             start,
             start + size,
             size * trainer.world_size * parts,

@@ -145,9 +145,10 @@ def _fit(
     start, before = time.monotonic(), folder.status().get("seconds", 0) if main else 0
     checkpoint = None if resumed is None else str(resumed.path)
     try:
-        finished = _finished(trainer, task, data, checkpoint)
-        if finished:
+        stopped = _stopped(trainer, task, data, checkpoint)
+        if not stopped:
             trainer.save_checkpoint(folder.last)
+        finished = not stopped and _at_its_end(trainer)
     except Exception as error:
         lost = lost_another(error)
         end_others(trainer, may_speak=lost)
@@ -173,18 +174,25 @@ def _fit(
         )
 
 
-def _finished(trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | None) -> bool:
-    """Whether training came to its end; not if it was asked to stop before."""
+def _stopped(trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | None) -> bool:
+    """Train; whether it was asked to stop."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     except Stop:
-        return False
+        return True
     except SystemExit:  # how Lightning ends after KeyboardInterrupt
         if not trainer.interrupted:
             raise
         end_others(trainer, may_speak=False)
-        return False
-    return True
+        return True
+    return False
+
+
+def _at_its_end(trainer: pl.Trainer) -> bool:
+    """Whether the last step or epoch was reached, rather than ``trainer.max_time``."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    return trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch
 
 
 def _record_failure(folder: RunFolder, step: int) -> None:

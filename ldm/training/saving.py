@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import Checkpoint
@@ -32,6 +33,18 @@ class SaveCheckpoints(Checkpoint):
         self._signals = signals
         self._saved = self._step = 0
         self._stepping = self._changed = False
+
+    def on_load_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the best of a run that was moved or copied: Lightning knows it by its old place."""
+        place = self._folder.checkpoints.resolve()
+        for state in checkpoint.get("callbacks", {}).values():
+            if not (isinstance(state, dict) and state.get("best_model_path")):
+                continue
+            for name in ("best_model_path", "kth_best_model_path"):
+                state[name] = str(place / Path(state[name]).name) if state[name] else ""
+            known = state["best_k_models"].items()
+            state["best_k_models"] = {str(place / Path(path).name): score for path, score in known}
+            state["dirpath"] = str(place)
 
     def on_train_start(self, trainer: Any, _task: Any) -> None:
         """Count steps from where a resumed run stands, and take the signals back from Lightning.

@@ -36,7 +36,8 @@ def measure_scale_factor(task: Any, samples: int) -> float:
     gathered = task.all_gather(moments.to(task.device, _widest(task.device)))
     factor = scale_from_moments(gathered.cpu().double().reshape(-1, 3).sum(0))
     task.model.set_scale_factor(factor)
-    logger.info("latent scale factor %.5f, measured on the training set", factor)
+    if task.global_rank == 0:
+        logger.info("latent scale factor %.5f, measured on the training set", factor)
     return factor
 
 

@@ -6,7 +6,9 @@ import os
 import shutil
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from ldm.errors import ConfigError
 from ldm.layers.compiling import compile_networks
@@ -40,3 +42,20 @@ def speed_up(task: Any, compiled: Any) -> None:
             "or clang++, or set compile=false"
         )
     compile_networks(task.model)
+
+
+class StateLayout(pl.Callback):
+    """Gives the state of optimisers the layout of the weights, whatever the checkpoint had.
+
+    Fused optimisers walk through the memory of both alike and would mix up values of a checkpoint
+    from before weights were channels_last.
+    """
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Copy what lies in another order."""
+        for optimizer in trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for name, value in state.items():
+                    like = isinstance(value, Tensor) and value.shape == weight.shape
+                    if like and value.stride() != weight.stride():
+                        state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ldm.errors import TrainingError
 from ldm.training.finite import FiniteGuard
 
 _NAMES = ("__key__", "key", "path", "index")
@@ -39,7 +40,7 @@ class StepGuard:
     """Keeps an optimiser step from the weights if a term of the loss or a gradient is not finite.
 
     All processes come to the same decision. Whether the step may be taken has to be known before
-    it is, so the host waits for the backward pass, once in a step.
+    it is, so the host waits for the backward pass in every step.
 
     Args:
         on_nonfinite: ``skip`` or ``stop``, see :class:`~ldm.training.finite.FiniteGuard`.
@@ -48,6 +49,15 @@ class StepGuard:
     def __init__(self, on_nonfinite: str = "skip") -> None:
         self._guard = FiniteGuard(on_nonfinite)
         self._parts: list[_Part] = []
+
+    @property
+    def in_a_row(self) -> int:
+        """Batches left out since the last step that was taken; checkpoints keep it."""
+        return self._guard.in_a_row
+
+    @in_a_row.setter
+    def in_a_row(self, count: int) -> None:
+        self._guard.in_a_row = count
 
     @contextmanager
     def watching(
@@ -100,6 +110,8 @@ class StepGuard:
 def gradient_norms(parameters: Iterable[Tensor]) -> Tensor:
     """The norm of each gradient (P,), float32 or wider, of those parameters that have one."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        raise TrainingError("no parameter has a gradient: is everything frozen?")
     return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
 
 
@@ -152,8 +164,10 @@ def _names(parts: list[_Part]) -> list[str]:
     for part in parts:
         count = 0 if part.losses is None else len(part.losses)
         rows = part.rows() if part.names is None else None
-        if part.names is not None:
-            names += [str(n.item() if isinstance(n, Tensor) else n) for n in part.names]
+        own = part.names
+        single = own is not None and len(own) == count and getattr(own, "ndim", 1) == 1
+        if own is not None and single:
+            names += [str(n.item() if isinstance(n, Tensor) else n) for n in own]
         elif rows is not None:
             names += [f"row {row}" for row in rows]
         else:

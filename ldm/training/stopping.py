@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 import threading
 from types import FrameType
@@ -41,6 +43,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
         self.listen()
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,6 +69,18 @@ class StopSignals:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+
+def end_workers() -> None:
+    """End loader workers that are still reading when the program is over.
+
+    They ignore SIGTERM, by which Python ends them and then waits.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises if a worker dies
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def leave_signals_to_main_process(_worker: int) -> None:

@@ -28,14 +28,16 @@ from ldm.training.resuming import Resumed
 from ldm.training.run_folder import RunFolder
 from ldm.training.saving import SaveCheckpoints
 from ldm.training.sharding import check_sharding
-from ldm.training.speed import speed_up
+from ldm.training.speed import StateLayout, speed_up
 from ldm.training.stopping import StopSignals
 from ldm.training.throughput import Throughput
 
 _RESERVED = (
     *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),
     *("enable_checkpointing", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("fast_dev_run", "use_distributed_sampler"),
 )
+_INTERVALS = ("val_check_interval", "check_val_every_n_epoch")
 
 
 def make_trainer(
@@ -70,7 +72,12 @@ def make_trainer(
     throughput = Throughput(every["log"], _peak_tflops(config))
     callbacks: list[pl.Callback] = [throughput, StepProgress(config.name, throughput)]
     position = Position()
-    callbacks += [EpochOfData(), position, StepRandomness(config.get("seed", 0), position)]
+    callbacks += [
+        StateLayout(),
+        EpochOfData(),
+        position,
+        StepRandomness(config.get("seed", 0), position),
+    ]
     if ema is not None:
         callbacks.append(ema)
     if every["images"] and hasattr(task, "preview"):
@@ -99,6 +106,9 @@ def make_trainer(
         "log_every_n_steps": every["log"],
         "use_distributed_sampler": False,  # the data module shares the data out
     }
+    limit = options.get("limit_val_batches")
+    if isinstance(limit, int):  # of whole batches, whatever parts they come in
+        options["limit_val_batches"] = limit * options.get("accumulate_grad_batches", 1)
     try:
         return pl.Trainer(
             **(defaults | options),
@@ -167,6 +177,8 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
     options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
     accepted = [name for name in inspect.signature(pl.Trainer).parameters if name not in _RESERVED]
     for key in options:
+        if key in _INTERVALS:
+            raise ConfigError(f"trainer.{key}: use every.validation, the steps between validations")
         if key not in accepted:
             raise ConfigError(
                 f"trainer.{key}: not an argument of Lightning's Trainer that a config may set; "

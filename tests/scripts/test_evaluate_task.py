@@ -137,7 +137,8 @@ def test_features_measure_what_has_no_condition(
     assert script("evaluate_task.py", run, *OPTIONS, *features).code == 0
     assert numbers(run / "task").keys() == {"fd", "precision", "recall", "copies"}
     train: Any = instantiate(run_config(run).data.params.train, "train")
-    replace_samples(run / "task", torch.stack([train[k]["image"] for k in range(NUM)]))
+    spread = [train[k * len(train) // NUM]["image"] for k in range(NUM)]
+    replace_samples(run / "task", torch.stack(spread))
     assert script("evaluate_task.py", run, *OPTIONS, *features).code == 0
     copied = numbers(run / "task")
     assert copied["copies"]["value"] == 1

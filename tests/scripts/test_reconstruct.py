@@ -87,7 +87,7 @@ def test_pictures_of_any_size(script: Script, model: Path, photos: Path, tmp_pat
     pair = to_tensor(Image.open(out / "pairs" / "odd.png"))[None]
     assert torch.equal(pair, torch.cat([x, written], 3))
     assert record["odd.png"]["psnr"] == pytest.approx(float(psnr(x, y)), rel=1e-5)
-    assert record["odd.png"]["ssim"] == pytest.approx(float(ssim(x, y)), rel=1e-5)
+    assert record["odd.png"]["ssim"] == pytest.approx(float(ssim(x, y)), rel=1e-5, abs=1e-7)
 
 
 def test_it_goes_on_where_it_stopped(

@@ -249,7 +249,7 @@ def test_the_judge_refuses_scenes_it_cannot_read(
         (("evaluate.py", "none", "--judge"), "none"),
         (
             ("evaluate.py", "{runs}/ae", "--judge", "--num", "4"),
-            "evaluate_autoencoder.py {runs}/ae",
+            "first stages are measured by scripts/evaluate_autoencoder.py",
         ),
     ],
 )

@@ -24,7 +24,7 @@ from ldm.training.finite import MAX_SKIPPED, FiniteGuard
 from ldm.training.metrics_log import read_metrics
 from ldm.training.position import Position
 from ldm.training.randomness import StepRandomness
-from ldm.training.run import train
+from ldm.training.run import build, train
 from ldm.training.run_folder import RunFolder
 from tests.parity import assert_close
 from tests.training import tiny
@@ -219,6 +219,19 @@ def test_training_stops_if_every_batch_is_broken(tmp_path: Path) -> None:
     config = _with_nan(list(range(32)), "skip", trainer={"max_steps": 30})
     with pytest.raises(TrainingError, match=rf"for the {MAX_SKIPPED + 1}th batch in a row"):
         train(config, RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("config", [tiny.autoencoder(), tiny.class2img()])
+def test_resuming_does_not_begin_to_count_anew(config: DictConfig) -> None:
+    """Else a run that is lost would come to its end, a few batches at a time."""
+    before, after = build(config)[0], build(config)[0]
+    before._guard.in_a_row = MAX_SKIPPED
+    checkpoint: dict[str, Any] = {}
+    before.on_save_checkpoint(checkpoint)
+    after.on_load_checkpoint(checkpoint)
+    guard = getattr(after._guard, "_guard", after._guard)
+    with pytest.raises(TrainingError, match=rf"for the {MAX_SKIPPED + 1}th batch in a row"):
+        guard.passes(1, {"loss": torch.tensor(float("nan"))})
 
 
 def test_guard_counts_broken_batches_in_a_row() -> None:

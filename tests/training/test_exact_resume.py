@@ -121,6 +121,14 @@ def test_stage_2(tmp_path: Path) -> None:
     check(diffusion(), tmp_path, 3, 4, 9)
 
 
+def test_a_validation_that_is_due_between_two_epochs(tmp_path: Path) -> None:
+    """Where epochs are counted, Lightning would begin the next one without it."""
+    config = diffusion()
+    config.trainer = {"max_epochs": 2}
+    config.every.validation = 4
+    check(config, tmp_path, 4)
+
+
 def test_stage_1(tmp_path: Path) -> None:
     config = tiny.vq_autoencoder(trainer={"max_steps": 8}, every=EVERY)
     config.data.params.train.params.length = 22

@@ -195,6 +195,7 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
         ({"ema_decay": 2}, "ema_decay: must lie in"),
         ({"trainer": {"accelerator": "abacus"}}, "trainer: .*abacus"),
         ({"trainer": {"gradient_clip_val": 1}}, r"trainer\.gradient_clip_val"),
+        ({"trainer": {"val_check_interval": 1.0}}, r"trainer\.val_check_interval: use every"),
         ({"data": {"params": {"batch_size": 64}}}, "fewer than batch_size 64"),
     ],
 )
@@ -237,6 +238,41 @@ def test_an_interrupted_longer_training_is_not_complete(
     with pytest.raises(MemoryError):
         train(config, folder, resume=True)
     assert not folder.complete
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning knows the best by its old place and would forget how good it was."""
+    folder, moved = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "moved")
+    train(tiny.autoencoder(), folder)
+    best = load_training_checkpoint(folder.checkpoints / "best.ckpt")["global_step"]
+    shutil.move(folder.path, moved.path)
+    monkeypatch.chdir(tmp_path)
+    moved = RunFolder(Path("moved"))  # as it is given on the command line
+    config = load_config(moved.config, overrides=["trainer.max_steps=6"])
+    config.task.params.optimizer.params.lr = 0.5  # what comes is worse
+    train(config, moved, resume=True)
+    assert load_training_checkpoint(moved.last)["global_step"] == 6
+    assert load_training_checkpoint(moved.checkpoints / "best.ckpt")["global_step"] == best
+
+
+def test_intervals_may_be_given_to_configs_that_leave_them_out(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    config = tiny.autoencoder()
+    del config["every"]
+    OmegaConf.save(config, file)
+    assert load_config(file, overrides=["every.keep=6", "compile=true"]).every.keep == 6
+
+
+def test_a_training_that_ran_out_of_time_is_not_complete(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    config = tiny.autoencoder(trainer={"max_steps": 100_000, "max_time": "00:00:00:02"})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder)
+    assert folder.status()["state"] == "interrupted"
+    step = load_training_checkpoint(folder.last)["global_step"]
+    assert 0 < step == folder.status()["step"] < 100_000
 
 
 def test_ctrl_c_is_recorded_and_can_be_resumed(

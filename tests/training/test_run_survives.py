@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -506,6 +507,30 @@ def test_loader_workers_go_on_when_the_whole_group_is_signalled(
     folder = RunFolder(tmp_path / "run")
     train(small(data={"params": {"num_workers": 1}}), folder)
     assert folder.complete
+
+
+def test_a_worker_that_is_still_reading_does_not_keep_the_program(tmp_path: Path) -> None:
+    """It ignores the signal by which Python ends workers, and Python waits for its end."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import time, torch\n"
+        "from torch.utils.data import DataLoader, Dataset\n"
+        "from ldm.training.stopping import StopSignals, leave_signals_to_main_process\n"
+        "class Slow(Dataset):\n"
+        "    def __len__(self): return 9\n"
+        "    def __getitem__(self, i):\n"
+        "        time.sleep(100 * (i > 0))\n"
+        "        return torch.zeros(1)\n"
+        "with StopSignals():\n"
+        "    loader = iter(DataLoader(Slow(), num_workers=1,\n"
+        "        worker_init_fn=leave_signals_to_main_process))\n"
+        "    next(loader)\n"
+    )
+    start = time.monotonic()
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, str(program)], env=environment, timeout=90)
+    assert time.monotonic() - start < 60
 
 
 # -- several processes ------------------------------------------------------------------------

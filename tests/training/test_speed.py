@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from ldm.errors import ConfigError
 from ldm.training import speed
 from ldm.training.run import build
-from ldm.training.speed import speed_up
+from ldm.training.speed import StateLayout, speed_up
 from tests.training import tiny
 
 
@@ -51,3 +52,23 @@ def test_without_a_compiler_the_run_does_not_begin(
     task, _ = build(tiny.autoencoder())
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
         speed_up(task, compiled=True)
+
+
+def test_a_fused_optimiser_takes_on_a_state_in_another_order() -> None:
+    """Checkpoints from before weights were channels_last have contiguous moments."""
+    start = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+        for step in range(4):
+            if step == 2:
+                state = optimizer.state_dict()
+                weight = nn.Parameter(weight.detach().clone(memory_format=layout))
+                optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+                optimizer.load_state_dict(state)
+                StateLayout().on_train_start(SimpleNamespace(optimizers=[optimizer]), None)
+            weight.grad = weight.detach() * (step + 1) + start.sin()
+            optimizer.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-6)
