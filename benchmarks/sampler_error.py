@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.diffusion.sampling import Denoise, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM

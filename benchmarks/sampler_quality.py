@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.config import instantiate, write_atomically
+from ldm.atomic_write import write_atomically
+from ldm.config import instantiate
 from ldm.diffusion.sampling import Denoise, Sampler
 from ldm.evaluation.comparison import FeatureComparison
 from ldm.evaluation.judge import check

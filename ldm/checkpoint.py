@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from ldm.atomic_write import write_atomically
 from ldm.compat.checkpoints import (
     from_compvis,
     is_compvis,
@@ -22,7 +23,6 @@ from ldm.compat.checkpoints import (
 )
 from ldm.compat.compvis_classifier import from_compvis_classifier, is_compvis_classifier
 from ldm.compat.diffusers_weights import from_diffusers, is_diffusers
-from ldm.config import write_atomically
 from ldm.errors import CheckpointError, DamagedCheckpointError
 from ldm.safe_pickle import first_line, load_inert, load_plain
 

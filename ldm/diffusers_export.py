@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.atomic_write import write_atomically
 from ldm.checkpoint import save
 from ldm.compat import diffusers
 from ldm.compat.diffusers_pipeline import CLIP_NAME, VOCAB_SIZE, pipeline_to_configs
@@ -17,7 +18,6 @@ from ldm.compat.diffusers_unet_weights import unet_to_diffusers
 from ldm.compat.diffusers_weights import to_diffusers
 from ldm.compat.unet import UNET_NAME, read_unet
 from ldm.conditioners import clip_tokenizer
-from ldm.config import write_atomically
 from ldm.diffusers_folder import SETTINGS, TEXT_WEIGHTS
 
 _TEXT = "conditioners.0.transformer."

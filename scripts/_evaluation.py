@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ldm.config import instantiate, write_atomically
+from ldm.atomic_write import write_atomically
+from ldm.config import instantiate
 from ldm.data.folder import ImageFolder
 from ldm.data.transforms import KEEP, Framing
 from ldm.errors import UserError

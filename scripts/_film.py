@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import UserError
 
 SUFFIXES = (".gif", ".mp4")

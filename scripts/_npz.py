@@ -11,7 +11,7 @@ import numpy as np
 from torchvision.io import read_image
 from tqdm import tqdm
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import UserError
 
 

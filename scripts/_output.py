@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
-import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from _cli import check_out_folder, say
 from _npz import write_npz
+from _sole_writer import sole_writer
 from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, read_image
@@ -25,7 +23,7 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 import ldm
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def generate(
     ]
     files = [job.out / entry["file"] for entry in entries]
     check_out_folder("--out", job.out)
-    with _sole_writer(job):
+    with sole_writer(job.out, job.processes.first):
         batches = job.processes.from_first(lambda: _begin(job, entries, files, settings or {}))
         _make_batches(job, make, entries, batches)
         if job.processes.first:
@@ -200,28 +198,6 @@ def _made_by(job: Job) -> Record:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-@contextlib.contextmanager
-def _sole_writer(job: Job) -> Iterator[None]:
-    """Refuse a second call that writes the same folder; a killed one leaves no trace of this."""
-    job.out.mkdir(parents=True, exist_ok=True)
-    if not job.processes.first:
-        yield
-        return
-    folder = os.open(job.out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"another process is writing into {job.out}: let it finish, or give another --out"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def save_png(image: Tensor, path: Path) -> None:

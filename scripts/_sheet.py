@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.image_files import read_image
 
 SMALLEST, LARGEST = 112, 512

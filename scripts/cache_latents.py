@@ -21,12 +21,8 @@ docs/latent-cache.md says more.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import functools
-import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +32,12 @@ from _cli import check_device, check_out_folder, run, say
 from _latent_job import SPLITS, Job, read_job
 from _model import default_device
 from _processes import Processes
+from _sole_writer import sole_writer
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 import ldm
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.flips import first_seed
 from ldm.data.latent_manifest import DTYPES, FILE, Manifest, Split
 from ldm.data.latent_shard import describe, pack
@@ -119,8 +116,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _make(job: Job, processes: Processes) -> Manifest:
     """Make what is missing of the cache."""
-    job.out.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(job, processes):
+    with sole_writer(job.out, processes.first):
         manifest, missing = processes.from_first(lambda: _begin(job))
         writer = Writer(
             job.out, manifest, job.encode, job.arguments.batch_size, job.arguments.workers
@@ -258,28 +254,6 @@ def _verify(job: Job, manifest: Manifest) -> None:
     check = functools.partial(verify_items, job.out, manifest)
     worst = max(check(name, pairs, job.encode, SAMPLES) for name, pairs in job.pairs.items())
     say(f"verified: all checksums; {SAMPLES} items of each set encoded anew, off by {worst:.1e}")
-
-
-@contextlib.contextmanager
-def _sole_writer(job: Job, processes: Processes) -> Iterator[None]:
-    """Refuse a second call that writes the same folder; a killed one leaves no trace of this."""
-    if not processes.first:
-        yield
-        return
-    folder = os.open(job.out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise UserError(
-            f"another process is writing into {job.out}: let it finish, or give another --out"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from txt2img import warn_of_cuts
 
+from ldm.atomic_write import write_atomically
 from ldm.conditioners.class_label import ClassLabel
-from ldm.config import instantiate, write_atomically
+from ldm.config import instantiate
 from ldm.data.image_files import read_image
 from ldm.data.transforms import Framing, to_tensor
 from ldm.diffusion.trajectory import Moment, evenly_spaced, log_snr, noised, trace

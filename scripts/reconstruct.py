@@ -27,8 +27,8 @@ from _sampling import save_png
 from PIL import Image
 from torch import Tensor
 
+from ldm.atomic_write import write_atomically
 from ldm.autoencoders.padding import reconstruct
-from ldm.config import write_atomically
 from ldm.data.folder_listing import list_folder
 from ldm.data.image_files import EXTENSIONS, read_image
 from ldm.data.transforms import to_tensor

@@ -40,8 +40,8 @@ from _samplers import check_sampler_options
 from _sources import open_real
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.atomic_write import write_atomically
 from ldm.checkpoint import SUFFIXES
-from ldm.config import write_atomically
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 

@@ -34,7 +34,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ldm.config import instantiate, load_config, write_atomically
+from ldm.atomic_write import write_atomically
+from ldm.config import instantiate, load_config
 from ldm.data.point_cloud import PointCloud, pixel_centres
 from ldm.data.silhouettes import silhouette
 from ldm.diffusion.sampling import NoiseSource, Step

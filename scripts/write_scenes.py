@@ -40,7 +40,7 @@ from _output import save_png
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.degradations import Bicubic
 from ldm.data.lama_masks import lama_masks
 from ldm.data.scene_captions import CLASS_NAMES

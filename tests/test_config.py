@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.config import instantiate, load_config, save_config, write_atomically
+from ldm.atomic_write import write_atomically
+from ldm.config import instantiate, load_config, save_config
 from ldm.errors import ConfigError, DataError
 
 HERE = "tests.test_config"

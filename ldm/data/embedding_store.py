@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.folder_listing import list_folder
 from ldm.errors import DataError
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.embedding_store import EmbeddingStore
 from ldm.data.neighbours import ExactSearch, Neighbours, Search, check_search
 from ldm.errors import DataError

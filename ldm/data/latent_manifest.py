@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.latent_shard import Schema, Written
 from ldm.errors import DataError
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import DataError
 
 Item = dict[str, Any]

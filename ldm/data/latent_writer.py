@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.latent_manifest import DTYPES, Manifest, Split, intact, shard_path
 from ldm.data.latent_shard import Item, Written, pack, write_shard
 from ldm.data.latent_source import ItemPairs, without

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.neighbours import Search
 from ldm.errors import DataError
 

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.evaluation.gathering import Gathered
 from ldm.evaluation.statistics import FeatureStatistics
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.data.image_files import DECODING_ERRORS
 
 _FORMAT = 1

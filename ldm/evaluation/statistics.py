@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 
 _SUFFIXES = {"pool": "", "spatial": "_s"}
 """What ADM's files append to ``mu`` and ``sigma``, by name of the feature."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 
@@ -28,7 +29,9 @@ def log_values(
         batch_size: weight in the average over batches.
     """
     task.log_dict(
-        {f"{split}/{name}": value for name, value in values.items()} | {"step": float(step)},
+        # Made on the device: Lightning would copy a number there, and a GPU is waited for.
+        {f"{split}/{name}": value for name, value in values.items()}
+        | {"step": torch.full((), float(step), device=task.device)},
         # A float: Lightning averages whole numbers of several processes to whole numbers.
         batch_size=None if batch_size is None else float(batch_size),  # type: ignore[arg-type]
         sync_dist=split == "val",

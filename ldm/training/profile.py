@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch.profiler import ProfilerActivity, profile
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import ConfigError
 
 _ROWS = 40

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.config import write_atomically
+from ldm.atomic_write import write_atomically
 from ldm.errors import TrainingError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -64,55 +64,26 @@ def make_trainer(
         _adapt_to_two_optimisers(options, task)
     speed_up(task, config.get("compile", False))
     every = _intervals(config)
-    decay = config.get("ema_decay")
-    if decay is not None and not 0 <= decay < 1:
-        raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
-    check_sharding(str(options.get("strategy", "auto")), task, decay, every["images"])
-    ema = EMACallback(config.ema_decay) if config.get("ema_decay") else None
-    throughput = Throughput(every["log"], _peak_tflops(config))
-    callbacks: list[pl.Callback] = [throughput, StepProgress(config.name, throughput)]
-    position = Position()
-    callbacks += [
-        StateLayout(),
-        EpochOfData(),
-        position,
-        StepRandomness(config.get("seed", 0), position),
-    ]
-    if ema is not None:
-        callbacks.append(ema)
-    if every["images"] and hasattr(task, "preview"):
-        pause = throughput.stand_still
-        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
-    profile = profile_options(_plain(config.get("profile")))
-    if profile is not None:
-        callbacks.append(ProfileSteps(folder.path / "profile", **profile))
-    callbacks += [
-        LossCurves(folder.metrics, folder.curves),
-        SaveCheckpoints(folder, every["checkpoint"], every["keep"], signals),
-        ModelCheckpoint(
-            folder.checkpoints,
-            filename="best",
-            monitor=task.monitor,
-            enable_version_counter=False,
-        ),
-    ]
+    strategy = str(options.get("strategy", "auto"))
+    check_sharding(strategy, task, _ema_decay(config), every["images"])
+    parts = options.get("accumulate_grad_batches", 1)
     defaults = {
         "devices": 1,
         "max_epochs": -1 if "max_steps" in options else None,
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
-        "val_check_interval": every["validation"] * options.get("accumulate_grad_batches", 1),
+        "val_check_interval": every["validation"] * parts,
         "check_val_every_n_epoch": None,
         "log_every_n_steps": every["log"],
         "use_distributed_sampler": False,  # the data module shares the data out
     }
     limit = options.get("limit_val_batches")
     if isinstance(limit, int):  # of whole batches, whatever parts they come in
-        options["limit_val_batches"] = limit * options.get("accumulate_grad_batches", 1)
+        options["limit_val_batches"] = limit * parts
     try:
         return pl.Trainer(
             **(defaults | options),
-            callbacks=callbacks,
+            callbacks=_callbacks(config, every, folder, task, signals),
             logger=[
                 MetricsLog(folder.metrics),
                 TensorBoardLogger(folder.path, name="tensorboard", version=""),
@@ -123,6 +94,49 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _callbacks(
+    config: DictConfig, every: dict[str, int], folder: RunFolder, task: Any, signals: StopSignals
+) -> list[pl.Callback]:
+    """What every run does beside the optimisation, in the order in which it is done."""
+    throughput = Throughput(every["log"], _peak_tflops(config))
+    position = Position()
+    callbacks: list[pl.Callback] = [
+        throughput,
+        StepProgress(config.name, throughput),
+        StateLayout(),
+        EpochOfData(),
+        position,
+        StepRandomness(config.get("seed", 0), position),
+    ]
+    decay = _ema_decay(config)
+    ema = EMACallback(decay) if decay else None
+    if ema is not None:
+        callbacks.append(ema)
+    if every["images"] and hasattr(task, "preview"):
+        pause = throughput.stand_still
+        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
+    profile = profile_options(_plain(config.get("profile")))
+    if profile is not None:
+        callbacks.append(ProfileSteps(folder.path / "profile", **profile))
+    best = ModelCheckpoint(
+        folder.checkpoints, filename="best", monitor=task.monitor, enable_version_counter=False
+    )
+    return [
+        *callbacks,
+        LossCurves(folder.metrics, folder.curves),
+        SaveCheckpoints(folder, every["checkpoint"], every["keep"], signals),
+        best,
+    ]
+
+
+def _ema_decay(config: DictConfig) -> float | None:
+    """The checked key ``ema_decay``; without it, or with 0, no average is kept."""
+    decay: float | None = config.get("ema_decay")
+    if decay is not None and not 0 <= decay < 1:
+        raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
+    return decay
 
 
 def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.training.metrics_log import read_metrics
+from ldm.training.run import train
+from ldm.training.run_folder import RunFolder
 from tests.parity import assert_close
 from tests.training import tiny
-
-ROOT = Path(__file__).parents[2]
-
-
-def _run(config: DictConfig, processes: int, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    config = OmegaConf.merge(config, {"trainer": {"devices": processes}})  # type: ignore[assignment]
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    command = [sys.executable, "scripts/train.py", str(folder / "config.yaml")]
-    done = subprocess.run(
-        [*command, "--runs", str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (folder / "stderr").write_text(done.stderr)
-    return folder / str(config.name)
+from tests.training.launched import launch
 
 
 def _losses(run: Path, name: str) -> torch.Tensor:
@@ -61,10 +41,10 @@ def test_stage_2_has_the_same_losses_in_two_processes_and_in_parts(tmp_path: Pat
     config.data.params.validation.params.length = 7
     config.trainer.max_steps = 11
     config.every = {"log": 1, "validation": 5, "checkpoint": 100, "images": 0}
-    whole = _run(config, 1, tmp_path / "whole")
-    two = _run(config, 2, tmp_path / "two")
+    whole = launch(config, 1, tmp_path / "whole")
+    two = launch(config, 2, tmp_path / "two")
     config.trainer.accumulate_grad_batches = 2
-    parts = _run(config, 1, tmp_path / "parts")
+    parts = launch(config, 1, tmp_path / "parts")
     scale = _scale(whole)
     for run in (two, parts):
         assert abs(_scale(run) / scale - 1) < 1e-6
@@ -85,7 +65,7 @@ def test_stage_1_has_the_same_losses_in_two_processes(tmp_path: Path) -> None:
     config.data.params.train.params.length = 10
     config.trainer.max_steps = 6
     config.every = {"log": 1, "validation": 3, "checkpoint": 100, "images": 0}
-    whole, two = (_run(config, n, tmp_path / str(n)) for n in (1, 2))
+    whole, two = (launch(config, n, tmp_path / str(n)) for n in (1, 2))
     for name in ("train/rec_loss", "train/total_loss", "train/disc_loss", "val/rec_loss"):
         assert_close(_losses(two, name), _losses(whole, name), rtol=1e-5, what=name)
 
@@ -108,7 +88,7 @@ def _whole_set_in_every_batch(**changes: Any) -> DictConfig:
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     """Gradients, adaptive weight, codebook and its use are those of the whole batch."""
     config = _whole_set_in_every_batch()
-    runs = [_run(config, processes, tmp_path / str(processes)) for processes in (1, 2)]
+    runs = [launch(config, processes, tmp_path / str(processes)) for processes in (1, 2)]
     states = [load_training_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs]
     for key, value in states[0]["state_dict"].items():
         if value.is_floating_point():
@@ -129,7 +109,22 @@ def test_both_processes_leave_out_a_batch_that_is_broken_in_one(tmp_path: Path) 
         "params": {"broken": [5], "length": 16},
     }
     config.model.params.quantizer.params |= {"restart_after": 1}
-    run = _run(config, 2, tmp_path)
+    run = launch(config, 2, tmp_path)
     assert (tmp_path / "stderr").read_text().count("batch left out") >= 1
     saved = load_training_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(value.isfinite().all() for value in saved.values())
+
+
+def test_a_limited_validation_sees_the_same_images_in_parts(tmp_path: Path) -> None:
+    """The limit counts batches of an optimiser step, not the parts that are worked on in turn."""
+    values = []
+    for parts in (1, 2):
+        config = tiny.class2img(every={"log": 1, "validation": 2, "checkpoint": 2, "images": 0})
+        config.data.params.validation.params.length = 12
+        config.model.params.denoiser.params.dropout = 0.0  # each part draws its own
+        config.trainer = {"max_steps": 2, "accelerator": "cpu", "limit_val_batches": 1}
+        config.trainer.accumulate_grad_batches = parts
+        folder = RunFolder(tmp_path / str(parts))
+        train(config, folder)
+        values.append(_losses(folder.path, "val/loss_simple"))
+    assert_close(values[1], values[0], rtol=1e-5, what="val/loss_simple")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-import ldm.config
+import ldm.atomic_write
 import ldm.safe_pickle
 from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     save({"a": torch.ones(2)}, path, keep=previous)
     before = path.read_bytes()
-    monkeypatch.setattr(ldm.config.os, "fsync", full_disk)
+    monkeypatch.setattr(ldm.atomic_write.os, "fsync", full_disk)
     with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be written: No space.*MB free"):
         save({"a": torch.zeros(2)}, path, keep=previous)
     assert path.read_bytes() == before
@@ -129,7 +129,7 @@ def test_file_systems_without_second_names(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.EPERM, "no links here")
 
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
-    monkeypatch.setattr(ldm.config.os, "link", unable)
+    monkeypatch.setattr(ldm.atomic_write.os, "link", unable)
     for value in (1, 2):
         save({"global_step": value}, path, keep=previous)
     assert (step_of(path), step_of(previous)) == (2, 1)
@@ -263,7 +263,7 @@ def test_a_disk_that_gets_full_ends_a_run_in_one_line(
     before = {file.name: file.read_bytes() for file in run.resumable()}
 
     def fill() -> None:
-        monkeypatch.setattr(ldm.config.os, "fsync", full_disk)
+        monkeypatch.setattr(ldm.atomic_write.os, "fsync", full_disk)
 
     at_step(5, fill, monkeypatch)
     with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be written: No space left"):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from ldm.training.finite import MAX_SKIPPED
 from ldm.training.latent_diffusion import LatentDiffusionTask
 from ldm.training.metrics_log import read_metrics
 from ldm.training.step_guard import StepGuard, clip_gradients, gradient_norms
+from tests.training.launched import launch
 
 
 class Pixels(nn.Module):
@@ -330,7 +328,6 @@ def test_processes_decide_alike_and_each_names_its_items(tmp_path: Path) -> None
 
 
 HERE = "tests.training.test_step_guard"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -364,27 +361,18 @@ def test_a_run_of_two_processes_goes_on_after_a_broken_item(tmp_path: Path) -> N
                 "validation": OmegaConf.merge(images, {"params": {"broken": {}}}),
             },
         },
-        "trainer": {"max_steps": 6, "accelerator": "cpu", "devices": 2},
+        "trainer": {"max_steps": 6, "accelerator": "cpu"},
         "every": {"log": 1, "validation": 6, "checkpoint": 6, "images": 0},
         "ema_decay": 0.9,
     }
-    file = tmp_path / "config.yaml"
-    file.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    done = subprocess.run(
-        [sys.executable, "scripts/train.py", str(file), "--runs", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = [line for line in done.stderr.splitlines() if "not finite" in line]
+    run = launch(OmegaConf.create(config), 2, tmp_path)
+    said = (tmp_path / "stderr").read_text().splitlines()
+    told = [line for line in said if "not finite" in line]
     assert len({line.partition(":")[0] for line in told}) == 3  # once in each epoch of two steps
     assert all(": the loss of 1 of 4 items, 5.png, at t = " in line for line in told)
-    saved = load_training_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    saved = load_training_checkpoint(run / "checkpoints" / "last.ckpt")
     tensors = [*saved["state_dict"].values(), *saved["ema"]["shadow"].values()]
     assert all(tensor.isfinite().all() for tensor in tensors)
     assert saved["ema"]["num_updates"] == 3
-    speed = read_metrics(tmp_path / "run" / "metrics.jsonl")["perf/images_per_second"]
+    speed = read_metrics(run / "metrics.jsonl")["perf/images_per_second"]
     assert [step for step, _ in speed] == [2, 3, 4, 5]
