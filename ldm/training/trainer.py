@@ -66,6 +66,7 @@ def make_trainer(
     every = _intervals(config)
     strategy = str(options.get("strategy", "auto"))
     check_sharding(strategy, task, _ema_decay(config), every["images"])
+    callbacks = _callbacks(config, every, folder, task, signals)
     parts = options.get("accumulate_grad_batches", 1)
     defaults = {
         "devices": 1,
@@ -83,7 +84,7 @@ def make_trainer(
     try:
         return pl.Trainer(
             **(defaults | options),
-            callbacks=_callbacks(config, every, folder, task, signals),
+            callbacks=callbacks,
             logger=[
                 MetricsLog(folder.metrics),
                 TensorBoardLogger(folder.path, name="tensorboard", version=""),
