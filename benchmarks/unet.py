@@ -1,6 +1,8 @@
 """Time of a UNet's forward pass, beside diffusers' UNet2DConditionModel with the same weights.
 
-Three levels with transformers and a context of 16 tokens, 32x32 latents, no gradients.
+Three levels with transformers and a context of 16 tokens, 32x32 latents, no gradients. "ldm, in
+a sampler" is a call between others with the same weights, as all samplers make them: on a
+processor what is computed from weights alone is then kept.
 
 Examples:
   python benchmarks/unet.py                                   64 and 128 channels, batch 1, 4, 16
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -19,6 +23,8 @@ import torch
 from _measure import alternate, begin, heading, parser, precision, rows
 from _peers import CONTEXT, LATENTS, TOKENS, alternatives, check_same, unets
 from torch import Tensor
+
+from ldm.layers.constant_weights import constant_weights
 
 
 def main() -> None:
@@ -36,7 +42,11 @@ def main() -> None:
         ours, peer = unets(channels, arguments.device)
         both = alternatives(ours.eval(), peer.eval(), copy.deepcopy, arguments.compile)
         for batch in arguments.batch:
-            times = alternate(_calls(both, batch, arguments), arguments.repeats, arguments.device)
+            calls, sampling, block = _calls(both, batch, arguments), copy_context(), ExitStack()
+            sampling.run(block.enter_context, constant_weights())
+            calls["ldm, in a sampler"] = partial(sampling.run, calls["ldm"])
+            times = alternate(calls, arguments.repeats, arguments.device)
+            sampling.run(block.close)
             print("\n".join(rows([channels, batch], times, "ldm", arguments.device)), flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.layers.convolution import Conv3x3
 from ldm.layers.norm import GROUPS, group_norm
 from ldm.layers.pointwise import PointwiseConv2d, project, to_map, to_tokens
 
@@ -30,10 +31,10 @@ class ResnetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = group_norm(channels, EPS, norm_groups)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, out_channels)
         self.norm2 = group_norm(out_channels, EPS, norm_groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.nin_shortcut = (
             nn.Identity() if channels == out_channels else PointwiseConv2d(channels, out_channels)
         )

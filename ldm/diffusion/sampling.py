@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.layers.constant_weights import constant_weights
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``denoise(x (B, ...), t (B,)) -> (x0, eps)``: all that a sampler sees of a model."""
@@ -86,8 +87,9 @@ def run_sampler(
     steps: Iterable[Step] = sampler(denoise, x, schedule, noise, project, begin)
     if progress is not None:
         steps = progress(steps, total=len(sampler.times(schedule)) - begin)
-    for step in steps:
-        x = step.x
+    with constant_weights():
+        for step in steps:
+            x = step.x
     return x
 
 

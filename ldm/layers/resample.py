@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.layers.convolution import Conv3x3
+
 SMALLEST_MAP = 512
 """Positions (of all samples) below which adding up kernels costs more than it saves."""
 
@@ -25,7 +27,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, use_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
+        self.conv = Conv3x3(channels, channels) if use_conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, 2h, 2w)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ldm.layers.activation_checkpoint import run
+from ldm.layers.convolution import Conv3x3
 from ldm.layers.initialisation import zeroed
 from ldm.layers.norm import GROUPS, group_norm
 from ldm.layers.pointwise import PointwiseConv2d
@@ -51,7 +52,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             group_norm(channels, groups=norm_groups),
             nn.SiLU(),
-            nn.Conv2d(channels, out_channels, 3, padding=1),
+            Conv3x3(channels, out_channels),
         )
         self.emb_layers = nn.Sequential(
             nn.SiLU(),
@@ -61,7 +62,7 @@ class ResBlock(nn.Module):
             group_norm(out_channels, groups=norm_groups),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zeroed(Conv3x3(out_channels, out_channels)),
         )
         self.skip_connection = (
             nn.Identity() if out_channels == channels else PointwiseConv2d(channels, out_channels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import ConfigError
+from ldm.layers.convolution import Conv3x3
 from ldm.losses.perceptual_weights import load_weights
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -150,7 +151,7 @@ class VGG16Features(nn.Module):
         for stage, (width, convolutions) in enumerate(zip(widths, _CONVOLUTIONS, strict=True)):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if stage else []
             for _ in range(convolutions):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                layers += [Conv3x3(channels, width), nn.ReLU(inplace=True)]
                 channels = width
             names = [str(number + i) for i in range(len(layers))]
             number += len(layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class EMA:
         self.warmup = warmup
         self.num_updates = 0
         self.shadow = {name: _wide(p).clone() for name, p in _trainable(module).items()}
+        self._latest: _Pairs | None = None
 
     def current_decay(self) -> float:
         """The decay of the latest update."""
@@ -41,9 +42,11 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take the present weights of ``module`` into the average."""
-        shadows, weights = self._pairs(module)
+        if self._latest is None or not self._latest.fit(module):
+            self._latest = _Pairs(module, *self._pairs(module))  # takes as long as a small update
         self.num_updates += 1
-        torch._foreach_lerp_(shadows, [_wide(w) for w in weights], 1 - self.current_decay())
+        weights = [_wide(weight) for weight in self._latest.weights]
+        torch._foreach_lerp_(self._latest.shadows, weights, 1 - self.current_decay())
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
@@ -81,6 +84,7 @@ class EMA:
                 f"EMA weights do not fit the model: {len(odd)} names or shapes differ, "
                 f"first {odd[0]!r}"
             )
+        self._latest = None
         self.num_updates = int(state["num_updates"])
         self.shadow = {
             name: _wide(saved[name]).to(old.device, copy=True) for name, old in self.shadow.items()
@@ -98,10 +102,26 @@ class EMA:
         return [self.shadow[name] for name in parameters], list(parameters.values())
 
 
+class _Pairs(NamedTuple):
+    """Averages and weights of a module, in the same order."""
+
+    module: nn.Module
+    shadows: list[Tensor]
+    weights: list[Tensor]
+
+    def fit(self, module: nn.Module) -> bool:
+        """Whether they are still those of a module, as far as can be told without a walk."""
+        pairs = zip(self.shadows, self.weights, strict=True)
+        return module is self.module and all(
+            weight.requires_grad and shadow.device == weight.device for shadow, weight in pairs
+        )
+
+
 def _trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _wide(weight: Tensor) -> Tensor:
     """Half-precision weights as float32: they could not hold small changes."""
-    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.detach() if weight.dtype == wide else weight.detach().to(wide)
