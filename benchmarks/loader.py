@@ -3,7 +3,7 @@
 The files are noise over colour gradients, of the sizes of photographs. All make squares, shorter
 side to --size: ldm's ImageFolder (which lets a JPEG decoder work at a half, a quarter or an eighth
 of the size where that still leaves twice the pixels needed), Pillow with torchvision's transforms
-as the training examples of diffusers do it, and torchvision's own decoder.
+as the training examples of diffusers do it, and torchvision's decoder and resizing of bytes.
 
 Examples:
   python benchmarks/loader.py                                 in this process

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from ldm.data.latent_manifest import Manifest, intact, shard_path
 from ldm.data.latent_shard import REPAIR, Item, Shard
+from ldm.data.shared_epoch import SharedEpoch
 from ldm.errors import DataError
 
 _MIRROR = 2
@@ -56,15 +56,14 @@ class CachedLatents(Dataset[dict[str, Any]]):
         self.split, self.flip, self.seed = split, flip, seed
         self._about = self.manifest.splits[split]
         self._shards: dict[int, Shard] = {}
-        # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedEpoch()
 
     def __len__(self) -> int:
         return self._about.items
 
     def set_epoch(self, epoch: int) -> None:
         """Give the following items new crops, if there are any, and flips."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):

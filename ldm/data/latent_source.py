@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ldm.data.latent_shard import Item
+from ldm.data.shard_items import ShardItems
+from ldm.data.shards import Shards
 from ldm.errors import DataError
 
 PROBES = 32
@@ -26,22 +28,19 @@ class ItemPairs(Dataset[tuple[Item, Item | None]]):
 
     Args:
         name: what messages call the data set.
-        plain: the data set, which mirrors nothing.
+        plain: the data set, which mirrors nothing. Of ``Shards``, all samples in their order.
         mirrored: its twin; None: there is none.
 
     Raises:
-        DataError: it is a stream, or the two differ in length.
+        DataError: it is another stream, or the two differ in length.
     """
 
     def __init__(self, name: str, plain: Any, mirrored: Any | None = None) -> None:
-        if isinstance(plain, IterableDataset) or not isinstance(plain, Sized):
-            raise DataError(
-                f"the {name} set, a {type(plain).__name__}, is a stream: a cache needs items that "
-                "can be asked for by number; unpack its shards into a folder of images"
-            )
-        if mirrored is not None and len(mirrored) != len(plain):
-            raise DataError(f"the {name} set has {len(plain)} items, {len(mirrored)} with flip=1")
-        self.name, self._sets = name, [plain] + ([] if mirrored is None else [mirrored])
+        sets = [plain] if mirrored is None else [plain, mirrored]
+        self.name, self._sets = name, [_numbered(name, dataset) for dataset in sets]
+        lengths = [len(dataset) for dataset in self._sets]
+        if len(set(lengths)) > 1:
+            raise DataError(f"the {name} set has {lengths[0]} items, {lengths[1]} with flip=1")
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -84,6 +83,18 @@ class ItemPairs(Dataset[tuple[Item, Item | None]]):
         if not isinstance(item.get("image"), Tensor) or item["image"].ndim != 3:
             raise DataError(f"item {index} of the {self.name} set has no 'image' (C, H, W)")
         return item
+
+
+def _numbered(name: str, dataset: Any) -> Any:
+    """A data set whose items can be asked for by number."""
+    if isinstance(dataset, Shards):
+        return ShardItems(dataset)
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        raise DataError(
+            f"the {name} set, a {type(dataset).__name__}, is a stream: a cache needs items that "
+            "can be asked for by number; write its images into a folder"
+        )
+    return dataset
 
 
 def same(one: Any, other: Any) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
+from ldm.data.shared_epoch import SharedEpoch
 from ldm.data.skips import Skips
 from ldm.data.transforms import Uniform
 from ldm.errors import DataError
@@ -51,15 +51,14 @@ class ReadableItems(Generic[T]):
         self._what, self._count, self._read = what, count, read
         self._skip, self._seed = broken == "skip", seed
         self._first = ""
-        # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedEpoch()
 
     def __len__(self) -> int:
         return self._count
 
     def set_epoch(self, epoch: int) -> None:
         """Give the items new draws, also in running workers."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def draws(self, index: int) -> Uniform:
         """Source of random numbers in [0, 1) for an item."""

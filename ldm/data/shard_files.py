@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.data.tar_members import stored_members
 from ldm.errors import DataError
 
 SIZES = "sizes.json"
@@ -36,13 +37,13 @@ def list_shards(shards: str | Path | Sequence[str]) -> list[str]:
     path = Path(str(shards)).expanduser()
     if path.is_dir():
         found = [str(file) for file in sorted(path.glob("*.tar"))]
-    elif "*" in str(path) and not _is_remote(str(shards)):
+    elif "*" in str(path) and not is_remote(str(shards)):
         found = [str(file) for file in sorted(path.parent.glob(path.name))]
     else:
         from webdataset.shardlists import expand_urls
 
-        found = expand_urls(str(shards) if _is_remote(str(shards)) else str(path))
-        missing = [url for url in found if not _is_remote(url) and not Path(url).is_file()]
+        found = expand_urls(str(shards) if is_remote(str(shards)) else str(path))
+        missing = [url for url in found if not is_remote(url) and not Path(url).is_file()]
         if missing:
             raise DataError(f"shard '{missing[0]}' does not exist ({len(missing)} of {len(found)})")
     if not found:
@@ -85,7 +86,7 @@ def count_samples(shard: str) -> int:
     """
     from webdataset.tariterators import base_plus_ext
 
-    if _is_remote(shard):
+    if is_remote(shard):
         raise DataError(
             f"the number of samples of '{shard}' is not known: set sizes to a JSON file that maps "
             "names of shards to numbers, or to the number that all have"
@@ -130,6 +131,39 @@ def read_shard(shard: str, report: Callable[[str], None]) -> Samples:
         handle(error)
 
 
+def index_shard(shard: str, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The samples of a shard as ``read_shard`` gives them, but ``Member`` in place of bytes.
+
+    Only the headers are read.
+
+    Args:
+        shard: path of an uncompressed archive.
+        report: called with what is wrong after some samples.
+
+    Raises:
+        DataError: it is missing, compressed or no tar archive.
+    """
+    from webdataset.tariterators import group_by_keys
+
+    damage: list[str] = []
+
+    def handle(error: Exception) -> bool:
+        damage.append(" ".join(str(error).split()))
+        return True
+
+    def files() -> Samples:
+        for member in stored_members(Path(shard)):
+            if not _META.match(member.name):
+                yield {"fname": member.name, "data": member, "__url__": shard}
+
+    samples = list(group_by_keys(_until_broken(files(), handle), handler=handle))
+    for text in damage:
+        if not samples:
+            raise DataError(text)
+        report(f"shard '{shard}': {text}")
+    return samples
+
+
 def _until_broken(files: Samples, handle: Callable[[Exception], bool]) -> Samples:
     """Ends where the archive cannot be read further, so that the last whole sample is given."""
     try:
@@ -139,7 +173,7 @@ def _until_broken(files: Samples, handle: Callable[[Exception], bool]) -> Sample
 
 
 def _known(shard: str, tables: Mapping[Path, Mapping[str, Any]]) -> int | None:
-    if _is_remote(shard):
+    if is_remote(shard):
         return None
     path = Path(shard)
     table = tables[path.parent]
@@ -167,8 +201,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _folders(shards: Sequence[str]) -> set[Path]:
-    return {Path(shard).parent for shard in shards if not _is_remote(shard)}
+    return {Path(shard).parent for shard in shards if not is_remote(shard)}
 
 
-def _is_remote(shard: str) -> bool:
+def is_remote(shard: str) -> bool:
+    """Whether it is an address rather than a path."""
     return re.match(r"[a-z][a-z0-9+]+:", shard) is not None

@@ -16,6 +16,7 @@ from ldm.data.framed_images import Tokenizer
 from ldm.data.shard_files import list_shards, read_shard, shard_sizes
 from ldm.data.shard_plan import Place, Plan, process_place
 from ldm.data.shard_sample import REASONS, SampleReader, UnusableError
+from ldm.data.shared_epoch import SharedEpoch
 from ldm.data.skips import Skips
 from ldm.data.transforms import Framing, to_tensor
 from ldm.errors import DataError
@@ -57,6 +58,11 @@ class Shards(IterableDataset[dict[str, Any]]):
         seed: of the order, crops and flips.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
 
+    Attributes:
+        shards: their paths and addresses.
+        sizes: samples of each.
+        read: makes image and entries of the files of a sample.
+
     Raises:
         DataError: there are no shards, or the options do not go together.
     """
@@ -82,15 +88,16 @@ class Shards(IterableDataset[dict[str, Any]]):
             raise DataError("shards without caption have nothing to tokenise: set caption=txt")
         self.shards = _choose(list_shards(shards), split, validation_shards)
         self.framing, self.seed = framing, seed
-        self._read = SampleReader(caption, classes, min_size, max_aspect, framing.needed)
+        self.read = SampleReader(caption, classes, min_size, max_aspect, framing.needed)
         self._buffer, self._tokenizer = buffer if shuffle else 1, tokenizer
-        counts = shard_sizes(self.shards, sizes)
-        if not sum(counts):
-            raise DataError(f"the {len(counts)} shards of '{shards}' hold no samples")
-        self._plan = Plan(counts, epoch_size or sum(counts), shuffle, seed)
+        self.sizes = shard_sizes(self.shards, sizes)
+        count = sum(self.sizes)
+        if not count:
+            raise DataError(f"the {len(self.sizes)} shards of '{shards}' hold no samples")
+        self._plan = Plan(self.sizes, epoch_size or count, shuffle, seed)
         self.skips = Skips([DAMAGED, *REASONS])
+        self._epoch = SharedEpoch()
         # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
         self._batches = torch.zeros((2,), dtype=torch.int64, device="cpu").share_memory_()
         self._unit = torch.ones((2,), dtype=torch.int64, device="cpu").share_memory_()
         self._place: Place | None = None
@@ -115,7 +122,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         """Choose order and crops of the next iteration; a new epoch starts at its beginning."""
         if epoch != int(self._epoch):
             self._batches.zero_()
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def resume_at(self, epoch: int, batches: int, batch_size: int) -> None:
         """Let iterations begin within an epoch, until ``set_epoch`` is told of another.
@@ -127,7 +134,7 @@ class Shards(IterableDataset[dict[str, Any]]):
             batches: batches that this process has taken in it, one from each worker in turn.
             batch_size: samples of a batch.
         """
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
         self._batches.copy_(torch.tensor([batches, batch_size]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,7 +151,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         done = min(count, size * (batches // workers + (worker < batches % workers)))
         usable = islice(self._usable(epoch, start, count), done, count)
         for number, image, entries in usable:
-            yield self._framed(epoch, number, image, entries)
+            yield self.framed(epoch, number, image, entries)
 
     def _where(self) -> Place:
         return self._place or process_place()
@@ -159,7 +166,7 @@ class Shards(IterableDataset[dict[str, Any]]):
             rng = np.random.default_rng((self.seed, epoch, start, again))
             for number, sample in _shuffled(self._raw(epoch, start, count), self._buffer, rng):
                 try:
-                    image, entries = self._read(sample)
+                    image, entries = self.read(sample)
                 except UnusableError as error:
                     self.skips.add(error.reason, f"{error}: left out")
                     continue
@@ -181,9 +188,17 @@ class Shards(IterableDataset[dict[str, Any]]):
     def _report(self, text: str) -> None:
         self.skips.add(DAMAGED, text)
 
-    def _framed(
+    def framed(
         self, epoch: int, number: int, image: Image.Image, entries: dict[str, Any]
     ) -> dict[str, Any]:
+        """The item of a sample that ``read`` has given.
+
+        Args:
+            epoch: which, for its crop.
+            number: its place in the set.
+            image: as it was decoded.
+            entries: caption and class.
+        """
         uniform = np.random.default_rng((self.seed, epoch, number)).random
         item = {"image": to_tensor(self.framing(image, uniform)), **entries}
         if self._tokenizer is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -56,18 +56,26 @@ def list_members(archive: Path, extensions: Sequence[str]) -> list[Member]:
     Raises:
         DataError: it is missing, compressed or no tar archive.
     """
+    found = (member for member in stored_members(archive) if _counts(member.name, extensions))
+    return sorted(found, key=lambda member: member.name)
+
+
+def stored_members(archive: Path) -> Iterator[Member]:
+    """Regular files of an uncompressed tar archive, in the order in which they are stored.
+
+    Raises:
+        DataError: it is missing, compressed or no tar archive, or ends early.
+    """
     try:
         with tarfile.open(archive, "r:") as tar:
-            found = [
-                Member(archive, info.name.removeprefix("./"), info.offset_data, info.size)
-                for info in tar
-                if info.isreg() and _counts(info.name, extensions)
-            ]
+            for info in tar:
+                if info.isreg():
+                    name = info.name.removeprefix("./")
+                    yield Member(archive, name, info.offset_data, info.size)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DataError(
             f"cannot read archive '{archive}' ({error}): it must be a complete, uncompressed .tar"
         ) from error
-    return sorted(found, key=lambda member: member.name)
 
 
 def _counts(name: str, extensions: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from ldm.data.readable_items import ReadableItems
 from ldm.data.skips import Skips
@@ -28,13 +28,13 @@ class WrappedItems:
             that is too small: error = raise, skip = take the next one instead.
 
     Raises:
-        DataError: the data set is empty, or its length is unknown.
+        DataError: the data set is empty, or its items have no numbers.
     """
 
     def __init__(self, images: Dataset[dict[str, Any]], seed: int, refused: str = "error") -> None:
         name = type(images).__name__
-        if not isinstance(images, Sized):
-            raise DataError(f"{name} has no length: it is no data set of single images")
+        if isinstance(images, IterableDataset) or not isinstance(images, Sized):
+            raise DataError(f"{name} has no items by number: it is no data set of single images")
         if refused not in ("error", "skip"):
             raise DataError(f"{name}: refused '{refused}' is not one of error, skip")
         self.images, self._name = images, name

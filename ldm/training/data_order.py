@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils.data import Sampler
 from ldm.training.seeding import key
 
 Row = tuple[int, int]
-"""An epoch, and the index of an item in the data set."""
+"""An epoch, and the index of an item in the data set; draws of the item are made from both."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Order:
 
     The shuffled epochs follow each other in one long sequence, and batch k has its rows from
     k * batch_size on. A batch that holds the last rows of an epoch and the first of the next
-    belongs to the next. So every row comes once per epoch, also where the batch size does not
-    divide.
+    belongs to the next; its rows keep the epochs that they are of. So every row comes once per
+    epoch, also where the batch size does not divide.
 
     Attributes:
         count: rows of the data set.
@@ -69,14 +70,20 @@ class Order:
 
     def rows(self, epoch: int) -> Tensor:
         """The rows (batches_in * batch_size,) of the batches of an epoch."""
-        begin = self.batches_before(epoch) * self.batch_size - epoch * self.count
-        end = begin + self.batches_in(epoch) * self.batch_size
-        own = self._shuffled(epoch)[:end]
-        return torch.cat([self._shuffled(epoch - 1)[begin:], own]) if begin < 0 else own
+        carried = self.carried(epoch)
+        before = [_shuffled(self.count, self.seed, epoch - 1)[-carried:]] if carried else []
+        own = _shuffled(self.count, self.seed, epoch)
+        return torch.cat([*before, own])[: self.batches_in(epoch) * self.batch_size]
 
-    def _shuffled(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(key(self.seed, "order", epoch))
-        return torch.randperm(self.count, generator=generator)
+    def carried(self, epoch: int) -> int:
+        """Rows that are left of the epoch before; the first batch of an epoch begins with them."""
+        return epoch * self.count % self.batch_size
+
+
+@lru_cache(maxsize=1)  # the next epoch begins with what is left of this one
+def _shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(key(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
 
 
 class TrainingBatches(Sampler[list[Row]]):
@@ -103,12 +110,13 @@ class TrainingBatches(Sampler[list[Row]]):
         return self._order.most_batches() * self._split.parts
 
     def __iter__(self) -> Iterator[list[Row]]:
-        epoch, size = self.epoch, self._order.batch_size
-        batches = self._order.rows(epoch).reshape(-1, size)[self._taken :]
-        for batch in batches:
+        rows, size = self._order.rows(self.epoch), self._order.batch_size
+        epochs = torch.full_like(rows, self.epoch)
+        epochs[: self._order.carried(self.epoch)] -= 1
+        batches = torch.stack([epochs, rows], 1).reshape(-1, size, 2)
+        for batch in batches[self._taken :]:
             for part in range(self._split.parts):
-                rows = batch[self._split.rows(size, part)]
-                yield [(epoch, index) for index in rows.tolist()]
+                yield [(epoch, row) for epoch, row in batch[self._split.rows(size, part)].tolist()]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ldm.data.shared_epoch import SharedEpoch
 from ldm.training.data_order import Row
 from ldm.training.seeding import GlobalState, aside, key, seed_global
 
@@ -29,18 +31,20 @@ class SeededItems(Dataset[Any]):
         self._items, self._seed = items, seed
 
     def __getitems__(self, rows: Sequence[Row]) -> list[Any]:
-        """The items of a batch, all of one epoch; named so for torch's loader."""
-        if rows and hasattr(self._items, "set_epoch"):
-            self._items.set_epoch(rows[0][0])  # in this worker, which may have a copy of its own
+        """The items of a batch; named so for torch's loader."""
         with nullcontext() if get_worker_info() is not None else aside():
-            return [self._item(epoch, index) for epoch, index in rows]
+            epochs = groupby(rows, key=itemgetter(0))
+            return [item for epoch, part in epochs for item in self._of_epoch(epoch, part)]
 
     def __getitem__(self, row: Row) -> Any:
         return self.__getitems__([row])[0]
 
-    def _item(self, epoch: int, index: int) -> Any:
-        seed_global(key(self._seed, "item", epoch, index))
-        return self._items[index]
+    def _of_epoch(self, epoch: int, rows: Iterable[Row]) -> Iterator[Any]:
+        if hasattr(self._items, "set_epoch"):
+            self._items.set_epoch(epoch)  # in this worker, which may have a copy of its own
+        for _, index in rows:
+            seed_global(key(self._seed, "item", epoch, index))
+            yield self._items[index]
 
 
 class SeededStream(IterableDataset[Any]):
@@ -56,15 +60,14 @@ class SeededStream(IterableDataset[Any]):
 
     def __init__(self, items: Any, seed: int, rank: int) -> None:
         self._items, self._seed, self._rank = items, seed, rank
-        # In shared memory, so that workers that outlive an epoch see the change.
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedEpoch()
 
     def __len__(self) -> int:
         return len(self._items)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ldm.conditioners.spatial import ResizedMask
 from ldm.config import instantiate, load_config
@@ -184,7 +185,15 @@ def test_what_is_no_data_set_of_images() -> None:
         Inpainting(Refusing(), masks, refused="skip")[0]
     with pytest.raises(DataError, match="refused 'never' is not one of error, skip"):
         Inpainting(Words(), masks, refused="never")
-    with pytest.raises(DataError, match="has no length"):
-        Inpainting(object(), masks)
+
+    class Stream(IterableDataset[dict[str, Any]]):
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    for images in (object(), Stream()):
+        with pytest.raises(DataError, match="has no items by number"):
+            Inpainting(images, masks)
     with pytest.raises(IndexError, match="item 3 of a set of 3"):
         Inpainting(SceneDataset(32, 3), masks)[3]

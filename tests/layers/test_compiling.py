@@ -9,10 +9,16 @@ from torch import Tensor, nn
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
 from ldm.conditioners.class_label import ClassLabel
+from ldm.conditioners.contrastive import ContrastiveCLIP
+from ldm.denoisers.encoder_unet import EncoderUNet
 from ldm.denoisers.unet import UNet
+from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.evaluation.class_features import ClassFeatures
+from ldm.evaluation.scene_features import SceneFeatures
 from ldm.layers.compiling import compile_networks
+from tests.conditioners.clips import OPEN, ids
 
 SIZES = {"model_channels": 8, "num_res_blocks": 1, "norm_groups": 4, "num_head_channels": 8}
 
@@ -102,19 +108,46 @@ def test_what_is_compiled_keeps_its_names_and_types() -> None:
     assert compile_networks(unet()) == [""]
 
 
-def test_the_networks_are_called_through_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Types of the modules that are called through a compiler, which changes nothing."""
+    names: list[str] = []
 
     def compiled(function: Any, **_: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(type(function.__self__).__name__)
+            names.append(type(function.__self__).__name__)
             return function(*args, **kwargs)
 
         return call
 
     monkeypatch.setattr(torch, "compile", compiled)
+    return names
+
+
+def test_the_networks_are_called_through_the_compiler(calls: list[str]) -> None:
     model = latent_diffusion()
     compile_networks(model)
     model({"image": torch.rand(2, 3, 16, 16), "class_label": torch.tensor([0, 1])})
     model.decode(torch.randn(1, 2, 8, 8))
     assert calls == ["Encoder", "UNet", "Decoder"]
+
+
+def test_so_are_networks_that_bring_a_loss(calls: list[str]) -> None:
+    batch = {
+        "image": torch.rand(2, 3, 8, 8),
+        "class_label": torch.tensor([0, 1]),
+        "box_labels": torch.tensor([[0], [1]]),
+        "tokens": ids(3, 0),
+    }
+    for model in (ClassFeatures(2, width=8), SceneFeatures(width=8), ContrastiveCLIP(OPEN)):
+        compile_networks(model)
+        model.loss(batch)
+    assert calls == ["ClassFeatures", "SceneFeatures", "ContrastiveCLIP"]
+
+
+def test_so_is_a_classifier_of_latents(calls: list[str]) -> None:
+    network = EncoderUNet(2, out_channels=3, channel_mult=[1, 2], image_size=8, **SIZES)
+    model = NoisyLatentClassifier(network, first_stage(), NoiseSchedule(timesteps=20))
+    compile_networks(model)
+    model({"image": torch.rand(2, 3, 16, 16), "class_label": torch.tensor([0, 1])})
+    assert calls == ["Encoder", "EncoderUNet"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -256,6 +257,52 @@ def test_random_crops_need_a_number_of_epochs(script: Script, world: Path, tmp_p
     assert "all epochs of the training set are alike" in needless.err
 
 
+def _of_tars(world: Path, root: Path) -> Path:
+    """A config whose data are the photos with their captions, seven in each tar file."""
+    root.mkdir()
+    files = sorted((world / "photos").iterdir())  # 00.png, 00.txt, 01.png, ...
+    for start in range(0, len(files), 14):
+        with tarfile.open(root / f"{start:02}.tar", "w") as tar:
+            for file in files[start : start + 14]:
+                tar.add(file, file.name)
+    config = load_config(world / "config.yaml")
+    for split, flip in (("train", 0.5), ("validation", 0.0)):
+        frame = {"size": "${image_size}", "crop": "center", "flip": flip}
+        tokenizer = config.data.params[split].params.tokenizer
+        framed = {"target": "ldm.data.cuts.framing", "params": frame}
+        shards = {"shards": str(root), "framing": framed, "tokenizer": tokenizer}
+        config.data.params[split] = {"target": "ldm.data.shards.Shards", "params": shards}
+    save_config(config, root / "config.yaml")
+    return root / "config.yaml"
+
+
+def test_a_cache_of_tar_shards_is_that_of_the_same_images(
+    script: Script, world: Path, tmp_path: Path
+) -> None:
+    """Crops of two epochs, plain and mirrored, and all captions; also after an interruption."""
+    config = _of_tars(world, tmp_path / "tars")
+    call = [
+        *("cache_latents.py", config, "--out", tmp_path / "of tars"),
+        "data.params.train.params.framing.params.crop=random",
+        *("--batch-size", 4, "--shard-mib", 0.02, "--device", "cpu", "--epochs", 2, "--workers", 2),
+    ]
+    made = script(*call)
+    assert made.code == 0, made.err
+    assert f"train: {PHOTOS} items, plain and mirrored, 2 epochs" in made.out
+    (tmp_path / "of tars" / "train" / "00002.safetensors").unlink()
+    assert script(*call).code == 0
+
+    options = [f"data.params.{s}.params.split=all" for s in ("train", "validation")]
+    options.append("+data.params.train.params.crop=random")
+    assert _cache(script, world, tmp_path / "of files", *options, "--epochs", 2).code == 0
+    caches = [_bytes(tmp_path / name) for name in ("of tars", "of files")]
+    latents = [{k: v for k, v in c.items() if k.endswith(".safetensors")} for c in caches]
+    assert len(latents[0]) > 4
+    assert latents[0] == latents[1]
+    done = _train(script, world, tmp_path / "of tars", "trainer.max_steps=2")
+    assert done.code == 0, done.err
+
+
 def test_entries_are_chosen(script: Script, world: Path, tmp_path: Path) -> None:
     options = ("--with-image", "--without", "caption")
     assert _cache(script, world, tmp_path, *options).code == 0
@@ -300,8 +347,8 @@ def test_a_folder_with_other_files_is_left_alone(
     assert _bytes(tmp_path) == {"notes.txt": b"mine"}
 
 
-def _command(world: Path, out: Path) -> list[str]:
-    command = [str(SCRIPTS / "cache_latents.py"), str(world / "config.yaml"), "--out", str(out)]
+def _command(config: Path, out: Path) -> list[str]:
+    command = [str(SCRIPTS / "cache_latents.py"), str(config), "--out", str(out)]
     return [*command, *("--batch-size", "1", "--shard-mib", "0.002", "--device", "cpu")]
 
 
@@ -310,23 +357,24 @@ _ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 @pytest.mark.slow
 def test_two_processes_and_killed_calls_make_the_same_bytes(world: Path, tmp_path: Path) -> None:
-    """Killed at several moments by SIGKILL, and gone on with."""
+    """Of tar shards; killed at several moments by SIGKILL, and gone on with."""
+    config = _of_tars(world, tmp_path / "tars")
     whole, out = tmp_path / "whole", tmp_path / "out"
-    subprocess.run([sys.executable, *_command(world, whole)], check=True, env=_ENVIRONMENT)
+    subprocess.run([sys.executable, *_command(config, whole)], check=True, env=_ENVIRONMENT)
     expected = _bytes(whole)
     expected = {k: v.replace(str(whole).encode(), str(out).encode()) for k, v in expected.items()}
     assert len(expected) > 20
 
     killed = 0
     for shards in (1, 5, 12):
-        call = subprocess.Popen([sys.executable, *_command(world, out)], env=_ENVIRONMENT)
+        call = subprocess.Popen([sys.executable, *_command(config, out)], env=_ENVIRONMENT)
         while call.poll() is None and len(list(out.glob("*/*.safetensors"))) < shards:
             time.sleep(0.001)
         call.send_signal(signal.SIGKILL)
         killed += call.wait() == -signal.SIGKILL
     assert killed
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*torchrun, "--master-port", "29613", *_command(world, out)]
+    command = [*torchrun, "--master-port", "29613", *_command(config, out)]
     subprocess.run(command, check=True, env=_ENVIRONMENT)
     assert _bytes(out) == expected
 

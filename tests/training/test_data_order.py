@@ -20,7 +20,7 @@ def _batches(order: Order, world: int, parts: int, epoch: int, taken: int = 0) -
     assert len({len(share) for share in shares}) == 1
     micro = [list(chain(*part)) for part in zip(*shares, strict=True)]
     whole = [list(chain(*micro[i : i + parts])) for i in range(0, len(micro), parts)]
-    assert all(e == epoch for batch in whole for e, _ in batch)
+    assert all(e in (epoch, epoch - 1) for batch in whole for e, _ in batch)
     return [{index for _, index in batch} for batch in whole]
 
 
@@ -42,6 +42,30 @@ def test_every_row_comes_once_per_epoch_also_where_the_batch_does_not_divide() -
         assert sorted(rows[10 * epoch : 10 * (epoch + 1)]) == list(range(10))
     seen = Counter(rows[: 4 * order.batches_before(5)])
     assert set(seen.values()) <= {4, 5}  # all but the rows of a batch that waits for its epoch
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(18, 4), (10, 4), (7, 7), (5, 3)])
+def test_no_place_comes_twice(count: int, batch_size: int) -> None:
+    """Draws are made from places: a row that waited for its epoch needs others than its next."""
+    order = Order(count, batch_size, seed=0)
+    places = [
+        place
+        for epoch in range(6)
+        for batch in TrainingBatches(order, Split(), epoch)
+        for place in batch
+    ]
+    assert len(set(places)) == len(places)
+    assert places == [(i // count, row) for i, (_, row) in enumerate(places)]
+
+
+def test_each_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **o: drawn.append(n) or draw(n, **o))
+    order = Order(23, 4, seed=5)
+    for epoch in range(4):
+        list(TrainingBatches(order, Split(), epoch))
+    assert len(drawn) == 4
 
 
 def test_epochs_and_seeds_have_other_orders() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ldm.data.readable_items import ReadableItems
 from ldm.layers.draws import BatchGenerator, draw_integers, draw_normal, draw_uniform
 from ldm.training.data_order import Order, Split, TrainingBatches
 from ldm.training.position import Position
@@ -93,6 +94,19 @@ class Drawing(Dataset[Any]):
         return torch.tensor([*drawn, index, self.epoch])
 
 
+class Points(Dataset[float]):
+    """The first draw of each item."""
+
+    def __init__(self) -> None:
+        self.items = ReadableItems("points", 4, lambda index: index, "error", seed=0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.items.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> float:
+        return self.items.draws(index)()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_items_that_draw_globally_depend_on_epoch_and_index(workers: int) -> None:
     def items(split: Split) -> list[dict[int, list[float]]]:
@@ -116,6 +130,21 @@ def test_items_that_draw_globally_depend_on_epoch_and_index(workers: int) -> Non
     assert whole == parts
     assert all(whole[0][i] != whole[1][i] for i in range(6))
     assert len({tuple(v) for v in whole[0].values()}) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_two_epochs_has_the_draws_of_both(workers: int) -> None:
+    """Also in workers, of which the others are in the next epoch by then."""
+    places = [[(0, 3), (1, 0)], [(1, 3), (1, 1)]] * 8
+    items = SeededItems(Points(), seed=0)
+    loader = DataLoader(items, batch_sampler=places, num_workers=workers)
+    drawn = [float(value) for batch in loader for value in batch]
+    expected = [
+        np.random.default_rng((0, epoch, index)).random()
+        for batch in places
+        for epoch, index in batch
+    ]
+    assert drawn == expected
 
 
 def test_loading_in_the_training_process_does_not_disturb_its_numbers() -> None:
