@@ -151,14 +151,17 @@ def verify(path: str | Path) -> None:
     ``torch.load`` does not look at them. It reads the file once, a good GB in a second.
 
     Raises:
-        DamagedCheckpointError: cut short, or a byte is not what was written.
-        CheckpointError: no such file, or it may not be read.
+        DamagedCheckpointError: cut short, not readable, or a byte is not what was written.
+        CheckpointError: no such file, or this user may not read it.
     """
-    path = _existing(path)
+    path = Path(path)
+    if path.is_dir():
+        raise DamagedCheckpointError(f"{path} is damaged: it is a folder")
+    _existing(path)
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except OSError as error:
+    except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can raise anything at all
         raise DamagedCheckpointError(f"{path} is damaged: {first_line(error)}") from error

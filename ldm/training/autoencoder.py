@@ -72,7 +72,7 @@ class AutoencoderTask(pl.LightningModule):
         self._discriminator_optimizer = discriminator_optimizer
         self._lr_schedule = lr_schedule
         self._gradient_clip = gradient_clip
-        self._guard = FiniteGuard(on_nonfinite)
+        self.guard = FiniteGuard(on_nonfinite)
         quantizer = self._quantizer
         self._usage = {
             split: CodeUsage(quantizer.num_codes)
@@ -124,12 +124,12 @@ class AutoencoderTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the balance of the losses remembers of earlier parts, and codes counted."""
         checkpoint["gradients"] = list(self.objective.gradients)
-        checkpoint["left_out_in_a_row"] = self._guard.in_a_row
+        checkpoint["left_out_in_a_row"] = self.guard.in_a_row
         checkpoint["code_usage"] = {split: usage.state() for split, usage in self._usage.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with the balance and the counts as they were."""
-        self._guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
+        self.guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
         gradients = checkpoint.get("gradients", [])
         self.objective.gradients = deque(gradients, maxlen=max(1, len(gradients)))
         for split, counts in checkpoint.get("code_usage", {}).items():
@@ -150,10 +150,10 @@ class AutoencoderTask(pl.LightningModule):
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
         if complete:
-            self._guard.stepped()
+            self.guard.stepped()
         logs = over_processes(self, logs)
         logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        log_values(self, "train", logs, step)
+        log_values(self, "train", logs, step + 1)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 
     def _autoencoder_step(
@@ -170,7 +170,8 @@ class AutoencoderTask(pl.LightningModule):
                 output = self.model(images, generator=self._generator_of(i, len(images)))
                 reconstruction = output.image.detach()
                 seen = {"images": images, "reconstruction": reconstruction}
-                if not self._guard.passes(step, seen):  # before it reaches any running statistics
+                # before it reaches any running statistics
+                if not self.guard.passes(step + 1, seen):
                     return None
                 loss, terms = self.objective.generator(images, output, self.model.last_layer, step)
                 with self._synchronised(i == len(parts) - 1):
@@ -182,7 +183,7 @@ class AutoencoderTask(pl.LightningModule):
         means = mean_logs(logs)
         if not self._scaled:
             means["grad_norm"] = self._clip(optimizer.optimizer, self._gradient_clip)
-        if not self._guard.passes(step, means):
+        if not self.guard.passes(step + 1, means):
             self.objective.gradients.clear()
             return None
         optimizer.step()
@@ -205,7 +206,7 @@ class AutoencoderTask(pl.LightningModule):
         means = mean_logs(logs)
         if not self._scaled:
             means["disc_grad_norm"] = self._clip(optimizer, None)
-        fit = self._guard.passes(step, means)
+        fit = self.guard.passes(step + 1, means)
         if fit:
             self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
         return fit, means
@@ -254,7 +255,7 @@ class AutoencoderTask(pl.LightningModule):
         if self._scaled and self._gradient_clip is not None and optimizer is generator:
             unscale(self.trainer, optimizer)
             norm = self._clip(optimizer, self._gradient_clip)
-            log_values(self, "train", {"grad_norm": norm}, self.global_step)
+            log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
 
     def validation_step(self, batch: dict[str, Any], _index: int) -> None:
         """Reconstruction from a posterior sample, with the same noise at every validation."""

@@ -9,6 +9,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from ldm.checkpoint import load_training_checkpoint, save
 from ldm.errors import CheckpointError
+from ldm.training.processes import from_main_process
 from ldm.training.resuming import Resumed
 from ldm.training.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
     Args:
         folder: the run's folder.
-        resumed: the checkpoint that the run is resumed from, which was read already.
+        resumed: the checkpoint that the run is resumed from, which the main process has read.
     """
 
     def __init__(self, folder: RunFolder, resumed: Resumed | None = None) -> None:
@@ -51,7 +52,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values."""
+        """Read tensors and plain values, from the file that the main process has chosen."""
+        path = from_main_process(str(path))
         content = None if self._resumed is None else self._resumed.take()
         return content or load_training_checkpoint(path, map_location)
 

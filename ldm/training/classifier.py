@@ -64,7 +64,7 @@ class ClassifierTask(pl.LightningModule):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             norm = whole_norm(self.trainer.strategy, gradient_norms(parameters))
             clip_gradients(parameters, norm, self._gradient_clip)
-            log_values(self, "train", {"grad_norm": norm}, self.global_step)
+            log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
 
     def on_train_start(self) -> None:
         """Refuse the scale factor of a diffusion model that was never trained.
@@ -84,7 +84,7 @@ class ClassifierTask(pl.LightningModule):
         means = self._means.add(self, logs, index)
         if means is not None:
             means["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            log_values(self, "train", means, self.global_step)
+            log_values(self, "train", means, self.global_step + 1)
             self.log("loss", means["loss"], prog_bar=True, logger=False)
         return loss
 

@@ -51,7 +51,7 @@ class FeatureTask(pl.LightningModule):
         loss: Tensor = self.model.loss(batch)
         means = self._means.add(self, {"loss": loss}, index)
         if means is not None:
-            log_values(self, "train", means, self.global_step)
+            log_values(self, "train", means, self.global_step + 1)
             self.log("loss", means["loss"], prog_bar=True, logger=False)
         return loss
 

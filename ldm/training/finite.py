@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ldm.errors import ConfigError, TrainingError
+from ldm.training.processes import any_process
 
 MAX_SKIPPED = 10
 """Batches in a row that may be left out before it is plain that training itself has broken."""
@@ -29,6 +29,8 @@ class FiniteGuard:
 
     Attributes:
         in_a_row: batches left out since the last step that was taken.
+        exchange: tells which flags (N,) are set in any process; the one exchange of a step, in
+            which other questions may go along.
     """
 
     def __init__(self, on_nonfinite: str = "skip") -> None:
@@ -36,6 +38,7 @@ class FiniteGuard:
             raise ConfigError(f"on_nonfinite must be 'skip' or 'stop', got {on_nonfinite!r}")
         self._stop = on_nonfinite == "stop"
         self.in_a_row = 0
+        self.exchange: Callable[[Tensor], list[bool]] = any_process
 
     def passes(
         self,
@@ -46,7 +49,7 @@ class FiniteGuard:
         """Whether all values are finite in all processes.
 
         Args:
-            step: the optimiser step that is being prepared.
+            step: the optimiser step that is being prepared, counted from 1.
             values: tensors by the name under which a message mentions them; the same names in all
                 processes.
             detail: gives what else a message says of a batch that is not; called by all processes.
@@ -55,11 +58,7 @@ class FiniteGuard:
             TrainingError: they are not, and training is to stop.
         """
         bad = torch.stack([~value.detach().isfinite().all() for value in values.values()])
-        if dist.is_available() and dist.is_initialized():
-            votes = bad.float()
-            dist.all_reduce(votes)
-            bad = votes > 0
-        flags = bad.tolist()  # the one moment at which the host waits for the device
+        flags = self.exchange(bad)  # the one moment at which the host waits for the device
         if not any(flags):
             return True
         names = ", ".join(name for name, flag in zip(values, flags, strict=True) if flag)

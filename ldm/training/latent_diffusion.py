@@ -67,7 +67,7 @@ class LatentDiffusionTask(pl.LightningModule):
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples
-        self._guard = StepGuard(on_nonfinite)
+        self.guard = StepGuard(on_nonfinite)
         self.left_out = False
         self._means = StepMeans()
 
@@ -90,11 +90,11 @@ class LatentDiffusionTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store how many batches in a row were left out: resuming again and again is no way on."""
-        checkpoint["left_out_in_a_row"] = self._guard.in_a_row
+        checkpoint["left_out_in_a_row"] = self.guard.in_a_row
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with that number."""
-        self._guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
+        self.guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
 
     def on_fit_start(self) -> None:
         """Read what no checkpoint has brought, rather than in the midst of the first step."""
@@ -118,8 +118,8 @@ class LatentDiffusionTask(pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norms = gradient_norms(parameters)
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        self.left_out = not self._guard.admits(
-            self.global_step, None if scaled else norms, self.model.named_parameters()
+        self.left_out = not self.guard.admits(
+            self.global_step + 1, None if scaled else norms, self.model.named_parameters()
         )
         if self.left_out:
             optimizer.zero_grad()  # an optimiser passes over parameters without gradients
@@ -127,7 +127,7 @@ class LatentDiffusionTask(pl.LightningModule):
         norm = whole_norm(self.trainer.strategy, norms)
         if self._gradient_clip is not None:
             clip_gradients(parameters, norm, self._gradient_clip)
-        log_values(self, "train", {"grad_norm": norm}, self.global_step)
+        log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
 
     def on_train_start(self) -> None:
         """Measure the scale factor if neither the config nor a checkpoint gave one."""
@@ -141,13 +141,13 @@ class LatentDiffusionTask(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         """The denoising loss of one batch."""
-        with self._guard.watching(self.model, batch, self._rows(index)) as watched:
+        with self.guard.watching(self.model, batch, self._rows(index)) as watched:
             loss, logs = self.model(batch, generator=self.generator)
             watched.terms = dict(logs)
         means = self._means.add(self, logs, index)
         if means is not None:
             means["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            log_values(self, "train", means, self.global_step)
+            log_values(self, "train", means, self.global_step + 1)
             self.log("loss", means["loss_simple"], prog_bar=True, logger=False)
         return loss
 

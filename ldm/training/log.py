@@ -25,7 +25,7 @@ def log_values(
         task: who logs.
         split: ``train`` or ``val``; the latter is averaged over batches and processes.
         values: scalars by name.
-        step: optimiser steps taken so far.
+        step: optimiser steps taken, that of training values included.
         batch_size: weight in the average over batches.
     """
     task.log_dict(

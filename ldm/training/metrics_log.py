@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class MetricsLog(Logger):
-    """Appends ``{"step": 10, "train/loss": 0.5}`` lines to a file.
+    """Appends ``{"step": 10, "train/loss": 0.5}`` lines to a file: values of, or after, step 10.
 
     NaN and infinities, for which JSON has no words, become ``null``.
 

@@ -90,7 +90,7 @@ class Position(pl.Callback):
         """Log what the run was killed before it could log, and validate if that was due."""
         values, self._unlogged = self._unlogged, {}
         if values:
-            step = int(values.get("step", self.batches - 1))
+            step = int(values.get("step", self.batches))
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in values.items() if k != "step"}, step=step)
         if self._validate_first:  # Lightning does it by itself only within an epoch

@@ -34,7 +34,7 @@ class StepProgress(pl.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
         """Begin where the run stands."""
-        total, step = int(trainer.estimated_stepping_batches), trainer.global_step
+        total, step = total_steps(trainer), trainer.global_step
         if not sys.stderr.isatty():
             self._lines = ProgressLines(self._description, total, step)
             return
@@ -79,6 +79,18 @@ class StepProgress(pl.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def total_steps(trainer: Any) -> int:
+    """Optimiser steps of the whole run.
+
+    Lightning takes all epochs to be as long as the longest: some have one batch more than others.
+    """
+    estimate, data = int(trainer.estimated_stepping_batches), trainer.datamodule
+    if trainer.max_epochs == -1 or not hasattr(data, "batches_in"):
+        return estimate
+    batches = [data.batches_in(epoch) for epoch in range(trainer.max_epochs)]
+    return estimate if None in batches else min(estimate, sum(batches))
 
 
 class ProgressLines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 import ldm
 from ldm.checkpoint import load_training_checkpoint, verify
 from ldm.config import load_config
-from ldm.errors import CheckpointError, DamagedCheckpointError
+from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from ldm.training.run_folder import RunFolder
 
 _SAME_RUN = re.compile(
@@ -27,6 +28,7 @@ _SAME_RUN = re.compile(
     r"|accumulate_grad_batches|log_every_n_steps|enable_.+|profiler|limit_val_batches)"
 )
 """Keys of a config that say how long, where and how talkative a run is, not what it computes."""
+_ABSENT = object()
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Resumed:
     def set_damaged_aside(self) -> None:
         """Rename the damaged ones, so that they do not take the place of good ones."""
         for path in self.damaged:
-            path.replace(path.with_name(f"{path.name}.damaged"))
+            names = (path.with_name(f"{path.name}.damaged{n or ''}") for n in itertools.count())
+            path.replace(next(name for name in names if not name.exists()))
 
 
 def newest_good(folder: RunFolder, say: Callable[[str], None]) -> Resumed:
@@ -123,14 +126,36 @@ def check_fit(task: Any, resumed: Resumed) -> None:
         )
 
 
-def changed_keys(folder: RunFolder, config: DictConfig) -> list[str]:
-    """Keys of the config, without references, that the run has had other values of."""
+def check_not_past_end(resumed: Resumed, folder: RunFolder, trainer: pl.Trainer) -> None:
+    """Refuse a checkpoint that is further than training is to go.
+
+    Raises:
+        ConfigError: it says where the run is.
+    """
+    position = (resumed.content or {}).get("position", {"epoch": 0, "taken": 0})
+    epochs = position["epoch"] + (position["taken"] > 0)  # begun
+    if 0 <= trainer.max_steps < resumed.step:
+        reached, limit = "", f"max_steps={trainer.max_steps}"
+    elif trainer.max_epochs is not None and 0 <= trainer.max_epochs < epochs:
+        reached, limit = f", in epoch {epochs},", f"max_epochs={trainer.max_epochs}"
+    else:
+        return
+    raise ConfigError(
+        f"step {resumed.step} of {folder.path}{reached} is past trainer.{limit}: there is nothing "
+        f"to do; raise trainer.{limit.partition('=')[0]} to go on"
+    )
+
+
+def changes(folder: RunFolder, config: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """The values of the run's config and of this one, by the keys in which they differ.
+
+    References are resolved.
+    """
     before = _flatten(OmegaConf.to_container(load_config(folder.config), resolve=True))
     now = _flatten(OmegaConf.to_container(config, resolve=True))
-    absent = object()
-    return sorted(
-        k for k in before.keys() | now.keys() if before.get(k, absent) != now.get(k, absent)
-    )
+    keys = sorted(before.keys() | now.keys())
+    pairs = {key: (before.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys}
+    return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 
 def other_run(changed: list[str]) -> list[str]:

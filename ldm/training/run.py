@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,12 +17,14 @@ from ldm.config import instantiate, save_config
 from ldm.errors import ConfigError, TrainingError
 from ldm.initialise import InitFrom, initialise
 from ldm.load import inline_pretrained, pretrained_checkpoints
+from ldm.training.inputs import check_inputs
 from ldm.training.latent_cache import check_autoencoder, check_takes_latents
 from ldm.training.processes import end_others, is_main_process, lost_another
 from ldm.training.resuming import (
     Resumed,
-    changed_keys,
+    changes,
     check_fit,
+    check_not_past_end,
     newest_good,
     other_run,
     record,
@@ -51,7 +54,7 @@ def train(
         say: called with each line about what the run begins with; in the main process only.
 
     Raises:
-        ConfigError: the config cannot be built.
+        ConfigError: the config cannot be built, or is none that the run can be resumed with.
         CheckpointError: the checkpoint to resume from is missing or does not fit, or that to begin
             with does not; then nothing was written. Or one cannot be written.
         TrainingError: another process trains in the folder, it cannot be written to, or training
@@ -64,7 +67,8 @@ def train(
     with contextlib.ExitStack() as held:
         if main and folder.path.is_dir():
             held.enter_context(run_lock(folder.lock, say))
-        resumed = newest_good(folder, say) if resume else None
+        # The main process alone chooses; the others are told when they read it.
+        resumed = newest_good(folder, say) if resume and main else None
         inlined = inline_pretrained(config)
         pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
         # On resume all weights, those of a frozen first stage included, come from the checkpoint.
@@ -74,9 +78,13 @@ def train(
             begin(task, init, say)
         signals = StopSignals()
         trainer = make_trainer(config, folder, task, signals, resumed)
+        check_split(trainer, task, data)
         if resumed is not None:
             check_fit(task, resumed)
-        check_autoencoder(task, data, None if resumed is None else resumed.weights)
+            check_not_past_end(resumed, folder, trainer)
+            check_autoencoder(task, data, resumed.weights)
+        elif not resume:
+            check_autoencoder(task, data)
         if main:  # nothing was written before
             if not folder.path.is_dir():
                 _make(folder)
@@ -91,10 +99,11 @@ def train(
                     init_from=None if init is None else init.record(),
                 )
             else:
-                _write_resumption(folder, inlined, resumed, trainer.world_size, say)
+                _write_resumption(folder, config, resumed, trainer.world_size, say)
             save_config(inlined, folder.config)
         held.enter_context(signals)
-        _fit(trainer, task, data, folder, resumed, signals)
+        chosen = folder.last if resumed is None else resumed.path
+        _fit(trainer, task, data, folder, chosen if resume else None, signals)
 
 
 def _silent(_: str) -> None:
@@ -115,16 +124,24 @@ def _write_resumption(
     processes: int,
     say: Callable[[str], None],
 ) -> None:
-    """Record that the run goes on, and say if it becomes another one."""
-    changed = changed_keys(folder, config)
-    if other := other_run(changed):
+    """Record that the run goes on, and say if it becomes another one.
+
+    Raises:
+        ConfigError: it was begun with another first stage.
+    """
+    changed = changes(folder, inline_pretrained(config))
+    moved = check_inputs(folder, config, changed)
+    if other := [key for key in other_run(list(changed)) if key not in moved]:
         say(
             f"note: from step {resumed.step} on this is another run than before: "
             f"{', '.join(other)} changed"
         )
     resumed.set_damaged_aside()
-    resumes = folder.status().get("resumes", [])
-    folder.write_status(state="started", resumes=[*resumes, record(resumed, changed, processes)])
+    status = folder.status()
+    resumes = [*status.get("resumes", []), record(resumed, list(changed), processes)]
+    for files in moved.values():
+        status["inputs"] |= files
+    folder.write_status(**status | {"state": "started", "resumes": resumes})
 
 
 def _fit(
@@ -132,7 +149,7 @@ def _fit(
     task: Any,
     data: Any,
     folder: RunFolder,
-    resumed: Resumed | None,
+    checkpoint: Path | None,
     signals: StopSignals,
 ) -> None:
     """Train, and record how it ended.
@@ -143,11 +160,8 @@ def _fit(
     """
     main = is_main_process()
     start, before = time.monotonic(), folder.status().get("seconds", 0) if main else 0
-    checkpoint = None if resumed is None else str(resumed.path)
     try:
         stopped = _stopped(trainer, task, data, checkpoint)
-        if not stopped:
-            trainer.save_checkpoint(folder.last)
         finished = not stopped and _at_its_end(trainer)
     except Exception as error:
         lost = lost_another(error)
@@ -174,7 +188,7 @@ def _fit(
         )
 
 
-def _stopped(trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | None) -> bool:
+def _stopped(trainer: pl.Trainer, task: Any, data: Any, checkpoint: Path | None) -> bool:
     """Train; whether it was asked to stop."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
@@ -213,6 +227,21 @@ def check_data(task: Any, data: Any) -> None:
         item = next(iter(data.train)) if stream else data.train[0]
         if hasattr(task, "check_item"):
             task.check_item(item)
+
+
+def check_split(trainer: pl.Trainer, task: Any, data: Any) -> None:
+    """Refuse a batch that cannot be shared out evenly, before anything is written.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    accumulated = trainer.accumulate_grad_batches * getattr(task, "micro_batches", 1)
+    size, parts = getattr(data, "batch_size", 0), trainer.world_size * accumulated
+    if size % parts:
+        raise ConfigError(
+            f"data.params.batch_size {size} is the batch of one optimiser step; it must be "
+            f"divisible by trainer.devices x num_nodes x accumulate_grad_batches = {parts}"
+        )
 
 
 def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
@@ -292,16 +321,13 @@ def open_run(
 
 def _check_same(folder: RunFolder, config: DictConfig, init: InitFrom | None) -> None:
     remedy = f"delete {folder.path} or choose another name with name=..."
-    changed = changed_keys(folder, inline_pretrained(config))
+    changed = list(changes(folder, inline_pretrained(config)))
     if changed:
         raise ConfigError(
             f"{folder.path} was made with another config (it differs in {', '.join(changed[:5])}): "
             + remedy
         )
-    inputs = folder.status().get("inputs", {})
-    for path, digest in pretrained_checkpoints(config).items():
-        if inputs.get(path) != digest:
-            raise ConfigError(f"{folder.path} was trained on another version of {path}: {remedy}")
+    check_inputs(folder, config, {})
     began = folder.status().get("init_from")
     asked = None if init is None else init.record()
     if _weights(began) != _weights(asked):

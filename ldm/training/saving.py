@@ -50,10 +50,12 @@ class SaveCheckpoints(Checkpoint):
         """Count steps from where a resumed run stands, and take the signals back from Lightning.
 
         Its own handlers talk to the other processes from within, whatever these are doing, and
-        under SLURM write checkpoints of another kind and requeue the job.
+        under SLURM write checkpoints of another kind and requeue the job. It also asks the others
+        before each batch whether a handler was called, for which a GPU is waited for.
         """
         self._saved = self._step = trainer.global_step
         self._signals.listen()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(self._note_change)
 
@@ -75,7 +77,7 @@ class SaveCheckpoints(Checkpoint):
             return  # gradients are being accumulated, or the batch was left out
         self._step = step
         self._stepping = self._changed = False
-        asked = self._signals.agreed(trainer.strategy)
+        asked = self._signals.agreed(trainer.strategy.root_device)
         kept = self._keep > 0 and step % self._keep == 0
         if asked or kept or step % self._every == 0:
             self._save(trainer)
@@ -83,6 +85,11 @@ class SaveCheckpoints(Checkpoint):
             self._give_name_for_ever(step)
         if asked and step != trainer.max_steps:
             raise Stop
+
+    def on_train_end(self, trainer: Any, _task: Any) -> None:
+        """Save the last step."""
+        if self._saved != trainer.global_step:
+            self._save(trainer)
 
     def on_exception(self, trainer: Any, _task: Any, exception: BaseException) -> None:
         """Save where steps would be lost and the state is that between two steps.

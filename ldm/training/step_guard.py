@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.errors import TrainingError
 from ldm.training.finite import FiniteGuard
+from ldm.training.processes import connected
 
 _NAMES = ("__key__", "key", "path", "index")
 """Entries of a batch that name its items, the best first."""
@@ -36,7 +37,7 @@ class _Part:
         self.losses, self.times = inputs[0].detach(), inputs[1]
 
 
-class StepGuard:
+class StepGuard(FiniteGuard):
     """Keeps an optimiser step from the weights if a term of the loss or a gradient is not finite.
 
     All processes come to the same decision. Whether the step may be taken has to be known before
@@ -47,17 +48,8 @@ class StepGuard:
     """
 
     def __init__(self, on_nonfinite: str = "skip") -> None:
-        self._guard = FiniteGuard(on_nonfinite)
+        super().__init__(on_nonfinite)
         self._parts: list[_Part] = []
-
-    @property
-    def in_a_row(self) -> int:
-        """Batches left out since the last step that was taken; checkpoints keep it."""
-        return self._guard.in_a_row
-
-    @in_a_row.setter
-    def in_a_row(self, count: int) -> None:
-        self._guard.in_a_row = count
 
     @contextmanager
     def watching(
@@ -86,7 +78,7 @@ class StepGuard:
         """Whether an optimiser step may be taken; forgets the batches that lead to it.
 
         Args:
-            step: the optimiser step that is being prepared.
+            step: the optimiser step that is being prepared, counted from 1.
             norms: that of each gradient (P,); None where gradients that are not finite are normal
                 and never reach the weights: in float16, whose scale is found by trying.
             parameters: those of the model by name, for messages.
@@ -101,9 +93,9 @@ class StepGuard:
         }
         if norms is not None:
             terms["gradient"] = norms
-        fit = self._guard.passes(step, terms, lambda: _describe(parts, parameters))
+        fit = self.passes(step, terms, lambda: _describe(parts, parameters))
         if fit:
-            self._guard.stepped()
+            self.stepped()
         return fit
 
 
@@ -143,7 +135,7 @@ def _describe(parts: list[_Part], parameters: Iterable[Named]) -> str:
 
 def _everywhere(to_blame: bool, own: str) -> str:
     """What the processes that are to blame have to say; what all have, if none is."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not connected():
         return f": {own}"
     said: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(said, (to_blame, own))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -19,7 +20,8 @@ def over_processes(task: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]
     if task.trainer.world_size == 1 or not values:
         return dict(values)
     stacked = torch.stack([value.detach().float().to(task.device) for value in values.values()])
-    means = task.trainer.strategy.reduce(stacked, reduce_op="mean")
+    dist.all_reduce(stacked)  # Lightning's reduce has the hosts wait for each other before
+    means = stacked / task.trainer.world_size
     return dict(zip(values, means.unbind(), strict=True))
 
 

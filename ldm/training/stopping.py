@@ -9,6 +9,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ldm.training.processes import any_process, connected
+
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -37,6 +42,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._heard: bool | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -57,13 +63,26 @@ class StopSignals:
         for number in self._before:
             signal.signal(number, self._receive)
 
-    def agreed(self, strategy: Any) -> bool:
+    def exchange(self, flags: Tensor) -> list[bool]:
+        """Which flags (N,) are set in any process; on the way, whether any was asked to end."""
+        own = flags.new_full((1,), self.received is not None)
+        *found, self._heard = any_process(torch.cat([flags, own]))
+        return found
+
+    def agreed(self, device: torch.device) -> bool:
         """True in all processes alike if one of them was asked to end.
 
+        It is known from the last ``exchange``; without one since the last call there is one here.
+
         Args:
-            strategy: that of the Lightning trainer, which connects them.
+            device: that of this process.
         """
-        return bool(strategy.reduce_boolean_decision(self.received is not None, all=False))
+        if not connected():
+            return self.received is not None
+        if self._heard is None:
+            self.exchange(torch.zeros(0, dtype=torch.bool, device=device))
+        heard, self._heard = self._heard, None
+        return bool(heard)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:

@@ -158,7 +158,7 @@ class Throughput(pl.Callback):
         self.latest = values
         for log in trainer.loggers:  # with the step at which the losses of this batch are logged
             named = {f"perf/{name}": value for name, value in values.items()}
-            log.log_metrics(named, step=trainer.global_step - 1)
+            log.log_metrics(named, step=trainer.global_step)
 
     @rank_zero_only
     def _judge(self, trainer: Any, speed: Speed) -> None:

@@ -60,6 +60,8 @@ def make_trainer(
         ConfigError: one of them holds a key or value that does not fit.
     """
     options = trainer_options(config)
+    if hasattr(task, "guard"):
+        task.guard.exchange = signals.exchange  # the wish to end goes along
     if not task.automatic_optimization:
         _adapt_to_two_optimisers(options, task)
     speed_up(task, config.get("compile", False))

@@ -117,8 +117,8 @@ def test_it_trains_and_resumes(run: RunFolder) -> None:
     assert state["ema"]["num_updates"] == 4
     assert all(int(s["step"]) == 4 for s in state["optimizer_states"][0]["state"].values())
     curves = read_metrics(run.metrics)
-    assert [step for step, _ in curves["train/loss"]] == [0, 1, 2, 3]
-    assert [step for step, _ in curves["train/grad_norm"]] == [0, 1, 2, 3]
+    assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4]
+    assert [step for step, _ in curves["train/grad_norm"]] == [1, 2, 3, 4]
     logged = {"loss", "accuracy", "accuracy_top5", *(f"accuracy_q{i}" for i in (1, 2, 3, 4))}
     assert logged <= {name.removeprefix("val/") for name in curves if name.startswith("val/")}
     assert run.last.with_name("best.ckpt").exists()  # by val/loss

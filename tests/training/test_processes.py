@@ -115,16 +115,25 @@ def test_both_processes_leave_out_a_batch_that_is_broken_in_one(tmp_path: Path) 
     assert all(value.isfinite().all() for value in saved.values())
 
 
-def test_a_limited_validation_sees_the_same_images_in_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("class2img", 1), ("class2img", 2), ("autoencoder", 2)]
+)
+def test_a_limited_validation_sees_the_same_images_in_parts(
+    tmp_path: Path, kind: str, limit: int
+) -> None:
     """The limit counts batches of an optimiser step, not the parts that are worked on in turn."""
-    values = []
-    for parts in (1, 2):
-        config = tiny.class2img(every={"log": 1, "validation": 2, "checkpoint": 2, "images": 0})
+    values = {}
+    for parts, batches in ((1, limit), (2, limit), (1, 3)):
+        every = {"log": 1, "validation": 1, "checkpoint": 1, "images": 0}
+        config = getattr(tiny, kind)(every=every)
         config.data.params.validation.params.length = 12
-        config.model.params.denoiser.params.dropout = 0.0  # each part draws its own
-        config.trainer = {"max_steps": 2, "accelerator": "cpu", "limit_val_batches": 1}
+        config.trainer = {"max_steps": 1, "accelerator": "cpu", "limit_val_batches": batches}
         config.trainer.accumulate_grad_batches = parts
-        folder = RunFolder(tmp_path / str(parts))
+        if kind == "class2img":
+            config.model.params.denoiser.params.dropout = 0.0  # each part draws its own
+        folder = RunFolder(tmp_path / f"{parts}-{batches}")
         train(config, folder)
-        values.append(_losses(folder.path, "val/loss_simple"))
-    assert_close(values[1], values[0], rtol=1e-5, what="val/loss_simple")
+        monitor = {"class2img": "val/loss_simple", "autoencoder": "val/rec_loss"}[kind]
+        values[parts, batches] = _losses(folder.path, monitor)
+    assert_close(values[2, limit], values[1, limit], rtol=1e-5, what=monitor)
+    assert not torch.allclose(values[1, 3], values[1, limit], rtol=1e-3)

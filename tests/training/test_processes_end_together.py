@@ -145,6 +145,29 @@ def test_what_fails_in_another_process_is_said_once(start: Any, launcher: str) -
         assert started.status()["state"] == "failed"
 
 
+def test_all_go_on_from_the_checkpoint_that_one_has_chosen(start: Any, tmp_path: Path) -> None:
+    """Torchrun starts both at once: the other must not meet a file that is being set aside."""
+    config = endless()
+    config.trainer.max_steps, config.every.checkpoint = 4, 2
+    started = start("torchrun", config)
+    assert started.wait() == 0, started.output()
+    last = started.run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    command = [*LAUNCHERS["torchrun"], "scripts/train.py", "--resume", str(started.run)]
+    done = subprocess.run(
+        [*command, "trainer.max_steps=5"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("last.ckpt is damaged") == 1
+    assert (started.status()["state"], started.status()["step"]) == ("complete", 5)
+    assert started.status()["resumes"][0]["from"] == "previous.ckpt"
+
+
 def test_what_fails_in_all_processes_is_said_once(start: Any) -> None:
     started = start("torchrun", endless(trainer={"accelerator": "abacus"}))
     assert started.wait() == 1

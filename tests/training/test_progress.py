@@ -11,7 +11,10 @@ import pytorch_lightning as pl
 
 from ldm.training.meter import Meter
 from ldm.training.progress import ProgressLines, StepProgress
+from ldm.training.run import train
+from ldm.training.run_folder import RunFolder
 from ldm.training.throughput import Throughput
+from tests.training import tiny
 from tests.training.clock import Clock, SlowData, SlowTask
 
 
@@ -47,6 +50,24 @@ def _fit(tmp_path: Path) -> None:
         default_root_dir=tmp_path,
     )
     trainer.fit(SlowTask(clock), datamodule=SlowData(clock, 0.25))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_total_is_that_of_epochs_of_different_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: int
+) -> None:
+    """Epochs of 4, 5 and 4 batches: what is left of one begins the next."""
+    config = tiny.features(data={"params": {"train": {"params": {"length": 18}}}})
+    config.trainer = {"max_epochs": 3, "accelerator": "cpu", "accumulate_grad_batches": parts}
+    config.every = {"log": 1, "validation": 100, "checkpoint": 100, "images": 0}
+    folder = RunFolder(tmp_path / "run")
+    train(config, folder)
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": step " in line]
+    assert folder.status()["step"] == 13
+    assert [line.split(",")[0] for line in lines] == [
+        "tiny-features: step 1/13",
+        "tiny-features: step 13/13",
+    ]
 
 
 STATE = (

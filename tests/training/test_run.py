@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config
@@ -54,9 +54,9 @@ def test_a_run_leaves_all_its_parts(trained: tuple[RunFolder, RunFolder]) -> Non
 
 def test_steps_are_counted_in_batches(trained: tuple[RunFolder, RunFolder]) -> None:
     curves = read_metrics(trained[0].metrics)
-    assert [step for step, _ in curves["train/rec_loss"]] == [0, 1, 2, 3]
-    assert [step for step, _ in curves["train/disc_loss"]] == [2, 3]  # disc_start is 2
-    assert len(curves["val/rec_loss"]) == 2
+    assert [step for step, _ in curves["train/rec_loss"]] == [1, 2, 3, 4]
+    assert [step for step, _ in curves["train/disc_loss"]] == [3, 4]  # disc_start is 2
+    assert [step for step, _ in curves["val/rec_loss"]] == [2, 4]
 
 
 def test_discriminator_learns_only_from_its_start(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_resume_continues_weights_optimiser_and_average(
     for state in after["optimizer_states"][0]["state"].values():
         assert int(state["step"]) == 4
     steps = [step for step, _ in read_metrics(folder.metrics)["train/lr"]]
-    assert steps == [0, 1, 2, 3]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_an_exception_leaves_a_checkpoint_to_resume_from(
@@ -177,8 +177,41 @@ def test_a_run_on_another_first_stage_is_refused(
     train(config, second)
     shutil.rmtree(first)
     train(tiny.autoencoder(trainer={"max_steps": 3}), RunFolder(first))
-    with pytest.raises(ConfigError, match="another version of"):
+    with pytest.raises(ConfigError, match=r"began with (.*last\.ckpt), .* \1 holds others"):
         open_run(second, config, "resume", print)
+
+
+def test_resuming_on_another_first_stage_is_refused(
+    trained: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    """Its weights are those of the run's own checkpoint, whatever the config names."""
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(trained[0].path, same)
+    shutil.copytree(trained[0].path, other)
+    shutil.copy(other / "checkpoints" / "previous.ckpt", other / "checkpoints" / "last.ckpt")
+    config = tiny.text2img(Path("${first_stage}"), VOCAB, trainer={"max_steps": 1})
+    config.first_stage = str(trained[0].path)
+    folder = RunFolder(tmp_path / "run")
+    train(config, folder)
+    before = folder.status()
+    last = Path("checkpoints") / "last.ckpt"
+
+    def resume(**options: Any) -> list[str]:
+        said: list[str] = []
+        overrides = [f"{key.replace('__', '.')}={value}" for key, value in options.items()]
+        train(load_config(folder.config, overrides=overrides), folder, resume=True, say=said.append)
+        return said
+
+    for place, names in ((other, trained[0].path / last), (tmp_path / "none", trained[0].path)):
+        with pytest.raises(ConfigError, match=f"began with {names}.*; {place / last} .* others"):
+            resume(first_stage=place)
+        node = f"{{target: ldm.load.pretrained, params: {{path: {place}}}}}"
+        with pytest.raises((ConfigError, CheckpointError), match=str(place)):
+            resume(model__params__autoencoder=node)
+    assert folder.status() == before
+    assert resume(first_stage=same, trainer__max_steps=2) == []
+    with pytest.raises(ConfigError, match=f"began with {same / last}"):
+        resume(first_stage=other)
 
 
 def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
@@ -204,6 +237,22 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 def test_bad_settings_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         train(tiny.autoencoder(**change), RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny.class2img(trainer={"devices": 3}),
+        tiny.autoencoder(trainer={"devices": 2, "accumulate_grad_batches": 4}),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_leaves_no_folder(
+    tmp_path: Path, config: DictConfig
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"batch_size 4 is .* divisible by .* = [38]$"):
+        train(config, folder)
+    assert not folder.path.exists()
 
 
 def test_the_autoencoder_is_clipped(trained: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
@@ -297,11 +346,18 @@ def test_ctrl_c_is_recorded_and_can_be_resumed(
     assert folder.complete
 
 
-def test_a_run_that_failed_at_once_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_run_that_failed_at_once_does_not_stand_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, said = RunFolder(tmp_path / "run"), []
-    config = tiny.autoencoder(trainer={"accumulate_grad_batches": 3})  # does not divide the batch
-    with pytest.raises(ConfigError, match="accumulate_grad_batches"):
-        open_run(folder, config, "error", said.append)
+
+    def explode(*_: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(AutoencoderTask, "training_step", explode)
+    with pytest.raises(MemoryError):
+        open_run(folder, tiny.autoencoder(), "error", said.append)
+    monkeypatch.undo()
     assert folder.status()["state"] == "failed"
     open_run(folder, tiny.autoencoder(), "error", said.append)
     assert folder.complete

@@ -19,14 +19,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig
 
 import ldm.atomic_write
 import ldm.safe_pickle
 from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
-from ldm.errors import CheckpointError, DamagedCheckpointError, TrainingError
+from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
 from ldm.training.autoencoder import AutoencoderTask
+from ldm.training.checkpoint_io import AtomicCheckpointIO
 from ldm.training.processes import give_way_to_main_process, is_main_process, lost_another
 from ldm.training.resuming import newest_good, other_run
 from ldm.training.run import train
@@ -188,6 +190,29 @@ def test_training_goes_on_from_the_newest_that_is_whole(run: RunFolder) -> None:
     assert run.status()["resumes"][-1]["from"] == "previous.ckpt"
 
 
+def folder_of(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+def unreadable(path: Path) -> None:
+    """As of a disk with a bad block; root may read anything, and has no such disk."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("damage", [folder_of, unreadable])
+def test_what_is_no_file_is_passed_over(run: RunFolder, damage: Callable[..., None]) -> None:
+    for times in (1, 2):  # the second is set aside beside the first
+        damage(run.last)
+        said: list[str] = []
+        config = longer(run, trainer__max_steps=4 + times, every__checkpoint=100)
+        train(config, run, resume=True, say=said.append)
+        assert "last.ckpt is damaged: " in said[0]
+        assert step_of(run.last) == 4 + times
+        assert len(list(run.checkpoints.glob("last.ckpt.damaged*"))) == times
+
+
 def test_a_lost_last_checkpoint_is_no_obstacle(run: RunFolder) -> None:
     run.last.unlink()
     said: list[str] = []
@@ -260,9 +285,10 @@ def test_a_removed_folder_does_not_come_back_half(
 def test_a_disk_that_gets_full_ends_a_run_in_one_line(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {file.name: file.read_bytes() for file in run.resumable()}
+    before: dict[str, bytes] = {}
 
     def fill() -> None:
+        before.update({file.name: file.read_bytes() for file in run.resumable()})
         monkeypatch.setattr(ldm.atomic_write.os, "fsync", full_disk)
 
     at_step(5, fill, monkeypatch)
@@ -385,6 +411,48 @@ def test_what_makes_another_run_is_said_loudly_and_recorded(run: RunFolder) -> N
     train(longer(run, trainer__max_steps=7), run, resume=True, say=said.append)
     assert len(said) == 1
     assert len(run.status()["resumes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_steps": 3}, r"^step 4 of .*run is past trainer\.max_steps=3: .* raise trainer"),
+        ({"max_epochs": 0}, r"^step 4 of .*run, in epoch 1, is past trainer\.max_epochs=0: "),
+    ],
+)
+def test_a_run_that_is_past_its_end_says_so(
+    run: RunFolder, limits: dict[str, int], message: str
+) -> None:
+    before = run.status()
+    config = longer(run)
+    config.trainer = {"accelerator": "cpu"} | limits
+    with pytest.raises(ConfigError, match=message):
+        train(config, run, resume=True)
+    assert run.status() == before
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 4}, {"max_epochs": 1}])
+def test_the_last_step_is_saved_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    saved: list[int] = []
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, **more: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            saved.append(checkpoint["global_step"])
+        original(self, checkpoint, path, **more)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save_checkpoint)
+    for every, expected in ((2, [2, 4]), (3, [3, 4])):
+        config = small(every={"checkpoint": every}, data={"params": {"batch_size": 8}})
+        config.trainer = {"accelerator": "cpu"} | limits
+        folder = RunFolder(tmp_path / str(every))
+        train(config, folder)
+        assert saved == expected
+        saved.clear()
+        train(load_config(folder.config), folder, resume=True)  # there is nothing left to do
+        assert (saved, folder.complete) == ([], True)
 
 
 def test_where_and_how_long_a_run_runs_may_change() -> None:
@@ -534,6 +602,42 @@ def test_a_worker_that_is_still_reading_does_not_keep_the_program(tmp_path: Path
 
 
 # -- several processes ------------------------------------------------------------------------
+
+
+def test_other_processes_do_not_look_for_checkpoints(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main one may just be renaming them."""
+    given: list[Any] = []
+    monkeypatch.setattr("pytorch_lightning.utilities.rank_zero_only.rank", 1)
+    monkeypatch.setattr("ldm.training.run.newest_good", lambda *_: pytest.fail("it looks"))
+    monkeypatch.setattr("ldm.training.run._fit", lambda *arguments: given.append(arguments[-2]))
+    train(longer(run), run, resume=True)
+    assert given == [run.last]  # in whose place the main one tells the file that it has chosen
+
+
+def _read_checkpoint(rank: int, run: RunFolder, store: str) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    resumed = newest_good(run, print) if rank == 0 else None
+    if resumed is not None:
+        resumed.set_damaged_aside()
+    path = run.last if resumed is None else resumed.path
+    content = AtomicCheckpointIO(run, resumed).load_checkpoint(path)
+    (run.path / f"{rank}.txt").write_text(str(content["global_step"]))
+    dist.destroy_process_group()
+
+
+def test_all_processes_read_the_checkpoint_that_the_main_one_has_chosen(run: RunFolder) -> None:
+    cut(run.last)
+    context = multiprocessing.get_context("fork")  # nothing to import again
+    store = str(run.path / "store")
+    both = [context.Process(target=_read_checkpoint, args=(r, run, store)) for r in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=200)
+        assert process.exitcode == 0
+    assert [(run.path / f"{rank}.txt").read_text() for rank in range(2)] == ["3", "3"]
 
 
 def test_only_the_first_process_of_the_first_computer_is_the_main_one(

@@ -139,7 +139,7 @@ def test_a_broken_item_is_named_and_leaves_no_trace(caplog: pytest.LogCaptureFix
     states = _fit({9: float("nan"), 10: float("inf")}).states
     (message,) = _told(caplog)
     assert message.startswith(
-        "step 2: loss_simple, loss, gradient not finite (NaN or infinite): the loss of 2 of 4 "
+        "step 3: loss_simple, loss, gradient not finite (NaN or infinite): the loss of 2 of 4 "
         "items, 9.png, 10.png, at t = "
     )
     assert message.endswith(": batch left out")
@@ -210,7 +210,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_named(caplog: pytest.LogCaptur
     states = _fit({}, prepare=_explode(2)).states
     (message,) = _told(caplog)
     assert message.startswith(
-        "step 1: gradient not finite (NaN or infinite): the losses of all 4 items are finite, "
+        "step 2: gradient not finite (NaN or infinite): the losses of all 4 items are finite, "
         "4.png, 5.png, 6.png, 7.png, the gradient of denoiser.second.bias and 0 more parameters "
         "is not, at t = "
     )
@@ -221,14 +221,14 @@ def test_an_infinite_gradient_of_a_finite_loss_is_named(caplog: pytest.LogCaptur
 def test_accumulated_batches_stand_and_fall_together(caplog: pytest.LogCaptureFixture) -> None:
     states = _fit({9: float("nan")}, batches=6, accumulate_grad_batches=2).states
     (message,) = _told(caplog)
-    assert message.startswith("step 1: ")
+    assert message.startswith("step 2: ")
     assert ": the loss of 1 of 8 items, 9.png, at t = " in message
     assert _same(states[1], states[3])
     assert not _same(states[3], states[5])
 
 
 def test_stopping_names_the_step() -> None:
-    with pytest.raises(TrainingError, match=r"step 2: loss_simple.* 9\.png.* can be resumed"):
+    with pytest.raises(TrainingError, match=r"step 3: loss_simple.* 9\.png.* can be resumed"):
         _fit({9: float("nan")}, on_nonfinite="stop")
     with pytest.raises(ConfigError, match="must be 'skip' or 'stop', got 'ignore'"):
         _fit({}, on_nonfinite="ignore")
@@ -259,7 +259,7 @@ def test_overflow_that_a_scaler_finds_is_normal(caplog: pytest.LogCaptureFixture
 def test_a_broken_item_is_also_found_under_a_scaler(caplog: pytest.LogCaptureFixture) -> None:
     record = _fit({81: float("nan")}, batches=24, plugins=[_half()])
     (message,) = _told(caplog)
-    assert message.startswith("step 20: loss_simple, loss not finite")
+    assert message.startswith("step 21: loss_simple, loss not finite")
     assert "81.png" in message
     assert _same(record.states[19], record.states[20])
     assert record.states[-1]["updates"] == 23
@@ -375,4 +375,4 @@ def test_a_run_of_two_processes_goes_on_after_a_broken_item(tmp_path: Path) -> N
     assert all(tensor.isfinite().all() for tensor in tensors)
     assert saved["ema"]["num_updates"] == 3
     speed = read_metrics(run / "metrics.jsonl")["perf/images_per_second"]
-    assert [step for step, _ in speed] == [2, 3, 4, 5]
+    assert [step for step, _ in speed] == [3, 4, 5, 6]

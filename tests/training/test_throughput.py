@@ -81,11 +81,11 @@ def test_validation_is_no_training(tmp_path: Path) -> None:
         "mfu": FLOPS / 1e3,
     }.items():
         steps, values = zip(*curves[f"perf/{name}"], strict=True)
-        assert steps == (3, 5, 7), name  # the first two batches are left out
+        assert steps == (4, 6, 8), name  # the first two batches are left out
         assert values == pytest.approx([value] * 3), name
     overhead = [value for _, value in curves["perf/overhead"]]
     assert overhead == pytest.approx([108 / 116] * 3)
-    assert 0.05 < dict(curves["perf/memory_gb"])[7] < 64  # of a process that has loaded torch
+    assert 0.05 < dict(curves["perf/memory_gb"])[8] < 64  # of a process that has loaded torch
 
 
 def test_checkpoints_and_pictures_are_no_training(
@@ -109,8 +109,8 @@ def test_checkpoints_and_pictures_are_no_training(
     options = {"max_steps": 4, "limit_val_batches": 0}
     _fit(tmp_path, clock, throughput, callbacks=(draw, save), **options)
     curves = _curves(tmp_path)
-    assert curves["perf/images_per_second"] == [(3, pytest.approx(1.0))]
-    assert curves["perf/overhead"] == [(3, pytest.approx(60 / 68))]  # a picture at step 2
+    assert curves["perf/images_per_second"] == [(4, pytest.approx(1.0))]
+    assert curves["perf/overhead"] == [(4, pytest.approx(60 / 68))]  # a picture at step 2
     assert "perf/mfu" not in curves  # nobody knows the peak of a CPU
 
 
@@ -120,9 +120,9 @@ def test_accumulated_batches_and_epochs_are_counted(tmp_path: Path) -> None:
     _fit(tmp_path, clock, throughput, max_steps=10, accumulate_grad_batches=2, val_check_interval=9)
     curves = _curves(tmp_path)
     steps, values = zip(*curves["perf/images_per_second"], strict=True)
-    assert steps == tuple(range(1, 10))  # an epoch has eight batches
+    assert steps == tuple(range(2, 11))  # an epoch has eight batches
     assert values == pytest.approx([1.0] * 9)
-    assert dict(curves["perf/tflops"])[9] == pytest.approx(FLOPS / 1e12)
+    assert dict(curves["perf/tflops"])[10] == pytest.approx(FLOPS / 1e12)
 
 
 def test_a_resumed_run_measures_from_where_it_goes_on_and_counts_no_more(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_resumed_run_measures_from_where_it_goes_on_and_counts_no_more(tmp_pat
     _fit(tmp_path, clock, again, ckpt_path=str(checkpoint), max_steps=6)
     assert again.counted == [False] * 3
     curves = _curves(tmp_path)
-    assert curves["perf/images_per_second"] == [(2, pytest.approx(1.0)), (5, pytest.approx(1.0))]
-    assert curves["perf/tflops"] == [(step, pytest.approx(FLOPS / 1e12)) for step in (2, 5)]
+    assert curves["perf/images_per_second"] == [(3, pytest.approx(1.0)), (6, pytest.approx(1.0))]
+    assert curves["perf/tflops"] == [(step, pytest.approx(FLOPS / 1e12)) for step in (3, 6)]
 
 
 def test_images_of_all_processes_and_operations_of_one(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_config_asks_for_a_profile_and_tells_the_peak(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     train(tiny.features(profile={"start": 1, "steps": 1}, peak_tflops=0.01), folder)
     curves = read_metrics(folder.metrics)
-    assert [step for step, _ in curves["perf/mfu"]] == [2, 3]
+    assert [step for step, _ in curves["perf/mfu"]] == [3, 4]
     for _, share in curves["perf/mfu"]:
         assert 0 < share < 1
     for (_, tera), (_, share) in zip(curves["perf/tflops"], curves["perf/mfu"], strict=True):
