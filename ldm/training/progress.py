@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -81,11 +82,13 @@ class StepProgress(pl.Callback):
             self._bar = None
 
 
-def total_steps(trainer: Any) -> int:
-    """Optimiser steps of the whole run.
+def total_steps(trainer: Any) -> int | None:
+    """Optimiser steps of the whole run; None: nobody knows, or it has no end.
 
     Lightning takes all epochs to be as long as the longest: some have one batch more than others.
     """
+    if trainer.estimated_stepping_batches in (math.inf, -1):
+        return None
     estimate, data = int(trainer.estimated_stepping_batches), trainer.datamodule
     if trainer.max_epochs == -1 or not hasattr(data, "batches_in"):
         return estimate
@@ -98,7 +101,7 @@ class ProgressLines:
 
     Args:
         description: text in front.
-        total: optimiser steps of the whole run.
+        total: optimiser steps of the whole run, if known.
         step: those taken so far.
         seconds: least time between two lines; the first step and the last have one in any case.
         clock: seconds from any beginning.
@@ -107,7 +110,7 @@ class ProgressLines:
     def __init__(
         self,
         description: str,
-        total: int,
+        total: int | None,
         step: int,
         seconds: float = _SECONDS_BETWEEN_LINES,
         clock: Callable[[], float] = time.monotonic,
@@ -133,11 +136,14 @@ class ProgressLines:
         now = self._clock()
         self._written, self._next = step, now + self._seconds
         seconds = now - self._begin
-        line = f"{self._description}: step {step}/{self._total}"
+        line = f"{self._description}: step {step}"
+        if self._total is not None:
+            line += f"/{self._total}"
         done = step - self._first
         if seconds > 0:
             line += f", {done / seconds:.3g} steps/s"
-            left = (self._total - step) * seconds / done
-            line += f", {tqdm.format_interval(left)} left"
+            if self._total is not None:
+                left = (self._total - step) * seconds / done
+                line += f", {tqdm.format_interval(left)} left"
         sys.stderr.write(line + (f", {state}" if state else "") + "\n")
         sys.stderr.flush()

@@ -34,14 +34,28 @@ def test_lines_come_now_and_then_and_at_both_ends(capsys: pytest.CaptureFixture[
     ]
 
 
-def _fit(tmp_path: Path) -> None:
+def test_without_an_end_there_is_no_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fit(tmp_path, max_steps=-1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run:")]
+    assert re.fullmatch(r"run: step 1, .* steps/s, loss \d\.\d{4}", lines[0])
+
+
+class _Impatient(pl.Callback):
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == 30
+
+
+def _fit(tmp_path: Path, max_steps: int = 20) -> None:
     clock = Clock()
     throughput = Throughput(every=5, peak_tflops=1e-9, meter=Meter(clock))
     progress: Any = StepProgress("run", throughput)
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_steps=20,
-        callbacks=[throughput, progress],
+        max_steps=max_steps,
+        max_epochs=-1,
+        callbacks=[throughput, progress, _Impatient()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
