@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ldm.errors import ConfigError, DataError
+from ldm.training.checks import size_of_part
 from ldm.training.data_order import (
     Order,
     Split,
@@ -163,13 +164,7 @@ class DataModule(pl.LightningDataModule):
 
     def _local_batch_size(self) -> int:
         split = self._split()
-        parts = split.world * split.parts
-        if self.batch_size % parts:
-            raise ConfigError(
-                f"data.params.batch_size {self.batch_size} is the batch of one optimiser step over "
-                f"all devices; it must be divisible by devices x accumulation = {parts}"
-            )
-        return self.batch_size // parts
+        return size_of_part(self.batch_size, split.world * split.parts)
 
     def _stream_loader(self, size: int, epoch: int, taken: int) -> DataLoader[Any]:
         split, items = self._split(), self.train

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from torch.utils.data import IterableDataset
 
 from ldm.config import instantiate, save_config
 from ldm.errors import ConfigError, TrainingError
 from ldm.initialise import InitFrom, initialise
 from ldm.load import inline_pretrained, pretrained_checkpoints
+from ldm.training.checks import check_data, check_split
 from ldm.training.inputs import check_inputs
-from ldm.training.latent_cache import check_autoencoder, check_takes_latents
+from ldm.training.latent_cache import check_autoencoder
 from ldm.training.processes import end_others, is_main_process, lost_another
 from ldm.training.resuming import (
     Resumed,
@@ -213,35 +213,6 @@ def _record_failure(folder: RunFolder, step: int) -> None:
     with contextlib.suppress(OSError):  # the disk may be what failed
         if folder.config.exists():  # else the folder is gone, and must not come back half
             folder.write_status(state="failed", step=step)
-
-
-def check_data(task: Any, data: Any) -> None:
-    """Read one training item and let the task look at it, before anything is written.
-
-    Raises:
-        UserError: the item cannot be read, or the task cannot take it.
-    """
-    check_takes_latents(task, data)
-    stream = isinstance(data.train, IterableDataset)
-    if stream or hasattr(data.train, "__getitem__"):
-        item = next(iter(data.train)) if stream else data.train[0]
-        if hasattr(task, "check_item"):
-            task.check_item(item)
-
-
-def check_split(trainer: pl.Trainer, task: Any, data: Any) -> None:
-    """Refuse a batch that cannot be shared out evenly, before anything is written.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    accumulated = trainer.accumulate_grad_batches * getattr(task, "micro_batches", 1)
-    size, parts = getattr(data, "batch_size", 0), trainer.world_size * accumulated
-    if size % parts:
-        raise ConfigError(
-            f"data.params.batch_size {size} is the batch of one optimiser step; it must be "
-            f"divisible by trainer.devices x num_nodes x accumulate_grad_batches = {parts}"
-        )
 
 
 def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
