@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _kept: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("_kept", default=None)
 
@@ -29,9 +29,9 @@ def are_constant() -> bool:
 
 
 def computed_once(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
-    """``function(weight)``, kept to the end of the ``constant_weights`` block around the call."""
+    """``function(weight)``; that of a parameter is kept to the end of ``constant_weights``."""
     kept = _kept.get()
-    if kept is None:
+    if kept is None or not isinstance(weight, nn.Parameter):  # others may be made anew each time
         return function(weight)
     key = function, id(weight)
     if key not in kept:

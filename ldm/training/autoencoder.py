@@ -18,6 +18,7 @@ from ldm.autoencoders.quantizer import VectorQuantizer
 from ldm.errors import ConfigError, DataError
 from ldm.evaluation.reconstruction import psnr
 from ldm.layers.draws import BatchGenerator
+from ldm.training.checks import check_clip
 from ldm.training.code_usage import CodeUsage, mean_logs
 from ldm.training.finite import FiniteGuard
 from ldm.training.log import log_values
@@ -71,7 +72,7 @@ class AutoencoderTask(pl.LightningModule):
         self._optimizer = optimizer
         self._discriminator_optimizer = discriminator_optimizer
         self._lr_schedule = lr_schedule
-        self._gradient_clip = gradient_clip
+        self._gradient_clip = check_clip(gradient_clip)
         self.guard = FiniteGuard(on_nonfinite)
         quantizer = self._quantizer
         self._usage = {
@@ -147,12 +148,12 @@ class AutoencoderTask(pl.LightningModule):
         if self.objective.adversarial(step):
             complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
             logs |= disc_logs
+        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
         if complete:
             self.guard.stepped()
-        logs = over_processes(self, logs)
-        logs["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        logs = over_processes(self, logs) | {"lr": lr}
         log_values(self, "train", logs, step + 1)
         self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 

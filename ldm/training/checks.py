@@ -11,6 +11,27 @@ from ldm.errors import ConfigError
 from ldm.training.latent_cache import check_takes_latents
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse what no generator can begin with; without a seed no run could be repeated.
+
+    Raises:
+        ConfigError: it is no whole number that NumPy takes.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: expected a whole number from 0 to {2**32 - 1}, got {seed!r}")
+
+
+def check_clip(limit: Any) -> float | None:
+    """A limit of the norm of gradients; None: there is none.
+
+    Raises:
+        ConfigError: it is no number above 0.
+    """
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        raise ConfigError(f"gradient_clip: expected a number above 0 or null, got {limit!r}")
+    return limit
+
+
 def check_data(task: Any, data: Any) -> None:
     """Read one training item and let the task look at it.
 
@@ -42,6 +63,8 @@ def size_of_part(batch_size: int, parts: int) -> int:
     Raises:
         ConfigError: the batch cannot be shared out evenly.
     """
+    if parts < 1:
+        raise ConfigError("trainer.accumulate_grad_batches: expected 1 or more parts of a batch")
     if batch_size % parts:
         raise ConfigError(
             f"data.params.batch_size {batch_size} is the batch of one optimiser step; it must be "

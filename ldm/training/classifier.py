@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.errors import ConfigError
+from ldm.training.checks import check_clip
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
 from ldm.training.sharding import whole_norm
@@ -45,7 +46,7 @@ class ClassifierTask(pl.LightningModule):
         self.model: Any = model
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
-        self._gradient_clip = gradient_clip
+        self._gradient_clip = check_clip(gradient_clip)
         self._means = StepMeans()
 
     def configure_optimizers(self) -> Any:

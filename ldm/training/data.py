@@ -54,6 +54,8 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if type(num_workers) is not int or num_workers < 0:
+            raise ConfigError(f"num_workers: expected 0, 1, 2, ..., got {num_workers!r}")
         self.train = train
         self.validation = validation
         self.batch_size = batch_size

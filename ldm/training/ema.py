@@ -57,6 +57,7 @@ class EMA:
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Use the averages inside a ``with`` block; the weights come back in any case."""
+        self._latest = None  # now and then parameters are looked up anew
         _, weights = self._pairs(module)
         saved = [weight.detach().clone() for weight in weights]
         self.copy_to(module)
@@ -98,6 +99,7 @@ class EMA:
             raise ValueError(f"the module's trainable parameters have changed, e.g. {odd[0]!r}")
         for name, weight in parameters.items():
             if self.shadow[name].device != weight.device:
+                self._latest = None
                 self.shadow[name] = self.shadow[name].to(weight.device)
         return [self.shadow[name] for name in parameters], list(parameters.values())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from ldm.layers.convolution import direct_convolutions
 
 _ATEN = torch.ops.aten
 _FORMULAS = {
@@ -26,12 +29,22 @@ class FlopCount(TorchDispatchMode):
     """Adds up the operations of products, convolutions and attentions inside a ``with`` block.
 
     Two for each multiplication and addition, as torch.utils.flop_counter counts them, backward
-    passes and what is computed again to save memory included; results are not changed.
+    passes and what is computed again to save memory included. Convolutions are those of their
+    definition, whatever saves products elsewhere; otherwise results are not changed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self._direct = ExitStack()
+
+    def __enter__(self) -> FlopCount:
+        self._direct.enter_context(direct_convolutions())
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._direct.close()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

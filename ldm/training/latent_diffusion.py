@@ -16,6 +16,7 @@ from ldm.diffusion.conditioning import check_batch
 from ldm.diffusion.latent import LatentDiffusion
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
+from ldm.training.checks import check_clip
 from ldm.training.log import log_values
 from ldm.training.lr_schedule import Constant, scheduler
 from ldm.training.scale_factor import measure_scale_factor
@@ -63,7 +64,7 @@ class LatentDiffusionTask(pl.LightningModule):
         self.model: Any = model
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
-        self._gradient_clip = gradient_clip
+        self._gradient_clip = check_clip(gradient_clip)
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples
@@ -121,13 +122,12 @@ class LatentDiffusionTask(pl.LightningModule):
         self.left_out = not self.guard.admits(
             self.global_step + 1, None if scaled else norms, self.model.named_parameters()
         )
+        norm = whole_norm(self.trainer.strategy, norms)
+        log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
         if self.left_out:
             optimizer.zero_grad()  # an optimiser passes over parameters without gradients
-            return
-        norm = whole_norm(self.trainer.strategy, norms)
-        if self._gradient_clip is not None:
+        elif self._gradient_clip is not None:
             clip_gradients(parameters, norm, self._gradient_clip)
-        log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
 
     def on_train_start(self) -> None:
         """Measure the scale factor if neither the config nor a checkpoint gave one."""

@@ -16,7 +16,7 @@ from ldm.config import instantiate, save_config
 from ldm.errors import ConfigError, TrainingError
 from ldm.initialise import InitFrom, initialise
 from ldm.load import inline_pretrained, pretrained_checkpoints
-from ldm.training.checks import check_data, check_split
+from ldm.training.checks import check_data, check_seed, check_split
 from ldm.training.inputs import check_inputs
 from ldm.training.latent_cache import check_autoencoder
 from ldm.training.processes import end_others, is_main_process, lost_another
@@ -70,6 +70,7 @@ def train(
         # The main process alone chooses; the others are told when they read it.
         resumed = newest_good(folder, say) if resume and main else None
         inlined = inline_pretrained(config)
+        check_seed(config.get("seed", 0))
         pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
         # On resume all weights, those of a frozen first stage included, come from the checkpoint.
         task, data = build(inlined if resume else config)
@@ -259,7 +260,8 @@ def open_run(
         # what it does not touch before all processes train.
         reuse = if_exists == "resume"
         if not (reuse and folder.complete):
-            train(config, folder, reuse and bool(folder.resumable()), init)
+            begun = folder.config.exists() and bool(folder.resumable())
+            train(config, folder, reuse and begun, init)
         return
     if not folder.config.exists():
         say(f"starting {folder.path}")

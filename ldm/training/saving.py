@@ -46,12 +46,19 @@ class SaveCheckpoints(Checkpoint):
             state["best_k_models"] = {str(place / Path(path).name): score for path, score in known}
             state["dirpath"] = str(place)
 
-    def on_train_start(self, trainer: Any, _task: Any) -> None:
-        """Count steps from where a resumed run stands, and take the signals back from Lightning.
+    def setup(self, trainer: Any, _task: Any, stage: str) -> None:
+        """Keep Lightning from taking the signals.
 
         Its own handlers talk to the other processes from within, whatever these are doing, and
-        under SLURM write checkpoints of another kind and requeue the job. It also asks the others
-        before each batch whether a handler was called, for which a GPU is waited for.
+        under SLURM write checkpoints of another kind and requeue the job.
+        """
+        trainer._signal_connector.register_signal_handlers = self._signals.listen
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Count steps from where a resumed run stands.
+
+        Lightning asks the other processes before each batch whether its handler of a signal was
+        called, for which a GPU is waited for; it never is.
         """
         self._saved = self._step = trainer.global_step
         self._signals.listen()

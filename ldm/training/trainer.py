@@ -137,7 +137,7 @@ def _callbacks(
 def _ema_decay(config: DictConfig) -> float | None:
     """The checked key ``ema_decay``; without it, or with 0, no average is kept."""
     decay: float | None = config.get("ema_decay")
-    if decay is not None and not 0 <= decay < 1:
+    if decay is not None and not (isinstance(decay, (int, float)) and 0 <= decay < 1):
         raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
     return decay
 
@@ -201,6 +201,11 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
                 f"trainer.{key}: not an argument of Lightning's Trainer that a config may set; "
                 f"it accepts {', '.join(accepted)}"
             )
+    for key in ("max_steps", "max_epochs"):
+        if key in options and type(options[key]) is not int:
+            raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
+    if options.get("limit_train_batches", 1) == 0:
+        raise ConfigError("trainer.limit_train_batches: 0 leaves nothing to train with")
     if "max_steps" not in options and "max_epochs" not in options:
         raise ConfigError("trainer: set max_steps (optimiser steps) or max_epochs")
     return options

@@ -5,10 +5,11 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.layers import winograd
 from ldm.layers.constant_weights import computed_once, constant_weights
-from ldm.layers.convolution import Conv3x3
+from ldm.layers.convolution import Conv3x3, direct_convolutions
 
 
 @pytest.fixture
@@ -53,6 +54,13 @@ def test_wide_layers_on_large_maps_take_fewer_products(transformed: list[Tensor]
     layer.double()(large.double())
     _layer(64, 64)(_map(4, 64, 16, 16))  # few channels
     _layer(1024, 512)(_map(1, 1024, 32, 32))  # a large kernel
+    layer.float()(_map(64, 128, 5, 5))  # maps that tiles do not fit
+    with direct_convolutions():
+        layer(large)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        layer(fake.from_tensor(large))
+    with pytest.raises(RuntimeError, match=r"to have 128 channels, but got 256 channels"):
+        layer(_map(4, 256, 16, 16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer.float()(large)
     assert len(transformed) == 1
@@ -94,7 +102,7 @@ def test_the_promise_is_that_of_one_thread() -> None:
         for _ in range(2):
             computed_once(compute, weight)
 
-    weight = torch.ones(1)
+    weight = nn.Parameter(torch.ones(1))
     with constant_weights():
         for _ in range(2):
             computed_once(compute, weight)
@@ -114,7 +122,7 @@ def test_the_promise_ends_with_an_error() -> None:
         calls.append(weight)
         return weight
 
-    weight = torch.ones(1)
+    weight = nn.Parameter(torch.ones(1))
     with pytest.raises(KeyError), constant_weights():
         raise KeyError
     for _ in range(2):

@@ -90,3 +90,11 @@ def test_rounding_errors_are_small() -> None:
     for name, one, other in zip(names, ours, right, strict=True):
         error = (one - other).abs().max() / other.abs().max()
         assert error < 5e-6, f"{name}: {error:.1e}"
+
+
+def test_an_activation_may_follow_in_place() -> None:
+    x, weight, bias, cotangent = _inputs((1, 2, 3, 4, 5))
+    weight.requires_grad_()
+    (ours,) = torch.autograd.grad(convolve(x, weight, bias).relu_(), [weight], cotangent)
+    plain = F.conv2d(x, weight, bias, padding=1).relu()
+    torch.testing.assert_close(ours, *torch.autograd.grad(plain, [weight], cotangent))

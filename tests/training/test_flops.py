@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm.layers.convolution import Conv3x3
 from ldm.training.flops import FlopCount, peak_flops, peak_of
 
 
@@ -116,3 +117,11 @@ def test_full_precision_is_judged_by_what_may_compute_it(monkeypatch: pytest.Mon
     settings: Any = torch.backends.cudnn
     monkeypatch.setattr(settings, "allow_tf32", True)
     assert peak_flops(torch.device("cuda"), "32-true") == 156e12
+
+
+def test_convolutions_count_by_their_definition() -> None:
+    layer, x = Conv3x3(128, 64), torch.randn(1, 128, 32, 32)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with FlopCount() as count:
+        layer(x).sum().backward()
+    assert count.total == 3 * 2 * 9 * 128 * 64 * 32 * 32

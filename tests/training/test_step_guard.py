@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 from pathlib import Path
@@ -25,7 +26,7 @@ from ldm.training.callbacks import EMACallback, EpochOfData
 from ldm.training.data import DataModule
 from ldm.training.finite import MAX_SKIPPED
 from ldm.training.latent_diffusion import LatentDiffusionTask
-from ldm.training.metrics_log import read_metrics
+from ldm.training.metrics_log import MetricsLog, read_metrics
 from ldm.training.step_guard import StepGuard, clip_gradients, gradient_norms
 from tests.training.launched import launch
 
@@ -115,12 +116,11 @@ def _fit(
     trainer = pl.Trainer(
         accelerator="cpu",
         callbacks=[EpochOfData(), ema, record],
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        **({"max_epochs": 1} | options),
+        **({"max_epochs": 1, "logger": False} | options),
     )
     trainer.fit(task, **data(broken, named, batches))
     return record
@@ -232,6 +232,15 @@ def test_stopping_names_the_step() -> None:
         _fit({9: float("nan")}, on_nonfinite="stop")
     with pytest.raises(ConfigError, match="must be 'skip' or 'stop', got 'ignore'"):
         _fit({}, on_nonfinite="ignore")
+
+
+def test_a_step_that_was_left_out_has_a_row_of_its_own(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    _fit({9: float("nan")}, logger=log, log_every_n_steps=1)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "train/lr" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["train/grad_norm"] is None for row in rows] == [False, False, True, False]
 
 
 def test_training_stops_if_nothing_goes_any_more() -> None:
