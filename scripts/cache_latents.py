@@ -204,7 +204,8 @@ def _check_draws(job: Job) -> None:
         raise UserError(
             f"{found[1]!r} of training item {found[0]} is drawn anew in every epoch (random crops, "
             "masks, degradations, captions): keep K epochs of draws with --epochs K, or turn them "
-            "off, e.g. data.params.train.params.crop=center"
+            "off, e.g. data.params.train.params.crop=center (of tar shards: "
+            "data.params.train.params.framing.params.crop=center)"
         )
     if found is None and epochs > 1:
         raise UserError(

@@ -39,7 +39,9 @@ def check_inputs(
     moved = {}
     for key, (before, now) in changed.items():
         for old, new in _files(before, now, inputs):
-            if not new.is_file() or file_sha256(new) != inputs[old]:
+            if not new.is_file():
+                raise ConfigError(f"{key}={now}: {new} does not exist; the run began with {old}")
+            if file_sha256(new) != inputs[old]:
                 raise _another(folder, old, f"{new} ({key}={now})")
             moved[key] = {str(new): inputs[old]}
     return moved
