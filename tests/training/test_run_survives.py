@@ -30,6 +30,7 @@ from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, Tra
 from ldm.training.autoencoder import AutoencoderTask
 from ldm.training.checkpoint_io import AtomicCheckpointIO
 from ldm.training.processes import give_way_to_main_process, is_main_process, lost_another
+from ldm.training.progress import StepProgress
 from ldm.training.resuming import newest_good, other_run
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
@@ -664,3 +665,17 @@ def test_of_processes_of_torchrun_the_first_one_that_fails_speaks(
         give_way_to_main_process()
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "")
     give_way_to_main_process()
+
+
+def test_signals_are_ours_while_a_run_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own handlers would talk to other processes while these are still loading."""
+    owners = []
+
+    def look(*_: Any) -> None:
+        owners.append(getattr(signal.getsignal(signal.SIGTERM), "__self__", None))
+
+    monkeypatch.setattr(StepProgress, "on_train_start", look)
+    train(tiny.features(trainer={"max_steps": 1}), RunFolder(tmp_path / "run"))
+    assert [type(owner) for owner in owners] == [StopSignals]
