@@ -18,6 +18,10 @@ from ldm.errors import CheckpointError, ConfigError, DataError
 from tests.conditioners.clips import OPEN, ids
 
 
+ROUNDING = 5e-6
+"""Of normalised values up to 3 in float32; an AMD processor gave 1.1e-6."""
+
+
 @pytest.fixture
 def theirs(tmp_path: Path) -> tuple[open_clip.CLIP, str]:
     """A whole model of open_clip, and a file with its weights."""
@@ -58,9 +62,9 @@ def test_layers_are_those_of_open_clip(
             text=value, text_indices=3, normalize_intermediates=True, intermediates_only=True
         )
     expected = found["text_intermediates"][index]
-    torch.testing.assert_close(text(value), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(text(value), expected, rtol=0, atol=ROUNDING)
     # causal: what follows does not matter
-    torch.testing.assert_close(text(value[:, :5]), expected[:, :5], rtol=0, atol=1e-6)
+    torch.testing.assert_close(text(value[:, :5]), expected[:, :5], rtol=0, atol=ROUNDING)
     assert text.dim == 8
 
 
