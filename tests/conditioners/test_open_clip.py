@@ -17,7 +17,6 @@ from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
 from ldm.errors import CheckpointError, ConfigError, DataError
 from tests.conditioners.clips import OPEN, ids
 
-
 ROUNDING = 5e-6
 """Of normalised values up to 3 in float32; an AMD processor gave 1.1e-6."""
 
