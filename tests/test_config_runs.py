@@ -68,7 +68,7 @@ def steps(folder: RunFolder) -> list[int]:
     logs = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     training = [entry for entry in logs if entry.keys() & {"train/loss", "train/rec_loss"}]
     assert all(math.isfinite(value) for entry in training for value in entry.values())
-    return sorted({entry["step"] for entry in training})  # a resumed run repeats the last one
+    return [entry["step"] for entry in training]
 
 
 def moved(first: dict[str, Tensor], second: dict[str, Tensor]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is asked of data and batches before a run writes anything."""
+"""What is asked of seeds, limits, data and batches before a run writes anything."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def check_inputs(
 
     Args:
         folder: the run's folder.
-        config: what is asked for now, with its ``ldm.load.pretrained`` nodes.
-        changed: by key, what the run's config says and what the one of now does.
+        config: the present config, with its ``ldm.load.pretrained`` nodes.
+        changed: by key, the value in the run's config and the present one.
 
     Returns:
         By those keys that name another place of the same file: its path and SHA-256.

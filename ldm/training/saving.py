@@ -31,7 +31,7 @@ class SaveCheckpoints(Checkpoint):
         self._every = every
         self._keep = keep
         self._signals = signals
-        self._saved = self._step = 0
+        self._begun = self._saved = self._step = 0
         self._stepping = self._changed = False
 
     def on_load_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class SaveCheckpoints(Checkpoint):
         Lightning asks the other processes before each batch whether its handler of a signal was
         called, for which a GPU is waited for; it never is.
         """
-        self._saved = self._step = trainer.global_step
+        self._begun = self._saved = self._step = trainer.global_step
         self._signals.listen()
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         for optimizer in trainer.optimizers:
@@ -94,8 +94,8 @@ class SaveCheckpoints(Checkpoint):
             raise Stop
 
     def on_train_end(self, trainer: Any, _task: Any) -> None:
-        """Save the last step."""
-        if self._saved != trainer.global_step:
+        """Save the end of a run, once more if the last step is saved: by now it is logged, too."""
+        if trainer.global_step != self._begun:
             self._save(trainer)
 
     def on_exception(self, trainer: Any, _task: Any, exception: BaseException) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -34,6 +35,14 @@ def _map(*shape: int) -> Tensor:
 def _layer(channels: int = 128, out_channels: int = 64) -> Conv3x3:
     torch.manual_seed(0)
     return Conv3x3(channels, out_channels)
+
+
+def _recording(calls: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def compute(weight: Tensor) -> Tensor:
+        calls.append(weight)
+        return weight
+
+    return compute
 
 
 def test_it_is_a_convolution_to_checkpoints() -> None:
@@ -93,10 +102,7 @@ def test_kernels_are_kept_with_gradients_too(transformed: list[Tensor]) -> None:
 
 def test_the_promise_is_that_of_one_thread() -> None:
     calls: list[Tensor] = []
-
-    def compute(weight: Tensor) -> Tensor:
-        calls.append(weight)
-        return weight
+    compute = _recording(calls)
 
     def elsewhere() -> None:
         for _ in range(2):
@@ -117,10 +123,7 @@ def test_the_promise_is_that_of_one_thread() -> None:
 
 def test_the_promise_ends_with_an_error() -> None:
     calls: list[Tensor] = []
-
-    def compute(weight: Tensor) -> Tensor:
-        calls.append(weight)
-        return weight
+    compute = _recording(calls)
 
     weight = nn.Parameter(torch.ones(1))
     with pytest.raises(KeyError), constant_weights():

@@ -34,7 +34,10 @@ def _inputs(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("biased", [True, False])
-def test_it_is_the_convolution_with_its_gradients(shape: tuple[int, ...], biased: bool) -> None:
+def test_it_is_the_convolution_with_its_gradients(
+    shape: tuple[int, ...], biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # so that there are several parts
     x, weight, bias, cotangent = _inputs(shape)
     wanted = [x, weight, bias] if biased else [x, weight]
     for tensor in wanted:

@@ -356,9 +356,13 @@ _ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.slow
-def test_two_processes_and_killed_calls_make_the_same_bytes(world: Path, tmp_path: Path) -> None:
-    """Of tar shards; killed at several moments by SIGKILL, and gone on with."""
-    config = _of_tars(world, tmp_path / "tars")
+@pytest.mark.parametrize("source", ["files", "tars"])
+def test_two_processes_and_killed_calls_make_the_same_bytes(
+    world: Path, tmp_path: Path, source: str
+) -> None:
+    """Killed at several moments by SIGKILL, and gone on with."""
+    tars = source == "tars"
+    config = _of_tars(world, tmp_path / "tars") if tars else world / "config.yaml"
     whole, out = tmp_path / "whole", tmp_path / "out"
     subprocess.run([sys.executable, *_command(config, whole)], check=True, env=_ENVIRONMENT)
     expected = _bytes(whole)
