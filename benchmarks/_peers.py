@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
-from ldm.compat.diffusers_unet import unet_to_config
-from ldm.compat.diffusers_unet_weights import unet_to_diffusers
-from ldm.compat.diffusers_weights import to_diffusers
-from ldm.compat.unet import read_unet
+from ldm.compat.diffusers.autoencoder import to_diffusers
+from ldm.compat.diffusers.unet import unet_to_config
+from ldm.compat.diffusers.unet_weights import unet_to_diffusers
+from ldm.compat.native import read_unet
 from ldm.denoisers.unet import UNet
-from ldm.layers.compiling import compile_networks
+from ldm.layers.compile import compile_networks
 
 CONTEXT = 256
 """Width of the context."""
@@ -38,7 +38,7 @@ def unets(channels: int, device: str) -> tuple[UNet, nn.Module]:
         "context_dim": CONTEXT,
         "legacy": False,
     }
-    node = {"target": "ldm.denoisers.unet.UNet", "params": params}
+    node = {"target": "ldm.denoisers.UNet", "params": params}
     ours = without_zeros(UNet(**params))
     peer = diffusers.UNet2DConditionModel.from_config(unet_to_config(node))
     peer.load_state_dict(unet_to_diffusers(ours.state_dict(), read_unet(node)))

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _compile(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    from ldm.layers.compiling import compile_networks
+    from ldm.layers.compile import compile_networks
 
     ours, peers = both
     ours["ldm, compiled"] = copy.deepcopy(ours["ldm"])

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
+from ldm.losses.adversarial import patch_discriminator
 from ldm.losses.autoencoder import KLObjective
-from ldm.losses.discriminator import patch_discriminator
 
 MULT = (1, 2, 4, 4)  # kl-f8
 

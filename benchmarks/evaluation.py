@@ -59,8 +59,7 @@ Measure = Callable[[Features, Features], "list[float]"]
 
 
 def _fid_ours(real: Features, fake: Features) -> list[float]:
-    from ldm.evaluation.frechet import frechet_distance
-    from ldm.evaluation.statistics import FeatureStatistics
+    from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
 
     sides = [FeatureStatistics(side.dim) for side in (real, fake)]
     for statistics, side in zip(sides, (real, fake), strict=True):
@@ -83,7 +82,7 @@ def _fid_clean_fid(real: Features, fake: Features) -> list[float]:
 
 
 def _prc_ours(real: Features, fake: Features) -> list[float]:
-    from ldm.evaluation.precision_recall import precision_recall
+    from ldm.evaluation.metrics.precision_recall import precision_recall
 
     return list(precision_recall(real.whole(), fake.whole()))
 

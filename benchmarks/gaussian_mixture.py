@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.diffusion.sampling import Denoise
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.samplers.time_grid import CLEAN, Level, noise_levels
+from ldm.samplers.timesteps import CLEAN, Level, noise_levels
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from ldm.config import instantiate, load_config, save_config
-from ldm.data.latent_cache import CachedLatents
+from ldm.data.latents.dataset import CachedLatents
 
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "configs" / "folder" / "autoencoder.yaml"

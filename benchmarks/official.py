@@ -22,8 +22,8 @@ from torch import Tensor
 from training_cost import CONFIGS, _batch, _config, _cost
 
 from ldm.config import instantiate
-from ldm.layers.compiling import compile_networks
-from ldm.training.ema import EMA
+from ldm.layers.compile import compile_networks
+from ldm.training.callbacks.ema import EMA
 
 MODELS = (
     *("unconditional/celebahq-ldm-4", "unconditional/lsun-churches-ldm-8"),

@@ -21,7 +21,7 @@ from _peers import unets
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from ldm.training.ema import EMA
+from ldm.training.callbacks.ema import EMA
 
 
 def main() -> None:

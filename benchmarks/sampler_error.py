@@ -26,15 +26,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.atomic_write import write_atomically
 from ldm.diffusion.sampling import Denoise, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.files import write_atomically
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.plms import EQUAL_STEPS, PLMS
-from ldm.samplers.time_grid import SPACINGS, noise_levels
+from ldm.samplers.timesteps import SPACINGS, noise_levels
 from ldm.samplers.unipc import UniPC
 
 SCHEDULE = NoiseSchedule("linear", 1000, 0.0015, 0.0195)

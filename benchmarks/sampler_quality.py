@@ -28,17 +28,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.atomic_write import write_atomically
 from ldm.config import instantiate
 from ldm.diffusion.sampling import Denoise, Sampler
 from ldm.evaluation.comparison import FeatureComparison
-from ldm.evaluation.judge import check
-from ldm.load import load_model, run_config
+from ldm.evaluation.scenes.judge import check
+from ldm.files import write_atomically
+from ldm.load.model import load_model, run_config
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.noise import SeededNoise
 from ldm.samplers.plms import PLMS
 from ldm.samplers.unipc import UniPC

@@ -23,9 +23,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.layers.compiling import compile_networks
+from ldm.layers.compile import compile_networks
 from ldm.samplers.ddim import DDIM
 
 SCALE = 3.0

@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from ldm.checkpoint import load_training_checkpoint
+from tests.training import tiny
+from tests.training.test_exact_resume import flat, make_shards
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-from ldm.checkpoint import load_training_checkpoint  # noqa: E402
-from tests.training import tiny  # noqa: E402
-from tests.training.test_exact_resume import flat, make_shards  # noqa: E402
 
 
 def main() -> None:
@@ -84,10 +84,10 @@ def _config(folder: Path, arguments: argparse.Namespace, steps: int = 40) -> Pat
             make_shards(shards, (25, 7, 30, 19))
         framing = {"height": 16, "width": 16, "crop": "random", "flip": 0.5}
         config.data.params.train = {
-            "target": "ldm.data.shards.Shards",
+            "target": "ldm.data.Shards",
             "params": {
                 "shards": str(shards),
-                "framing": {"target": "ldm.data.transforms.Framing", "params": framing},
+                "framing": {"target": "ldm.data.Framing", "params": framing},
                 "caption": None,
                 "classes": 24,
                 "buffer": 9,

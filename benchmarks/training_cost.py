@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.config import instantiate, load_config
-from ldm.load import PRETRAINED
+from ldm.load.model import PRETRAINED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = (

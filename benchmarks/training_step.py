@@ -29,8 +29,8 @@ from _peers import CONTEXT, LATENTS, TOKENS, unets
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from ldm.layers.compiling import compile_networks
-from ldm.training.ema import EMA
+from ldm.layers.compile import compile_networks
+from ldm.training.callbacks.ema import EMA
 
 NAMES = ("ldm", "diffusers", "diffusers, channels_last")
 

@@ -24,7 +24,7 @@ from _measure import alternate, begin, heading, parser, precision, rows
 from _peers import CONTEXT, LATENTS, TOKENS, alternatives, check_same, unets
 from torch import Tensor
 
-from ldm.layers.constant_weights import constant_weights
+from ldm.layers.winograd import constant_weights
 
 
 def main() -> None:

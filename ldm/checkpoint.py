@@ -14,16 +14,17 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from ldm.atomic_write import write_atomically
-from ldm.compat.checkpoints import (
+from ldm.compat.compvis.weights import (
     from_compvis,
+    from_compvis_classifier,
     is_compvis,
+    is_compvis_classifier,
     is_training_only,
     refuse_unsupported,
 )
-from ldm.compat.compvis_classifier import from_compvis_classifier, is_compvis_classifier
-from ldm.compat.diffusers_weights import from_diffusers, is_diffusers
+from ldm.compat.diffusers.autoencoder import from_diffusers, is_diffusers
 from ldm.errors import CheckpointError, DamagedCheckpointError
+from ldm.files import write_atomically
 from ldm.safe_pickle import first_line, load_inert, load_plain
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")

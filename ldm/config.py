@@ -22,9 +22,10 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.atomic_write import write_atomically
-from ldm.compat import compvis
+from ldm.compat.compvis import config as compvis
+from ldm.compat.moved import current_name, with_current_names
 from ldm.errors import ConfigError, UserError
+from ldm.files import write_atomically
 
 _NODE_KEYS = {"target", "params", "partial"}
 _OPEN = ("trainer",)
@@ -135,7 +136,7 @@ def _build(node: Any, path: str) -> Any:
         raise ConfigError(
             f"{_join(path, extra[0])}: unknown key beside 'target'; arguments belong under 'params'"
         )
-    name = node["target"]
+    name = current_name(node["target"])
     factory = _locate(name, path)
     params = node.get("params")
     params = {} if params is None else params
@@ -260,7 +261,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
     try:
-        named = {str(key): value for key, value in plain.items()}
+        named = {str(key): with_current_names(value) for key, value in plain.items()}
         return compvis.translate_file(named, name=_run_name(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ldm.config import instantiate, load_config, save_config
-from ldm.data.embedding_store import EmbeddingStore, file_sizes
-from ldm.data.folder_listing import list_folder
-from ldm.load import inline_pretrained
+from ldm.data.listing import list_folder
+from ldm.data.retrieval.embeddings import EmbeddingStore, file_sizes
+from ldm.load.model import inline_pretrained
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

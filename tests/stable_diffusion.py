@@ -15,29 +15,29 @@ from tests.compat.first_stages import kl
 from tests.conditioners.clips import TEXT
 
 CLIP: dict[str, Any] = {
-    "target": "ldm.conditioners.clip.CLIPText",
+    "target": "ldm.conditioners.CLIPText",
     "params": {
         "path": None,
         "config": TEXT,
         "length": 8,
         "tokenizer": {
-            "target": "ldm.conditioners.clip_tokenizer.ClipTokenizer",
+            "target": "ldm.conditioners.ClipTokenizer",
             "params": {"length": 8},
         },
     },
 }
 MODEL: dict[str, Any] = {
-    "target": "ldm.diffusion.latent.LatentDiffusion",
+    "target": "ldm.diffusion.LatentDiffusion",
     "params": {
         "scale_factor": 0.18215,
         "autoencoder": kl(),
         "conditioners": [CLIP],
         "schedule": {
-            "target": "ldm.diffusion.schedule.NoiseSchedule",
+            "target": "ldm.diffusion.NoiseSchedule",
             "params": {"start": 0.00085, "end": 0.012},
         },
         "denoiser": {
-            "target": "ldm.denoisers.unet.UNet",
+            "target": "ldm.denoisers.UNet",
             "params": {
                 "in_channels": 4,
                 "out_channels": 4,
@@ -59,7 +59,7 @@ UNCONDITIONAL: dict[str, Any] = {
     "params": {key: value for key, value in MODEL["params"].items() if key != "conditioners"}
     | {
         "denoiser": {
-            "target": "ldm.denoisers.unet.UNet",
+            "target": "ldm.denoisers.UNet",
             "params": {
                 "in_channels": 4,
                 "out_channels": 4,

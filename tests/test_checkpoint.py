@@ -23,8 +23,8 @@ from ldm.checkpoint import (
     read_state,
     save,
 )
-from ldm.compat.checkpoints import SCHEDULE
-from ldm.compat.diffusers_weights import to_diffusers
+from ldm.compat.compvis.weights import SCHEDULE
+from ldm.compat.diffusers.autoencoder import to_diffusers
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import CheckpointError
 from tests.autoencoders.build import autoencoder

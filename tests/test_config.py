@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.atomic_write import write_atomically
 from ldm.config import instantiate, load_config, save_config
 from ldm.errors import ConfigError, DataError
+from ldm.files import write_atomically
 
 HERE = "tests.test_config"
 

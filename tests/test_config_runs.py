@@ -13,21 +13,13 @@ from torch import Tensor
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config
-from ldm.diffusion.latent import LatentDiffusion
-from ldm.load import load_model
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
-from tests.experiments import (
-    EXPERIMENTS,
-    before,
-    make_world,
-    name_of,
-    outside,
-    random_data,
-    shrunk,
-)
+from tests.experiments import EXPERIMENTS, before, make_world, name_of, outside, random_data, shrunk
 
 QUICK = {
     "autoencoder/kl-f8",
@@ -60,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes half of the time of such short runs."""
-    monkeypatch.setattr("ldm.training.callbacks.draw_curves", lambda *_: None)
+    monkeypatch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
 
 
 def steps(folder: RunFolder) -> list[int]:

@@ -13,25 +13,25 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ldm.checkpoint import read_state, save
-from ldm.compat.checkpoints import TRAINING_ONLY, to_compvis
-from ldm.compat.diffusers import WEIGHTS
-from ldm.compat.first_stage import read_first_stage
+from ldm.compat.compvis.weights import TRAINING_ONLY, to_compvis
+from ldm.compat.diffusers.autoencoder import WEIGHTS
+from ldm.compat.native import read_first_stage
 from ldm.config import instantiate, load_config
 from ldm.errors import ConfigError
 from ldm.export import differences, export, part_of, read_back, round_parameters
-from ldm.load import load_model, run_config
+from ldm.load.model import load_model, run_config
 from tests.compat.first_stages import KINDS, build, images, kl, vq
 
 TOLERANCE = 3e-5  # a loaded model is channels_last: sums in another order
 SAME = {"weights": 0.0, "latents": 0.0, "images": 0.0, "predictions": 0.0}
 LATENT_DIFFUSION: dict[str, Any] = {
-    "target": "ldm.diffusion.latent.LatentDiffusion",
+    "target": "ldm.diffusion.LatentDiffusion",
     "params": {
         "scale_factor": 0.25,
         "autoencoder": kl(channels=32, norm_groups=32),
-        "schedule": {"target": "ldm.diffusion.schedule.NoiseSchedule", "params": {"timesteps": 9}},
+        "schedule": {"target": "ldm.diffusion.NoiseSchedule", "params": {"timesteps": 9}},
         "denoiser": {
-            "target": "ldm.denoisers.unet.UNet",
+            "target": "ldm.denoisers.UNet",
             "params": {
                 "in_channels": 4,
                 "out_channels": 4,
@@ -245,7 +245,7 @@ def test_differences_are_found() -> None:
 
 
 def test_identity_and_unknown_formats(tmp_path: Path) -> None:
-    node = {"target": "ldm.autoencoders.identity.AutoencoderIdentity", "params": {"channels": 2}}
+    node = {"target": "ldm.autoencoders.AutoencoderIdentity", "params": {"channels": 2}}
     model = instantiate(node)
     assert set(differences(model, model).values()) == {0.0}
     with pytest.raises(ConfigError, match="AutoencoderIdentity cannot be exported; only"):

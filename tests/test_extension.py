@@ -16,15 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ldm.autoencoders.posterior import Deterministic
+from ldm.autoencoders.base import Deterministic
 from ldm.conditioners.base import Conditioner
 from ldm.config import instantiate
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.evaluation.features import extract_features
-from ldm.evaluation.frechet import frechet_distance
-from ldm.evaluation.statistics import FeatureStatistics
-from ldm.load import load_model
+from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
+from ldm.evaluation.networks.base import extract_features
+from ldm.load.model import load_model
 from ldm.samplers.noise import SeededNoise
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
@@ -149,7 +148,7 @@ class MeanColour(nn.Module):
 CONFIG = f"""
 name: extension
 model:
-  target: ldm.diffusion.latent.LatentDiffusion
+  target: ldm.diffusion.LatentDiffusion
   params:
     autoencoder: {{target: {HERE}.Pool}}
     denoiser: {{target: {HERE}.Pointwise}}
@@ -158,13 +157,13 @@ model:
     prediction: {{target: {HERE}.Score}}
     weighting: {{target: {HERE}.Late}}
 task:
-  target: ldm.training.latent_diffusion.LatentDiffusionTask
+  target: ldm.training.LatentDiffusionTask
   params:
     model: ${{model}}
     optimizer: {{target: torch.optim.SGD, partial: true, params: {{lr: 0.01}}}}
     preview_steps: 2
 data:
-  target: ldm.training.data.DataModule
+  target: ldm.training.DataModule
   params:
     batch_size: 4
     train: {{target: {HERE}.Pixels}}

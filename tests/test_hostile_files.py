@@ -23,7 +23,7 @@ from torch import nn
 
 from ldm.checkpoint import load_training_checkpoint, read_state
 from ldm.errors import CheckpointError
-from ldm.initialise import InitFrom
+from ldm.load.init_from import InitFrom
 from ldm.safe_pickle import HostileFileError
 
 ROOT = Path(__file__).parents[1]

@@ -17,13 +17,13 @@ from ldm.checkpoint import LoadedCheckpoint, load_training_checkpoint, save
 from ldm.config import instantiate
 from ldm.errors import CheckpointError, ConfigError
 from ldm.export import export
-from ldm.initialise import InitFrom, Report, initialise
+from ldm.load.init_from import InitFrom, Report, initialise
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests import stable_diffusion as sd
 from tests.conditioners.clips import OPEN
 from tests.scripts.conftest import Outcome
-from tests.scripts.conftest import script as script  # a fixture
+from tests.scripts.conftest import script as script
 from tests.training import tiny
 
 Script = Callable[..., Outcome]
@@ -69,7 +69,7 @@ def test_stable_diffusion_2(tmp_path: Path) -> None:
         "use_linear_in_transformer": True,
     }
     text = {"arch": OPEN, "length": 8}
-    clip = {"target": "ldm.conditioners.open_clip.OpenCLIPText", "params": text}
+    clip = {"target": "ldm.conditioners.OpenCLIPText", "params": text}
     node["params"]["conditioners"] = [clip]
     source, model = sd.build(node), sd.build(node, seed=1)
     state = {

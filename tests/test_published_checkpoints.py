@@ -17,11 +17,11 @@ import yaml
 from torch import Tensor
 
 from ldm.checkpoint import LoadedCheckpoint, fitting_state
-from ldm.compat.checkpoints import to_compvis
+from ldm.compat.compvis.weights import to_compvis
 from ldm.conditioners.spatial import LatentImage
 from ldm.config import instantiate, load_config
 from ldm.errors import CheckpointError
-from ldm.load import load_model
+from ldm.load.model import load_model
 from tests.parity import official_names, published_configs
 from tests.test_checkpoint import foreign_class
 

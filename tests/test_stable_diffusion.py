@@ -12,11 +12,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from ldm.compat.diffusers_pipeline import pipeline_from_configs
+from ldm.compat.diffusers.pipeline import pipeline_from_configs
 from ldm.config import load_config
 from ldm.errors import CheckpointError, ConfigError
 from ldm.export import differences, export
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from tests.compat.first_stages import vq
 from tests.conditioners.clips import OPEN, TEXT
@@ -209,7 +209,7 @@ def test_configuration_of_the_original(version: int, tmp_path: Path, start: Tens
 def test_second_to_last_layer_of_the_text_encoder(tmp_path: Path, start: Tensor) -> None:
     node = copy.deepcopy(MODEL)
     node["params"]["conditioners"][0]["params"]["layer"] = "penultimate"
-    node["params"]["prediction"] = {"target": "ldm.diffusion.prediction.V"}
+    node["params"]["prediction"] = {"target": "ldm.diffusion.V"}
     model = build(node)
     export(model, OmegaConf.create({"model": node}), tmp_path, "diffusers")
     assert (
@@ -341,13 +341,13 @@ def changed(**params: Any) -> dict[str, Any]:
         ({"conditioners": []}, "no pipeline of diffusers fits this UNet without conditioners"),
         ({"autoencoder": vq()}, "StableDiffusionPipeline works with AutoencoderKL only"),
         (
-            {"conditioners": [{"target": "ldm.conditioners.class_label.ClassLabel", "params": {}}]},
-            "diffusers has no pipeline for ClassLabel, only for ldm.conditioners.clip.CLIPText",
+            {"conditioners": [{"target": "ldm.conditioners.ClassLabel", "params": {}}]},
+            "diffusers has no pipeline for ClassLabel, only for ldm.conditioners.CLIPText",
         ),
         (
             {
                 "schedule": {
-                    "target": "ldm.diffusion.schedule.NoiseSchedule",
+                    "target": "ldm.diffusion.NoiseSchedule",
                     "params": {"kind": "sqrt"},
                 }
             },

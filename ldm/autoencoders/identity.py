@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoders.base import Reconstruction
-from ldm.autoencoders.posterior import Deterministic
+from ldm.autoencoders.base import Deterministic, Reconstruction
 
 
 class AutoencoderIdentity(nn.Module):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoders.base import Reconstruction
+from ldm.autoencoders.base import DiagonalGaussian, Reconstruction
 from ldm.autoencoders.networks import Architecture, Decoder, Encoder
-from ldm.autoencoders.posterior import DiagonalGaussian
 
 
 class AutoencoderKL(nn.Module):

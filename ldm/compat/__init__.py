@@ -1,0 +1,1 @@
+"""Translation of foreign configurations and weights: pure functions of mappings."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioners.base import Conditioner, Route
-from ldm.conditioners.checks import check_ids
+from ldm.conditioners.base import Conditioner, Route, check_ids
 from ldm.errors import ConfigError
 
 
@@ -18,7 +17,7 @@ class ClassLabel(Conditioner):
         dim: Width of the token; None for the route adm, where the denoiser embeds the ids.
         key: Name of the batch entry.
         route: "crossattn" or "adm".
-        drop_prob: See :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: See :class:`~ldm.conditioners.Conditioner`.
         null_index: Id of "no class", needed for ``drop_prob`` and guidance. Either one of the
             classes, or ``num_classes``, which adds a row to the table (for the route adm, the
             denoiser must then have ``num_classes + 1`` classes).

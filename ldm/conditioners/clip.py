@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ldm.conditioners.base import Conditioner
 from ldm.conditioners.pretrained import PretrainedModule, hub_file, read_weights
-from ldm.conditioners.token_ids import check_droppable, check_tokens, check_value, empty_text
-from ldm.conditioners.tokenizer import Tokenizer
+from ldm.conditioners.text import check_droppable, check_tokens, check_value, empty_text
+from ldm.conditioners.tokenizers import Tokenizer
 from ldm.errors import CheckpointError, ConfigError
 
 Layer = Literal["last", "penultimate"]
@@ -54,7 +54,7 @@ class CLIPText(Conditioner):
             is the empty text.
         in_checkpoint: Whether checkpoints hold the weights, so that ``path`` is asked for only
             when training begins.
-        drop_prob: See :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: See :class:`~ldm.conditioners.Conditioner`.
         config: Sizes, as arguments of ``transformers.CLIPTextConfig``. None: those of the folder
             or of the hub, which are known without a look for CLIP ViT-L/14.
 

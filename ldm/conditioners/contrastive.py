@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.conditioners.checks import check_tensor
-from ldm.conditioners.open_clip_towers import (
+from ldm.conditioners.base import check_tensor
+from ldm.conditioners.open_clip import (
     Arch,
     ImageTower,
     TextTower,
@@ -23,8 +23,8 @@ from ldm.conditioners.open_clip_towers import (
     pooled_text,
     prepare_pixels,
 )
-from ldm.conditioners.token_ids import check_tokens, check_value
-from ldm.conditioners.tokenizer import Tokenizer
+from ldm.conditioners.text import check_tokens, check_value
+from ldm.conditioners.tokenizers import Tokenizer
 from ldm.errors import DataError
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.conditioners.base import Conditioner
-from ldm.conditioners.checks import check_tensor
+from ldm.conditioners.base import Conditioner, check_tensor
 from ldm.errors import DataError
 
 
@@ -19,7 +18,7 @@ class Embeddings(Conditioner):
         dim: width of an embedding.
         max_tokens: most embeddings per sample; None: any number.
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
     """
 
     def __init__(

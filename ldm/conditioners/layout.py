@@ -7,16 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from ldm.conditioners.base import Conditioner
-from ldm.conditioners.checks import check_ids, check_tensor
+from ldm.conditioners.base import Conditioner, check_ids, check_tensor
 from ldm.errors import ConfigError
-from ldm.layers.token_transformer import TokenTransformer
+from ldm.layers.transformer import TokenTransformer
 
 
 class LayoutTransformer(Conditioner):
     """Box tokens (B, L) as a sequence of embeddings (B, L, dim) for cross-attention.
 
-    Loaders make the tokens with :class:`~ldm.data.box_tokens.BoxTokenizer`. Null is the layout of
+    Loaders make the tokens with :class:`~ldm.data.BoxTokenizer`. Null is the layout of
     nothing, every token "none".
 
     Args:
@@ -26,8 +25,8 @@ class LayoutTransformer(Conditioner):
         length: longest sequence: three tokens for each of 30 objects, two for the crop.
         none: token of "no object"; None: the last id.
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
-        embedding_std: see :class:`~ldm.layers.token_transformer.TokenTransformer`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
+        embedding_std: see :class:`~ldm.layers.transformer.TokenTransformer`.
         first_place: from this id on the embeddings of places near each other begin alike, so that
             what is learned of one holds for its neighbours: for trainings too short to learn every
             place by itself. Smaller ids are also those of classes. None: all begin at random, as

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.conditioners.base import Conditioner
-from ldm.conditioners.checks import check_ids, check_tensor, readable
+from ldm.conditioners.base import Conditioner, check_ids, check_tensor, readable
 from ldm.errors import ConfigError, DataError
 
 METHODS = ("nearest", "bilinear", "bicubic", "area")
@@ -34,7 +33,7 @@ class SpatialRescaler(Conditioner):
         bias: of the convolution.
         ignore: ids of pixels without a class, the zero vector.
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
 
     Raises:
         ConfigError: the arguments do not fit together.
@@ -120,7 +119,7 @@ class ConcatImage(Conditioner):
     Args:
         channels: of the image.
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
     """
 
     def __init__(self, channels: int = 3, key: str = "lr_image", drop_prob: float = 0.0) -> None:
@@ -146,7 +145,7 @@ class LatentImage(Conditioner):
 
     Args:
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
     """
 
     needs_autoencoder = True
@@ -174,7 +173,7 @@ class ResizedMask(Conditioner):
 
     Args:
         key: name of the batch entry.
-        drop_prob: see :class:`~ldm.conditioners.base.Conditioner`.
+        drop_prob: see :class:`~ldm.conditioners.Conditioner`.
     """
 
     needs_autoencoder = True

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.class_colours import class_colours
 from ldm.errors import DataError
 
 EXTENSIONS = (".png", ".npy")
@@ -73,13 +72,6 @@ def pad_label_map(ids: Tensor, multiple: int) -> Tensor:
         return ids
     # replication of integers is not implemented; ids below 2^53 are exact in float64
     return F.pad(ids[None, None].double(), padding, mode="replicate")[0, 0].long()
-
-
-def colour_label_map(ids: Tensor, count: int) -> Tensor:
-    """A label map (H, W) as an image (3, H, W) in [-1, 1]; what is no class is black."""
-    colours = torch.from_numpy(np.concatenate([class_colours(count), np.zeros((1, 3), np.uint8)]))
-    known = torch.where((ids >= 0) & (ids < count), ids, count)
-    return colours[known].permute(2, 0, 1) / 127.5 - 1
 
 
 def _from_array(path: Path) -> np.ndarray:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.denoisers.unet import continue_to_multiple, downsampling_half
-from ldm.denoisers.unet_layers import UNSET, LayerFactory, TimestepBlock
-from ldm.layers.attention_pool import AttentionPool
-from ldm.layers.initialisation import zeroed
-from ldm.layers.norm import GROUPS, group_norm
-from ldm.layers.timestep import timestep_embedding
+from ldm.denoisers.unet import (
+    UNSET,
+    LayerFactory,
+    TimestepBlock,
+    continue_to_multiple,
+    downsampling_half,
+)
+from ldm.layers.attention import AttentionPool
+from ldm.layers.basics import GROUPS, group_norm, timestep_embedding, zeroed
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 _HIDDEN = 2048
@@ -45,7 +48,7 @@ class EncoderUNet(nn.Module):
         use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
         use_checkpoint: Recompute activations in the backward pass: less memory, slower.
         norm_groups: Groups of all normalisations, 32 as published; see
-            :func:`~ldm.layers.norm.group_norm`.
+            :func:`~ldm.layers.basics.group_norm`.
 
     Raises:
         ValueError: If the arguments do not fit together.

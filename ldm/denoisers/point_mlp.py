@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers.initialisation import zeroed
-from ldm.layers.timestep import timestep_embedding
+from ldm.layers.basics import timestep_embedding, zeroed
 
 
 class PointMLP(nn.Module):

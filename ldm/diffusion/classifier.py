@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.diffusion.guidance import ClassifierGuidance
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import Denoise
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError, DataError
-from ldm.layers.draws import draw_integers, draw_normal
+from ldm.layers.rng import draw_integers, draw_normal
 
 IGNORED = -100
 """Label of a pixel that has none; torch's cross-entropy passes over it."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
 from ldm.errors import ConfigError, DataError
-from ldm.layers.draws import draw_uniform
+from ldm.layers.rng import draw_uniform
 
 
 class Conditioning(NamedTuple):
@@ -74,7 +74,7 @@ def check_batch(conditioners: Iterable[Conditioner], batch: Mapping[str, Any]) -
     """Refuse batch entries that their conditioners would refuse, e.g. with unknown class ids.
 
     For batches that still are on the CPU: on an accelerator, training does not look at the numbers,
-    see :func:`ldm.conditioners.checks.readable`.
+    see :func:`ldm.conditioners.base.readable`.
 
     Raises:
         DataError: an entry is absent, no tensor, or its conditioner cannot take it.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.layers.constant_weights import constant_weights
+from ldm.layers.winograd import constant_weights
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``denoise(x (B, ...), t (B,)) -> (x0, eps)``: all that a sampler sees of a model."""

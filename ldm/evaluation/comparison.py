@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.evaluation.features import FeatureExtractor
-from ldm.evaluation.frechet import frechet_distance
-from ldm.evaluation.inception_score import InceptionScore, Score
-from ldm.evaluation.precision_recall import PrecisionRecall, precision_recall
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
+from ldm.evaluation.metrics.inception_score import InceptionScore, Score
+from ldm.evaluation.metrics.precision_recall import PrecisionRecall, precision_recall
+from ldm.evaluation.networks.base import FeatureExtractor
 
 FEWEST = 4
 """Precision and recall look at the third neighbour."""

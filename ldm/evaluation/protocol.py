@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ldm.errors import ConfigError
-from ldm.evaluation.metrics import METRICS, NOTHING, Metric
+from ldm.evaluation.metrics.registry import METRICS, NOTHING, Metric
 
 GIVEN = "given"
 """Network of a protocol that leaves the choice to its user."""
@@ -29,7 +29,7 @@ class Measure:
 
     Attributes:
         metric: a name of ``METRICS``.
-        network: as ``ldm.evaluation.networks.network`` knows it, or ``given``.
+        network: as ``ldm.evaluation.network`` knows it, or ``given``.
         output: of the network; None = the metric's default, else the network's first.
         prefix: before the name of its numbers: ``s`` makes sfid of fid.
         params: parameters of the metric that are not its defaults.
@@ -112,7 +112,7 @@ class EvaluationProtocol:
         measures: the numbers.
         about: what it is, in plain words.
         resize: how images come to the size of the network: ``network`` (its own way), or a name of
-            ``ldm.evaluation.resizing``.
+            ``ldm.evaluation.networks.resizing``.
         num_fake: how many generated images the published numbers are of; None = any.
         num_real: how many real ones; None = all.
         labels: which conditions the samples must have: ``uniform`` (every class equally often),

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ldm.layers.activation_checkpoint import run
-from ldm.layers.convolution import Conv3x3
-from ldm.layers.initialisation import zeroed
-from ldm.layers.norm import GROUPS, group_norm
-from ldm.layers.pointwise import PointwiseConv2d
-from ldm.layers.resample import double, halve
+from ldm.layers.basics import GROUPS, group_norm, run, zeroed
+from ldm.layers.convolution import Conv3x3, PointwiseConv2d, double, halve
 
 
 class ResBlock(nn.Module):

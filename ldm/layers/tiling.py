@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.layers.activation_checkpoint import run
+from ldm.layers.basics import run
 
 LEAST_WEIGHT = 0.01
 """Weight of the rim of a tile: small, but a place that no other tile covers still has a value."""

@@ -5,19 +5,51 @@ F(4x4, 3x3) cuts a map into tiles of 4x4 results, which depend on 6x6 values. Al
 4 results y of 6 values d and 3 weights g are ``y = A [(G g) * (B d)]``: the weights and the values
 are taken to six points, multiplied there, and the products taken back. In two dimensions that is 36
 products for 16 results instead of 144, and, summed over the channels, 36 products of matrices.
+
+What is computed from a weight alone, once for all calls between which it does not change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldm.layers.constant_weights import computed_once
+_kept: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def constant_weights() -> Iterator[None]:
+    """Promise that no weight changes inside a ``with`` block (of this thread), as in sampling."""
+    outer = _kept.get()
+    token = _kept.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def are_constant() -> bool:
+    """Whether weights are promised not to change."""
+    return _kept.get() is not None
+
+
+def computed_once(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """``function(weight)``; that of a parameter is kept to the end of ``constant_weights``."""
+    kept = _kept.get()
+    if kept is None or not isinstance(weight, nn.Parameter):  # others may be made anew each time
+        return function(weight)
+    key = function, id(weight)
+    if key not in kept:
+        kept[key] = weight, function(weight)  # with the weight, lest another takes its id
+    return kept[key][1]
+
 
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 """And infinity. With these rounding errors are 2 to 8 times those of the direct sum."""

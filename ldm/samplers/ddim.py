@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.time_grid import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Level, Spacing, check_spacing, descending_times, noise_levels
 
 
 def ddim_sigma(level: Level, target: Level, eta: float) -> float:

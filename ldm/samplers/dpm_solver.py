@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.time_grid import Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Spacing, check_spacing, descending_times, noise_levels
 
 FEW_STEPS = 15
 """With fewer, the last update to a noisy level is of first order: extrapolation overshoots there.

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.time_grid import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Level, Spacing, check_spacing, descending_times, noise_levels
 
 
 def integration_weights(h: float, nodes: Sequence[float]) -> list[float]:

@@ -1,14 +1,134 @@
-"""What is asked of seeds, limits, data and batches before a run writes anything."""
+"""What is asked of seeds, limits, data and batches before a run writes anything.
+
+The files of weights that a run began with: on resume they may have moved, not changed.
+
+Whether a latent cache is one of the autoencoder that a run trains with.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ldm.errors import ConfigError
-from ldm.training.latent_cache import check_takes_latents
+from ldm.autoencoders.base import fingerprint
+from ldm.checkpoint import file_sha256
+from ldm.data.latents.dataset import CachedLatents
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.errors import ConfigError, DataError
+from ldm.load.model import pretrained_checkpoints
+from ldm.training.run_folder import RunFolder
+
+
+def check_inputs(
+    folder: RunFolder, config: DictConfig, changed: Mapping[str, tuple[Any, Any]]
+) -> dict[str, dict[str, str]]:
+    """Refuse a first stage that is not the one a run began with, whose weights it goes on with.
+
+    Args:
+        folder: the run's folder.
+        config: the present config, with its ``ldm.load.pretrained`` nodes.
+        changed: by key, the value in the run's config and the present one.
+
+    Returns:
+        By those keys that name another place of the same file: its path and SHA-256.
+
+    Raises:
+        ConfigError: it names both.
+    """
+    inputs = folder.status().get("inputs")
+    if inputs is None:  # status.json was lost: nobody knows
+        return {}
+    for path, digest in pretrained_checkpoints(config).items():
+        if digest not in inputs.values():
+            raise _another(folder, ", ".join(inputs) or "no weights of a file", path)
+    moved = {}
+    for key, (before, now) in changed.items():
+        for old, new in _files(before, now, inputs):
+            if not new.is_file():
+                raise ConfigError(f"{key}={now}: {new} does not exist; the run began with {old}")
+            if file_sha256(new) != inputs[old]:
+                raise _another(folder, old, f"{new} ({key}={now})")
+            moved[key] = {str(new): inputs[old]}
+    return moved
+
+
+def _files(before: Any, now: Any, inputs: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """Each input that a value of a config names, itself or by its folder, and what it names now."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return
+    for file in inputs:
+        if Path(before) in (Path(file), *Path(file).parents[:2]):  # RUN/checkpoints/last.ckpt
+            yield file, Path(now) / Path(file).relative_to(before)
+
+
+def _another(folder: RunFolder, before: str, now: str) -> ConfigError:
+    return ConfigError(
+        f"{folder.path} began with {before}, whose weights are in its checkpoints; {now} holds "
+        f"others: continue with --resume {folder.path} alone, or start another run with name=..."
+    )
+
+
+_PREFIX = "model.autoencoder."
+
+
+def check_takes_latents(task: Any, data: Any) -> None:
+    """Refuse a latent cache as data of a task that needs images.
+
+    Raises:
+        DataError: it does.
+    """
+    for cache in _caches(data):
+        if not isinstance(getattr(task, "model", None), LatentDiffusion):
+            raise DataError(
+                f"latent cache '{cache.root}' holds latents, {type(task).__name__} trains on "
+                "images: it is for LatentDiffusionTask"
+            )
+
+
+def check_autoencoder(task: Any, data: Any, saved: Mapping[str, Tensor] | None = None) -> None:
+    """Refuse a latent cache that another autoencoder made.
+
+    Args:
+        task: the task, with the weights that it begins with.
+        data: the data module.
+        saved: those of the checkpoint that it resumes from instead. If they are not in float32
+            (trainer.precision bf16-true), they are no longer those that made the cache, and only
+            the key that the config names ties the run to it.
+
+    Raises:
+        DataError: it is stale.
+    """
+    caches = list(_caches(data))
+    if not caches:
+        return
+    weights = task.model.autoencoder.state_dict()
+    if saved is not None:
+        weights = {k.removeprefix(_PREFIX): v for k, v in saved.items() if k.startswith(_PREFIX)}
+        if any(v.is_floating_point() and v.dtype != torch.float32 for v in weights.values()):
+            return
+    found = fingerprint(weights)
+    for cache in caches:
+        made_by = cache.manifest.recipe.autoencoder
+        if made_by != found:
+            raise DataError(
+                f"latent cache '{cache.root}' is stale: autoencoder {made_by[:12]} made it, the "
+                f"model has {found[:12]}; make it anew with scripts/cache_latents.py, or name the "
+                "autoencoder that made it"
+            )
+
+
+def _caches(data: Any) -> Iterator[CachedLatents]:
+    for name in ("train", "validation"):
+        dataset = getattr(data, name, None)
+        if isinstance(dataset, CachedLatents):
+            yield dataset
 
 
 def check_seed(seed: Any) -> None:

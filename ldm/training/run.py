@@ -14,13 +14,11 @@ from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
 from ldm.errors import ConfigError, TrainingError
-from ldm.initialise import InitFrom, initialise
-from ldm.load import inline_pretrained, pretrained_checkpoints
-from ldm.training.checks import check_data, check_seed, check_split
-from ldm.training.inputs import check_inputs
-from ldm.training.latent_cache import check_autoencoder
-from ldm.training.processes import end_others, is_main_process, lost_another
-from ldm.training.resuming import (
+from ldm.load.init_from import InitFrom, initialise
+from ldm.load.model import inline_pretrained, pretrained_checkpoints
+from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
+from ldm.training.launch import end_others, is_main_process, lost_another
+from ldm.training.resume import (
     Resumed,
     changes,
     check_fit,
@@ -29,9 +27,8 @@ from ldm.training.resuming import (
     other_run,
     record,
 )
-from ldm.training.run_folder import RunFolder
-from ldm.training.run_lock import run_lock
-from ldm.training.stopping import Interrupted, Stop, StopSignals
+from ldm.training.run_folder import RunFolder, run_lock
+from ldm.training.signals import Interrupted, Stop, StopSignals
 from ldm.training.trainer import make_trainer
 
 

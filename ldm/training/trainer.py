@@ -12,25 +12,19 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.errors import ConfigError
-from ldm.training.callbacks import (
-    EMACallback,
-    EpochOfData,
-    LossCurves,
-    PictureGrid,
-)
-from ldm.training.checkpoint_io import AtomicCheckpointIO
-from ldm.training.metrics_log import MetricsLog
-from ldm.training.position import Position
-from ldm.training.profile import ProfileSteps, profile_options
-from ldm.training.progress import StepProgress
-from ldm.training.randomness import StepRandomness
-from ldm.training.resuming import Resumed
+from ldm.training.callbacks.checkpointing import AtomicCheckpointIO, SaveCheckpoints
+from ldm.training.callbacks.ema import EMACallback
+from ldm.training.callbacks.images import EpochOfData, LossCurves, PictureGrid
+from ldm.training.callbacks.metrics import MetricsLog
+from ldm.training.callbacks.profiler import ProfileSteps, profile_options
+from ldm.training.callbacks.progress import StepProgress
+from ldm.training.callbacks.throughput import Throughput
+from ldm.training.data.position import Position
+from ldm.training.data.seeded import StepRandomness
+from ldm.training.resume import Resumed
 from ldm.training.run_folder import RunFolder
-from ldm.training.saving import SaveCheckpoints
-from ldm.training.sharding import check_sharding
-from ldm.training.speed import StateLayout, speed_up
-from ldm.training.stopping import StopSignals
-from ldm.training.throughput import Throughput
+from ldm.training.signals import StopSignals
+from ldm.training.strategy import StateLayout, check_sharding, speed_up
 
 _RESERVED = (
     *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),

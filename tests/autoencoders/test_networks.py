@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ldm.autoencoders.blocks import AttnBlock
-from ldm.autoencoders.networks import Architecture, Decoder, Encoder
+from ldm.autoencoders.networks import Architecture, AttnBlock, Decoder, Encoder
 from tests.parity import assert_close, load_case
 
 SMALL = Architecture(channels=32, channel_mult=[1, 2], num_res_blocks=1, resolution=16)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm.autoencoders.base import DiagonalGaussian
 from ldm.autoencoders.identity import AutoencoderIdentity
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
-from ldm.autoencoders.padding import pad_to_multiple, reconstruct
-from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.autoencoders.tiled import pad_to_multiple, reconstruct
 
 
 def image(height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.autoencoders.posterior import Deterministic, DiagonalGaussian
+from ldm.autoencoders.base import Deterministic, DiagonalGaussian
 from tests.parity import assert_close, load_case
 
 CASE = load_case("diagonal_gaussian")

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ldm.autoencoders.base import DiagonalGaussian
 from ldm.autoencoders.identity import AutoencoderIdentity
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
-from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.autoencoders.quantizer import VectorQuantizer
 from ldm.autoencoders.tiled import TiledAutoencoder
 from ldm.autoencoders.vq import AutoencoderVQ

@@ -14,19 +14,19 @@ DEEP = {"channels": 32, "channel_mult": [1, 2, 4, 4], "num_res_blocks": 2, "norm
 
 def kl(embed_dim: int = 4, **sizes: Any) -> dict[str, Any]:
     return {
-        "target": "ldm.autoencoders.kl.AutoencoderKL",
+        "target": "ldm.autoencoders.AutoencoderKL",
         "params": {"embed_dim": embed_dim, "architecture": architecture(**sizes)},
     }
 
 
 def vq(embed_dim: int = 4, codes: int = 17, quantizer: Any = (), **sizes: Any) -> dict[str, Any]:
     return {
-        "target": "ldm.autoencoders.vq.AutoencoderVQ",
+        "target": "ldm.autoencoders.AutoencoderVQ",
         "params": {
             "embed_dim": embed_dim,
             "architecture": architecture(**sizes),
             "quantizer": {
-                "target": "ldm.autoencoders.quantizer.VectorQuantizer",
+                "target": "ldm.autoencoders.VectorQuantizer",
                 "params": {"num_codes": codes, "dim": embed_dim, **dict(quantizer)},
             },
         },
@@ -41,7 +41,7 @@ def architecture(**changes: Any) -> dict[str, Any]:
         "resolution": 16,
         "norm_groups": 4,
     }
-    return {"target": "ldm.autoencoders.networks.Architecture", "params": params | changes}
+    return {"target": "ldm.autoencoders.Architecture", "params": params | changes}
 
 
 KINDS: dict[str, dict[str, Any]] = {

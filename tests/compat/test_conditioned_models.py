@@ -10,14 +10,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from ldm.compat.checkpoints import to_compvis
+from ldm.compat.compvis.weights import to_compvis
 from ldm.conditioners.spatial import LatentImage
 from ldm.config import instantiate, load_config
 from ldm.errors import CheckpointError
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
-from tests.compat.test_compvis import ENCODERS, class_embedder, first_stage, ldm, unet
+from tests.compat.compvis.test_config import ENCODERS, class_embedder, first_stage, ldm, unet
 
 TOKENS = {"n_embed": 12, "n_layer": 1, "vocab_size": 9, "max_seq_len": 5, "use_tokenizer": False}
 IDENTITY = {"target": "torch.nn.Identity"}

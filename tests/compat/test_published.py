@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig
 from torch import nn
 
-from ldm.compat.checkpoints import SCHEDULE, from_compvis, to_compvis
+from ldm.compat.compvis.weights import SCHEDULE, from_compvis, to_compvis
 from ldm.conditioners.class_label import ClassLabel
 from ldm.conditioners.embeddings import Embeddings
 from ldm.conditioners.layout import LayoutTransformer

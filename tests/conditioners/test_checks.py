@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.conditioners.checks import check_ids, check_tensor, readable
+from ldm.conditioners.base import check_ids, check_tensor, readable
 from ldm.errors import DataError
 
 

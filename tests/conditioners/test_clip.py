@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.conditioners.clip import CLIPText
-from ldm.conditioners.clip_tokenizer import ClipTokenizer
+from ldm.conditioners.tokenizers import ClipTokenizer
 from ldm.errors import CheckpointError, ConfigError, DataError
 from tests.conditioners.clips import TEXT, ids, text_model, write_folder
 

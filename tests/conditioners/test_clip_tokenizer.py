@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from ldm.conditioners.clip_tokenizer import END, START, VOCAB_SIZE, ClipTokenizer
+from ldm.conditioners.tokenizers import END, START, VOCAB_SIZE, ClipTokenizer
 from ldm.errors import ConfigError, DataError
 
 TEXTS = [

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.contrastive import ContrastiveCLIP
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
-from ldm.data.scenes import SceneDataset
+from ldm.conditioners.tokenizers import ClipTokenizer
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.errors import ConfigError, DataError
 from tests.conditioners.clips import OPEN, ids
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoders.posterior import Deterministic
+from ldm.autoencoders.base import Deterministic
 from ldm.conditioners.base import Conditioner
 from ldm.conditioners.class_label import ClassLabel
 from ldm.conditioners.embeddings import Embeddings
 from ldm.conditioners.layout import LayoutTransformer
 from ldm.conditioners.spatial import ConcatImage, LatentImage, ResizedMask, SpatialRescaler
 from ldm.conditioners.text import TextTransformer
-from ldm.conditioners.tokenizer import BertTokenizer
+from ldm.conditioners.tokenizers import BertTokenizer
 from ldm.diffusion.conditioning import drop_values, encode_conditions, null_batch
 from tests.conditioners.vocabulary import write
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
+from ldm.conditioners.base import frozen
 from ldm.conditioners.class_label import ClassLabel
-from ldm.conditioners.frozen import frozen
 
 
 def test_nothing_learns() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.conditioners.layout import LayoutTransformer
-from ldm.data.box_tokens import Box, BoxTokenizer
+from ldm.data.layouts.boxes import Box, BoxTokenizer
 from ldm.errors import ConfigError
 from tests.parity import assert_close, formula_weights, load_case
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
-from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
+from ldm.conditioners.tokenizers import ClipTokenizer
 from ldm.errors import CheckpointError, ConfigError, DataError
 from tests.conditioners.clips import OPEN, ids
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.autoencoders.base import DiagonalGaussian
 from ldm.conditioners.spatial import ConcatImage, LatentImage, ResizedMask, SpatialRescaler
 from ldm.errors import ConfigError, DataError
 from tests.parity import assert_close, load_case

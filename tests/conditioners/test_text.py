@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm.conditioners.text import TextTransformer
-from ldm.conditioners.tokenizer import BertTokenizer
+from ldm.conditioners.tokenizers import BertTokenizer
 from ldm.errors import ConfigError, DataError
 from tests.conditioners.vocabulary import write
 from tests.parity import assert_close, load_case

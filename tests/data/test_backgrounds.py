@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ldm.data.scenes import SceneDataset
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.errors import DataError
 
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ldm.conditioners.spatial import ResizedMask
 from ldm.config import instantiate, load_config
 from ldm.data.folder import ImageFolder
-from ldm.data.inpainting import Inpainting
-from ldm.data.lama_masks import lama_masks
-from ldm.data.scenes import SceneDataset
+from ldm.data.inpainting.dataset import Inpainting
+from ldm.data.inpainting.masks import lama_masks
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.errors import ConfigError, DataError
 from tests.experiments import CONFIGS, name_of
 
@@ -98,7 +98,7 @@ def test_other_masks_by_override(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     thin = data_of(*files, data_root=root, **{f"{masks}.params.name": "thin-512"})
     assert thin.train.masks == lama_masks("thin-512")
-    own = f"{{target: ldm.data.mask_files.MaskFiles, params: {{root: '{tmp_path / 'masks'}'}}}}"
+    own = f"{{target: ldm.data.MaskFiles, params: {{root: '{tmp_path / 'masks'}'}}}}"
     item = data_of(*files, data_root=root, **{masks: own}).train[0]
     check(item, 64, 64)
     assert item["mask"].mean() == 0.25

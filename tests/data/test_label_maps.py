@@ -8,15 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ldm.data.class_colours import class_colours
-from ldm.data.label_maps import (
-    check_label_map,
-    colour_label_map,
-    pad_label_map,
-    read_label_map,
-    resize_label_map,
-)
+from ldm.data.label_maps import check_label_map, pad_label_map, read_label_map, resize_label_map
 from ldm.errors import DataError
+from ldm.visualization.conditions import class_colours, colour_label_map
 
 IDS = np.array([[0, 1, 200], [255, 3, 181]])
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ldm.data.degradations import Bicubic
 from ldm.data.folder import ImageFolder
-from ldm.data.inpainting import Inpainting
-from ldm.data.lama_masks import lama_masks
-from ldm.data.scenes import SceneDataset
-from ldm.data.super_resolution import SuperResolution
+from ldm.data.inpainting.dataset import Inpainting
+from ldm.data.inpainting.masks import lama_masks
+from ldm.data.scenes.dataset import SceneDataset
+from ldm.data.super_resolution.bicubic import Bicubic
+from ldm.data.super_resolution.dataset import SuperResolution
 from ldm.errors import DataError
 
 

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.cuts import framing
-from ldm.data.paired_folder import PairedFolder
-from ldm.data.partners import LabelMap, Mask, Picture
+from ldm.data.framing import make_framing
+from ldm.data.paired import LabelMap, Mask, PairedFolder, Picture
 from ldm.errors import DataError
 
 
@@ -42,7 +41,7 @@ def pairs(
     root: Path, frame: object = None, num_classes: int = 8, **options: object
 ) -> PairedFolder:
     partner = LabelMap(root / "maps", num_classes)
-    frame = frame or framing(16, resize="keep", crop="random", flip=0.5)
+    frame = frame or make_framing(16, resize="keep", crop="random", flip=0.5)
     return PairedFolder(root / "images", {"segmentation": partner}, frame, **options)
 
 
@@ -56,7 +55,7 @@ def pairs(
     ],
 )
 def test_image_and_map_are_cut_alike(maps: Path, options: dict) -> None:
-    data = pairs(maps, framing(16, **options))
+    data = pairs(maps, make_framing(16, **options))
     parts = []
     for epoch in range(5):
         data.set_epoch(epoch)
@@ -71,7 +70,7 @@ def test_image_and_map_are_cut_alike(maps: Path, options: dict) -> None:
 
 def test_the_published_crop(maps: Path) -> None:
     """256 of 384, at a fifth of the size: ids stay ids when the map shrinks."""
-    data = pairs(maps, framing(52, resize=76, crop="random"))
+    data = pairs(maps, make_framing(52, resize=76, crop="random"))
     seen = data[0]["segmentation"].unique()
     assert set(seen.tolist()) <= set(range(8))
 
@@ -80,7 +79,7 @@ def test_offset_and_no_class(maps: Path) -> None:
     map_ = ids(0)
     map_[:4] = 255
     Image.fromarray(map_).save(maps / "maps" / "x" / "0.png")
-    frame = framing((48, 64))
+    frame = make_framing((48, 64))
     partner = LabelMap(maps / "maps", 9, offset=1)
     item = PairedFolder(maps / "images", {"segmentation": partner}, frame)[0]
     want = np.where(map_ == 255, -1, map_.astype(np.int64) + 1)
@@ -112,7 +111,7 @@ def test_missing_partners(maps: Path, caplog: pytest.LogCaptureFixture) -> None:
         PairedFolder(
             maps / "images",
             {"segmentation": LabelMap(maps / "maps", 8, ending="_map.png")},
-            framing(16),
+            make_framing(16),
         )
 
 
@@ -134,7 +133,7 @@ def test_masks_beside_the_images(tmp_path: Path) -> None:
     Image.fromarray(hole).save(tmp_path / "0_mask.png")
     for invert in (False, True):
         mask = Mask(tmp_path, "_mask.png", invert)
-        data = PairedFolder(tmp_path, {"mask": mask}, framing((24, 32)))
+        data = PairedFolder(tmp_path, {"mask": mask}, make_framing((24, 32)))
         assert data.files == ["0.png"]
         item = data[0]
         assert item["mask"].shape == (1, 24, 32)
@@ -152,7 +151,7 @@ def test_low_resolution_partners(tmp_path: Path) -> None:
     Image.fromarray(large).save(tmp_path / "high" / "0.png")
     Image.fromarray(large[2::4, 2:96:4]).save(tmp_path / "low" / "0.png")
     partner = {"lr_image": Picture(tmp_path / "low", factor=4)}
-    frame = framing(32, resize="keep", crop="random", flip=0.5)
+    frame = make_framing(32, resize="keep", crop="random", flip=0.5)
     data = PairedFolder(tmp_path / "high", partner, frame)
     for epoch in range(8):
         data.set_epoch(epoch)
@@ -160,10 +159,10 @@ def test_low_resolution_partners(tmp_path: Path) -> None:
         high, low = bytes_of(item["image"]), bytes_of(item["lr_image"])
         assert low.shape == (8, 8, 3)
         assert np.array_equal(low, high[2::4, 2::4]) or np.array_equal(low, high[2::4, 1::4])
-    whole = PairedFolder(tmp_path / "high", partner, framing((32, 48)))[0]
+    whole = PairedFolder(tmp_path / "high", partner, make_framing((32, 48)))[0]
     assert whole["lr_image"].shape == (3, 8, 12)
     with pytest.raises(DataError, match="no multiple of the factor 4"):
-        PairedFolder(tmp_path / "high", partner, framing(30))
+        PairedFolder(tmp_path / "high", partner, make_framing(30))
     Image.fromarray(large[::2, ::2]).save(tmp_path / "low" / "0.png")
     with pytest.raises(DataError, match=r"49 x 32 pixels, its image '0.png' 98 x 64 / 4"):
         PairedFolder(tmp_path / "high", partner, frame, broken="error")[0]

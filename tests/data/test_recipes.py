@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from ldm.config import instantiate, load_config
-from ldm.data.box_table import BoxFilter
-from ldm.data.open_images import MIN_AREA
+from ldm.data.datasets.open_images import MIN_AREA
+from ldm.data.layouts.boxes import BoxFilter
 from ldm.errors import DataError
 from tests.experiments import CONFIGS
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.data.shared_epoch import SharedEpoch
+from ldm.data.items import SharedEpoch
 
 
 class Epochs(Dataset[int]):

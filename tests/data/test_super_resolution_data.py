@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.config import instantiate, load_config
-from ldm.data.blind_degradation import bsr, bsr_light
-from ldm.data.degradations import Bicubic
 from ldm.data.folder import ImageFolder
-from ldm.data.scenes import SceneDataset
-from ldm.data.super_resolution import SuperResolution
+from ldm.data.scenes.dataset import SceneDataset
+from ldm.data.super_resolution.bicubic import Bicubic
+from ldm.data.super_resolution.bsrgan import bsr, bsr_light
+from ldm.data.super_resolution.dataset import SuperResolution
 from ldm.errors import ConfigError, DataError
 from tests.experiments import CONFIGS
 
@@ -126,9 +126,7 @@ def test_bsr_for_any_config(tmp_path: Path) -> None:
     assert data.train.degradation == data.validation.degradation == bsr_light(4)
     files = (OVERLAYS / f"super_resolution-{name}.yaml" for name in ("folder", "bsr"))
     strong = "data.params.train.params.degradation.target"
-    data = data_of(
-        IMAGENET, *files, data_root=tmp_path, **{strong: "ldm.data.blind_degradation.bsr"}
-    )
+    data = data_of(IMAGENET, *files, data_root=tmp_path, **{strong: "ldm.data.bsr"})
     assert data.validation.degradation == bsr(4)
     check(data.train[0])
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ldm.denoisers.unet_layers import attention_heads
+from ldm.denoisers.unet import attention_heads
 
 
 def heads(channels: int, **options: int | bool) -> tuple[int, int]:

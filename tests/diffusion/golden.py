@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from ldm.autoencoders.identity import AutoencoderIdentity
 from ldm.denoisers.unet import UNet
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.loss_weighting import LogVariance
 from ldm.diffusion.prediction import X0, Eps
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.diffusion.weighting import LogVariance
 from tests.parity import Case
 
 PREFIX = "model.diffusion_model."

@@ -13,7 +13,7 @@ from ldm.autoencoders.networks import Architecture
 from ldm.denoisers.encoder_unet import EncoderUNet
 from ldm.denoisers.unet import UNet
 from ldm.diffusion.classifier import NoisyLatentClassifier, classifier_for
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import DataError
 from ldm.samplers.ddim import DDIM

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ldm.diffusion.conditioning import Conditioning
-from ldm.diffusion.latent import LatentDiffusion
-from ldm.diffusion.weighting import Uniform
-from ldm.training.ema import EMA
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.loss_weighting import Uniform
+from ldm.training.callbacks.ema import EMA
 from tests.diffusion.golden import build_model
 from tests.parity import Case, assert_close, load_case
 

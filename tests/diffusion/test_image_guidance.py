@@ -9,13 +9,19 @@ from torch import Tensor, nn
 from ldm.autoencoders.networks import Architecture
 from ldm.autoencoders.quantizer import VectorQuantizer
 from ldm.autoencoders.vq import AutoencoderVQ
-from ldm.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
-from ldm.diffusion.image_guidance import DownsampledL2, ImageGuidance, Perceptual, reduce
+from ldm.diffusion.guidance import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    DownsampledL2,
+    ImageGuidance,
+    Perceptual,
+    reduce,
+)
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.losses.perceptual import LPIPS
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Heun
 from ldm.samplers.plms import PLMS
 from ldm.samplers.unipc import UniPC
 from tests.parity import load_case

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ldm.diffusion.sampling import run_sampler
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.layers.constant_weights import are_constant
+from ldm.layers.winograd import are_constant
 from ldm.samplers.ddim import DDIM
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.diffusion.scale import latent_moments, scale_from_moments
+from ldm.diffusion.latent_diffusion import latent_moments, scale_from_moments
 
 
 def test_equals_the_unbiased_std_however_the_data_are_split() -> None:

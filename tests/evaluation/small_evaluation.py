@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.evaluation.image_source import Item, ReadSource, SourceInfo, Unreadable, describe_labels
-from ldm.evaluation.networks import Network, as_network
+from ldm.evaluation.networks.base import Network, as_network
+from ldm.evaluation.sources.base import Item, ReadSource, SourceInfo, Unreadable, describe_labels
 
 
 class Sums(nn.Module):

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.evaluation import comparison
 from ldm.evaluation.comparison import FeatureComparison
-from ldm.evaluation.features import extract_features
-from ldm.evaluation.frechet import frechet_distance
-from ldm.evaluation.inception_score import InceptionScore
-from ldm.evaluation.precision_recall import precision_recall
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
+from ldm.evaluation.metrics.inception_score import InceptionScore
+from ldm.evaluation.metrics.precision_recall import precision_recall
+from ldm.evaluation.networks.base import extract_features
 
 
 class Colour(nn.Module):

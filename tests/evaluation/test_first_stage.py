@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.autoencoders.posterior import DiagonalGaussian
-from ldm.evaluation.first_stage import FirstStageStatistics
-from ldm.evaluation.latents import draw, kl_map
-from ldm.evaluation.readiness import assess
+from ldm.autoencoders.base import DiagonalGaussian
+from ldm.evaluation.first_stage import FirstStageStatistics, assess
+from ldm.evaluation.latent_statistics import draw, kl_map
 from ldm.evaluation.report import EvaluationReport
 
 ABOUT = {"resolution": (16, 16), "data": "noise", "preprocessing": "none"}

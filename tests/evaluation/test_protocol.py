@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.errors import ConfigError
-from ldm.evaluation.metrics import METRICS
+from ldm.evaluation.metrics.registry import METRICS
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
 
 PRESETS = Path(__file__).parents[2] / "configs" / "evaluation"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.evaluation.readiness import CARE, NOT_READY, READY, FirstStageFacts, assess
+from ldm.evaluation.first_stage import CARE, NOT_READY, READY, FirstStageFacts, assess
 
 KL = FirstStageFacts(
     images=500,

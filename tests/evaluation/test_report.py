@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from ldm.evaluation.features import weights_sha256
+from ldm.evaluation.networks.base import weights_sha256
+from ldm.evaluation.networks.small import SceneFeatures
 from ldm.evaluation.report import NOT_COMPARABLE, EvaluationReport
-from ldm.evaluation.scene_features import SceneFeatures
 
 
 def report() -> EvaluationReport:

@@ -10,11 +10,11 @@ import torch
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
 from ldm.autoencoders.quantizer import MAX_DISTANCES, VectorQuantizer
+from ldm.losses.adversarial import patch_discriminator
 from ldm.losses.autoencoder import KLObjective
-from ldm.losses.discriminator import patch_discriminator
-from ldm.training.metrics_log import read_metrics
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
+from ldm.visualization.curves import read_metrics
 from tests.training.test_stability import DISC_START, stability_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

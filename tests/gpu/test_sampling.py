@@ -9,14 +9,13 @@ from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
 from ldm.conditioners.class_label import ClassLabel
 from ldm.denoisers.unet import UNet
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.noise import SeededNoise
 from ldm.samplers.plms import PLMS
 from ldm.samplers.unipc import UniPC

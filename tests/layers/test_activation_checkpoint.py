@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldm.layers.activation_checkpoint import run
+from ldm.layers.basics import run
 
 
 def test_the_function_runs_again_in_the_backward_pass_only_if_asked() -> None:

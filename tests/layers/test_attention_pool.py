@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers.attention_pool import AttentionPool
+from ldm.layers.attention import AttentionPool
 from tests.parity import assert_close
 
 

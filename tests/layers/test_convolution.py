@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.layers import winograd
-from ldm.layers.constant_weights import computed_once, constant_weights
 from ldm.layers.convolution import Conv3x3, direct_convolutions
+from ldm.layers.winograd import computed_once, constant_weights
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import feed_forward
-from ldm.layers.feed_forward import FeedForward
+from ldm.layers import attention as feed_forward
+from ldm.layers.attention import FeedForward
 
 
 def expected(layer: FeedForward, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ldm.layers.initialisation import zeroed
+from ldm.layers.basics import zeroed
 
 
 def test_all_parameters_are_zero_and_still_learn() -> None:

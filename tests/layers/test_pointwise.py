@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.layers.pointwise import PointwiseConv2d, project, to_tokens
+from ldm.layers.convolution import PointwiseConv2d, project, to_tokens
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.layers import resample
-from ldm.layers.resample import (
+from ldm.layers import convolution as resample
+from ldm.layers.convolution import (
     Downsample,
     DownsampleRightBottom,
     Upsample,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.layers.timestep import timestep_embedding
+from ldm.layers.basics import timestep_embedding
 from tests.parity import load_case
 
 CASE = load_case("timestep_embeddings")

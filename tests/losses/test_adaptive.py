@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.losses.adaptive import adaptive_weight
+from ldm.losses.adversarial import adaptive_weight
 
 
 def losses(nll_slope: float, g_slope: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
-from ldm.losses.adaptive import adaptive_weight
+from ldm.losses.adversarial import adaptive_weight
 from tests.losses.test_adaptive import BATCH, gradients_of
 
 rank = int(sys.argv[2])

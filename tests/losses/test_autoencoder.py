@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.autoencoders.base import DiagonalGaussian
 from ldm.errors import ConfigError
+from ldm.losses.adversarial import patch_discriminator
 from ldm.losses.autoencoder import KLObjective, VQObjective
-from ldm.losses.discriminator import patch_discriminator
 from tests.parity import Case, assert_close, load_case
 
 KL, VQ = load_case("loss_lpips_disc"), load_case("loss_vq_lpips_disc")

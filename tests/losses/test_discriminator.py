@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.errors import ConfigError
-from ldm.losses.discriminator import patch_discriminator
+from ldm.losses.adversarial import patch_discriminator
 from tests.parity import assert_close, formula_weights, load_case, official_keys
 
 

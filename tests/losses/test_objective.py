@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.autoencoders.base import DiagonalGaussian
 from ldm.autoencoders.kl import AutoencoderKL
 from ldm.autoencoders.networks import Architecture
-from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.errors import ConfigError
+from ldm.losses.adversarial import patch_discriminator
 from ldm.losses.autoencoder import KLObjective, VQObjective
-from ldm.losses.discriminator import patch_discriminator
 from ldm.losses.perceptual import LPIPS
 
 CLASSES = [KLObjective, VQObjective]

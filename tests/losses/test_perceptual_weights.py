@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ldm.config import instantiate
 from ldm.errors import CheckpointError
-from ldm.losses.perceptual import LPIPS, lpips
-from ldm.losses.perceptual_weights import VGG16
+from ldm.losses.perceptual import LPIPS, VGG16, lpips
 
-TARGET = "ldm.losses.perceptual.lpips"
+TARGET = "ldm.losses.lpips"
 with torch.device("meta"):
     SHAPES = {key: value.shape for key, value in LPIPS().state_dict().items()}
 VGG_KEYS = [key for key in SHAPES if key.startswith("net.")]

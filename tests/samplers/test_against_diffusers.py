@@ -18,10 +18,9 @@ from ldm.diffusion.sampling import Denoise, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.plms import PLMS
-from ldm.samplers.time_grid import descending_times
+from ldm.samplers.timesteps import descending_times
 from ldm.samplers.unipc import UniPC
 from tests.samplers.analytic import GeneratorNoise
 

@@ -16,10 +16,9 @@ from ldm.diffusion.sampling import Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.plms import EQUAL_STEPS, PLMS
-from ldm.samplers.time_grid import descending_times, noise_levels
+from ldm.samplers.timesteps import descending_times, noise_levels
 from ldm.samplers.unipc import UniPC
 from tests.samplers.analytic import sampled_moments
 

@@ -9,7 +9,7 @@ from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
 from ldm.samplers.ddim import DDIM, ddim_sigma
 from ldm.samplers.noise import SeededNoise
-from ldm.samplers.time_grid import CLEAN, Level, descending_times, noise_levels
+from ldm.samplers.timesteps import CLEAN, Level, descending_times, noise_levels
 from tests.parity import load_case
 from tests.samplers.analytic import GeneratorNoise, gaussian_denoiser, sampled_moments
 

@@ -15,10 +15,9 @@ from ldm.errors import ConfigError
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpm_solver import DPMSolver
-from ldm.samplers.euler import Euler
-from ldm.samplers.heun import Heun
+from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.plms import EQUAL_STEPS, PLMS
-from ldm.samplers.time_grid import CLEAN, SPACINGS, noise_levels
+from ldm.samplers.timesteps import CLEAN, SPACINGS, noise_levels
 from ldm.samplers.unipc import UniPC
 from tests.samplers.analytic import GeneratorNoise, gaussian_denoiser
 

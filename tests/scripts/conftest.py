@@ -1,14 +1,15 @@
-"""Run a script's ``main`` in this process, as the command line would."""
+"""Run a program in this process, as ``scripts/NAME.py`` does in one of its own."""
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from ldm.cli.app import start
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -30,10 +31,9 @@ def script(
 
     def call(name: str, *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(SCRIPTS))
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+            start(name.removesuffix(".py"))
         captured = capsys.readouterr()
         return Outcome(int(exit_.value.code or 0), captured.out, captured.err)
 

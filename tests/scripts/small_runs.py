@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm.config import instantiate, load_config, save_config
-from ldm.load import inline_pretrained
+from ldm.load.model import inline_pretrained
 from tests.experiments import CONFIGS, before, random_data, shrunk
 
 

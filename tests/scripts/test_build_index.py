@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ldm.config import instantiate, load_config
-from ldm.data.embedding_store import EmbeddingStore
-from ldm.data.faiss_index import load_index
-from ldm.load import load_model
+from ldm.data.retrieval.embeddings import EmbeddingStore
+from ldm.data.retrieval.search import load_index
+from ldm.load.model import load_model
 from tests.conditioners.clips import OPEN, write_clip
 from tests.experiments import CONFIGS, before, shrunk
 from tests.scripts.conftest import Outcome

@@ -20,10 +20,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
+from ldm.cli.model import with_images
 from ldm.config import instantiate, load_config, save_config
 from ldm.data.folder import ImageFolder
-from ldm.data.latent_cache import CachedLatents
-from ldm.training.metrics_log import read_metrics
+from ldm.data.latents.dataset import CachedLatents
+from ldm.visualization.curves import read_metrics
 from tests.experiments import CONFIGS, before, random_data, shrunk
 from tests.scripts.conftest import SCRIPTS, Outcome
 from tests.training import tiny
@@ -65,7 +66,7 @@ def _photos(root: Path, split: str, config: Any) -> dict[str, Any]:
         "flip": 0.5 if split == "train" else 0.0,
         "tokenizer": config.data.params[split].params.tokenizer,
     }
-    return {"target": "ldm.data.folder.ImageFolder", "params": params}
+    return {"target": "ldm.data.ImageFolder", "params": params}
 
 
 def _cache(script: Script, world: Path, out: Path, *arguments: object) -> Outcome:
@@ -205,12 +206,7 @@ def test_a_run_is_resumed_from_its_cache_and_from_no_other(
     assert "is stale: autoencoder" in refused.err
 
 
-def test_evaluations_of_a_run_see_its_images(
-    world: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from _model import with_images
-
+def test_evaluations_of_a_run_see_its_images(world: Path, cache: Path) -> None:
     config = load_config(world / "config.yaml", cache / "data.yaml")
     found = instantiate(with_images(config).data, "data")
     for dataset in (found.train, found.validation):
@@ -269,9 +265,9 @@ def _of_tars(world: Path, root: Path) -> Path:
     for split, flip in (("train", 0.5), ("validation", 0.0)):
         frame = {"size": "${image_size}", "crop": "center", "flip": flip}
         tokenizer = config.data.params[split].params.tokenizer
-        framed = {"target": "ldm.data.cuts.framing", "params": frame}
+        framed = {"target": "ldm.data.make_framing", "params": frame}
         shards = {"shards": str(root), "framing": framed, "tokenizer": tokenizer}
-        config.data.params[split] = {"target": "ldm.data.shards.Shards", "params": shards}
+        config.data.params[split] = {"target": "ldm.data.Shards", "params": shards}
     save_config(config, root / "config.yaml")
     return root / "config.yaml"
 
@@ -320,7 +316,7 @@ def test_entries_are_chosen(script: Script, world: Path, tmp_path: Path) -> None
         (["--verify"], "is no latent cache"),
         (
             ["model.params.autoencoder={stage}"],
-            "ldm.autoencoders.kl.AutoencoderKL has random weights",
+            "ldm.autoencoders.AutoencoderKL has random weights",
         ),
     ],
 )

@@ -13,11 +13,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import ldm.diffusers_export
+import ldm.export
 from ldm.checkpoint import read_state, save
 from ldm.config import instantiate, save_config
 from ldm.export import differences, export
-from ldm.load import load_model
+from ldm.load.model import load_model
 from tests import stable_diffusion
 from tests.compat.first_stages import KINDS, build, kl
 from tests.scripts.conftest import Outcome
@@ -174,7 +174,7 @@ def test_pipelines_and_their_parts(
 def test_pipelines_that_diffusers_lacks(script: Script, tmp_path: Path) -> None:
     node = copy.deepcopy(stable_diffusion.MODEL)
     text = {"vocab_size": 9, "dim": 8, "depth": 1, "length": 3}
-    name = "ldm.conditioners.text.TextTransformer"
+    name = "ldm.conditioners.TextTransformer"
     node["params"]["conditioners"] = [{"target": name, "params": text}]
     config = OmegaConf.create({"name": "text", "model": node})
     source = make_run(tmp_path / "run", stable_diffusion.build(node), config)
@@ -213,12 +213,12 @@ def test_nothing_is_overwritten_by_accident(script: Script, run_ae: Path, tmp_pa
 def test_files_that_hold_another_model_are_not_kept(
     script: Script, run_ae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ldm.diffusers_export.to_diffusers
+    real = ldm.export.to_diffusers
 
     def spoilt(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return real(state) | {"quant_conv.bias": torch.zeros(8)}
 
-    monkeypatch.setattr(ldm.diffusers_export, "to_diffusers", spoilt)
+    monkeypatch.setattr(ldm.export, "to_diffusers", spoilt)
     outcome = script("convert.py", run_ae, "--to", "diffusers", "--out", tmp_path / "out")
     assert_one_line(outcome, "do not hold the same model", "latents differ by", "nothing was kept")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -260,7 +260,7 @@ def test_wrong_arguments(
     others = {
         "small": KINDS["kl"],
         "wide": kl(embed_dim=3),
-        "identity": {"target": "ldm.autoencoders.identity.AutoencoderIdentity", "params": {}},
+        "identity": {"target": "ldm.autoencoders.AutoencoderIdentity", "params": {}},
     }
     places = {"ae": run_ae, "ldm": run_ldm}
     for name, node in others.items():

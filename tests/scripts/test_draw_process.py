@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from tests.scripts.conftest import Outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import socket
@@ -19,9 +18,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm.evaluation.statistics import FeatureStatistics, save_statistics
+from ldm.cli.sources import ModelSource
+from ldm.evaluation.metrics.fid import FeatureStatistics, save_statistics
+from tests.evaluation.networks.test_inception import random_network
 from tests.evaluation.small_evaluation import pictures
-from tests.evaluation.test_inception import random_network
 from tests.scripts.conftest import SCRIPTS, Outcome
 from tests.scripts.small_runs import small_run
 
@@ -98,7 +98,7 @@ def test_all_kinds_of_sources_agree(script: Script, real: Path, fake: Path, tmp_
     outcome = script(NAME, real, *BY_SUMS, *moments)
     assert outcome.code == 0, outcome.err
     (tmp_path / "data.yaml").write_text(
-        "target: ldm.data.folder.ImageFolder\n"
+        "target: ldm.data.ImageFolder\n"
         f"params: {{root: {real}, size: 8, split: all, captions: none}}\n"
     )
     found = {}
@@ -171,10 +171,8 @@ def test_statistics_count_what_could_be_read(script: Script, tmp_path: Path) -> 
     assert "of 9 images" in outcome.out
 
 
-def test_a_model_by_another_config_is_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_by_another_config_is_another_source() -> None:
     """The same weights make other images, say with another scale factor."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    sources = importlib.import_module("_sources")
 
     def digest(factor: float) -> str:
         job = SimpleNamespace(
@@ -183,7 +181,7 @@ def test_a_model_by_another_config_is_another_source(monkeypatch: pytest.MonkeyP
             settings=lambda: {"run": "run", "checkpoint_sha256": "ab"},
             size=lambda: (8, 8),
         )
-        return str(sources.ModelSource(job, 4, lambda _: {}).info.sha256)
+        return str(ModelSource(job, 4, lambda _: {}).info.sha256)
 
     assert digest(1.0) == digest(1.0) != digest(2.0)
 

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from ldm.config import instantiate, save_config
 from ldm.data.folder import ImageFolder
-from ldm.evaluation.frechet import frechet_distance
-from ldm.evaluation.inception import WEIGHTS_FILE
-from ldm.evaluation.inception_score import InceptionScore
-from ldm.evaluation.latents import draw, kl_map
-from ldm.evaluation.reconstruction import psnr, resampled, ssim
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.latent_statistics import draw, kl_map
+from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
+from ldm.evaluation.metrics.inception_score import InceptionScore
+from ldm.evaluation.metrics.reconstruction import psnr, resampled, ssim
+from ldm.evaluation.networks.inception import WEIGHTS_FILE
 from ldm.export import export
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.losses.perceptual import LPIPS
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
@@ -268,12 +267,12 @@ def test_a_folder_of_diffusers(
 
 def test_data_of_a_yaml_with_overrides(script: Script, runs: Path, tmp_path: Path) -> None:
     scenes = {
-        "target": "ldm.data.scenes.SceneDataset",
+        "target": "ldm.data.SceneDataset",
         "params": {"resolution": "${side}", "length": 9},
     }
-    absent = {"target": "ldm.data.folder.ImageFolder", "params": {"root": "absent", "size": 16}}
+    absent = {"target": "ldm.data.ImageFolder", "params": {"root": "absent", "size": 16}}
     module = {
-        "target": "ldm.training.data.DataModule",
+        "target": "ldm.training.DataModule",
         "params": {"batch_size": 2, "train": absent, "validation": scenes},
     }
     OmegaConf.save(OmegaConf.create({"side": 16, "data": module}), tmp_path / "data.yaml")
@@ -380,7 +379,7 @@ def test_other_channels_need_a_choice(script: Script, tmp_path: Path, perceptual
     for k in range(6):
         np.save(tmp_path / "bands" / f"{k}.npy", rng.random((16, 16, 5)).astype(np.float32))
     data = {
-        "target": "ldm.data.array_folder.ArrayFolder",
+        "target": "ldm.data.ArrayFolder",
         "params": {
             "root": str(tmp_path / "bands"), "size": 16, "channels": 5, "value_range": [0, 1],
             "split": "all",

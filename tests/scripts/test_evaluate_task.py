@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.data import some_images
 from ldm.config import instantiate
-from ldm.evaluation.layouts import layout_agreement
-from ldm.evaluation.scene_objects import judge
-from ldm.load import run_config
+from ldm.evaluation.scenes.judge import judge
+from ldm.evaluation.scenes.layouts import layout_agreement
+from ldm.load.model import run_config
 from tests.scripts.conftest import Outcome
 from tests.scripts.small_runs import small_run
 
 Script = Callable[..., Outcome]
 
 NUM = 8
-FEATURES = "ldm.evaluation.scene_features.SceneFeatures"
+FEATURES = "ldm.evaluation.SceneFeatures"
 VGG = (
     *((0, 64), (2, 64), (5, 128), (7, 128), (10, 256), (12, 256), (14, 256)),
     *((17, 512), (19, 512), (21, 512), (24, 512), (26, 512), (28, 512)),
@@ -236,11 +236,8 @@ def test_unknown_features_and_folders_are_refused_before_sampling(
     assert f"{file} is a file" in outcome.err
 
 
-def test_measured_images_are_spread_over_a_sorted_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_images_are_spread_over_a_sorted_folder() -> None:
     """The first images of a folder with classes would all be of one class."""
-    scripts = Path(__file__).parents[2] / "scripts"
-    monkeypatch.syspath_prepend(scripts)
-    some_images = runpy.run_path(str(scripts / "_evaluation.py"))["some_images"]
     chosen = some_images(list(range(10)), 4, "ten items")
     assert [chosen[k] for k in range(len(chosen))] == [0, 2, 5, 7]
     assert list(some_images(list(range(3)), None, "three")) == [0, 1, 2]

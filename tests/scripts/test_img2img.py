@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.scenes import SceneDataset
+from ldm.data.scenes.dataset import SceneDataset
 from tests.scripts.small_runs import small_run
 
 

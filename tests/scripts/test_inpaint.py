@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.seamless import paste_seamlessly
+from ldm.data.inpainting.blending import paste_seamlessly
 from tests.scripts.small_runs import small_run
 
 FAST = ("--steps", "3")

@@ -9,10 +9,10 @@ import open_clip
 import pytest
 import torch
 
-from ldm.conditioners.clip_tokenizer import ClipTokenizer
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
+from ldm.conditioners.tokenizers import ClipTokenizer
 from ldm.config import load_config
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.experiments import CONFIGS, ROOT, shrunk
@@ -48,7 +48,7 @@ def test_a_run_becomes_a_file_that_both_encoders_read(
 
 
 def test_the_architecture_is_one_that_open_clip_builds() -> None:
-    from ldm.conditioners.open_clip_towers import TextTower, _settings
+    from ldm.conditioners.open_clip import TextTower, _settings
 
     theirs = open_clip.CLIP(**_settings(ARCH, None))
     longest = "a purple triangle, a yellow square and a purple cross"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.box_tokens import Box, BoxTokenizer
-from ldm.load import load_model
+from ldm.data.layouts.boxes import Box, BoxTokenizer
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from tests.scripts.conftest import Outcome

@@ -13,11 +13,11 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm.autoencoders.padding import reconstruct
+from ldm.autoencoders.tiled import reconstruct
 from ldm.config import instantiate
-from ldm.data.image_files import read_image
-from ldm.data.transforms import to_tensor
-from ldm.evaluation.reconstruction import psnr, ssim
+from ldm.data.framing import to_tensor
+from ldm.data.image_io import read_image
+from ldm.evaluation.metrics.reconstruction import psnr, ssim
 from tests.scripts.conftest import Outcome
 from tests.training import tiny
 

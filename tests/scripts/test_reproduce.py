@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ldm.config import instantiate, load_config
-from ldm.diffusion.latent import LatentDiffusion
-from ldm.load import inline_pretrained
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.load.model import inline_pretrained
 from tests.experiments import CONFIGS
 from tests.scripts.conftest import Outcome
 from tests.scripts.small_runs import small_run
@@ -23,7 +23,7 @@ Script = Callable[..., Outcome]
 RECIPES = sorted(
     file for file in (CONFIGS / "evaluation/published").glob("*.yaml") if file.name[0] != "_"
 )
-FEATURES = "ldm.evaluation.scene_features.SceneFeatures"
+FEATURES = "ldm.evaluation.SceneFeatures"
 
 # steps, eta, guidance, FID, precision, recall: PAPER tables 1 and 10, and the README of the weights
 TABLES: dict[str, tuple[int, float, float, float, float, float]] = {

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ldm.conditioners.clip_tokenizer import ClipTokenizer
-from ldm.load import load_model
+from ldm.conditioners.tokenizers import ClipTokenizer
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from tests.conditioners.clips import OPEN, write_clip

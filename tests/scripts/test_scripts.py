@@ -87,7 +87,7 @@ def test_missing_target(script: Script, tmp_path: Path) -> None:
 def test_missing_data_folder(script: Script, tmp_path: Path) -> None:
     config = tiny.autoencoder()
     config.data.params.train = {
-        "target": "ldm.data.folder.ImageFolder",
+        "target": "ldm.data.ImageFolder",
         "params": {"root": str(tmp_path / "photos"), "size": 16},
     }
     outcome = script("train.py", _write(config, tmp_path / "c.yaml"), "--runs", tmp_path)

@@ -17,7 +17,7 @@ Script = Callable[..., Outcome]
 
 HEAD = """
 data:
-  target: ldm.training.data.DataModule
+  target: ldm.training.DataModule
   params:
     batch_size: 4
 """
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, photos: Path) -> Path:
     return config(
         tmp_path / "folder.yaml",
         f"""
-    train: {{target: ldm.data.folder.ImageFolder, params: {{root: {photos}, size: 24}}}}
+    train: {{target: ldm.data.ImageFolder, params: {{root: {photos}, size: 24}}}}
     validation: {{target: nowhere.Nothing}}
 """,
     )
@@ -93,7 +93,7 @@ def test_conditions_are_drawn(script: Script, tmp_path: Path) -> None:
     scenes = config(
         tmp_path / "scenes.yaml",
         """
-    train: {target: ldm.data.scenes.SceneDataset, params: {resolution: 32, length: 6}}
+    train: {target: ldm.data.SceneDataset, params: {resolution: 32, length: 6}}
 """,
     )
     out = tmp_path / "data.png"
@@ -107,7 +107,7 @@ def test_conditions_are_drawn(script: Script, tmp_path: Path) -> None:
         tmp_path / "random.yaml",
         """
     train:
-      target: ldm.data.random_batch.RandomData
+      target: ldm.data.RandomData
       params:
         length: 4
         image: {kind: pixels, size: 32}
@@ -131,12 +131,12 @@ def test_layouts(script: Script, tmp_path: Path, photos: Path) -> None:
         tmp_path / "boxes.yaml",
         f"""
     validation:
-      target: ldm.data.layout_images.LayoutImages
+      target: ldm.data.LayoutImages
       params:
         source:
-          target: ldm.data.json_boxes.JsonBoxes
+          target: ldm.data.JsonBoxes
           params: {{root: {photos}, layouts: {photos}/layouts.json}}
-        tokens: {{target: ldm.data.box_tokens.BoxTokenizer, params: {{num_classes: 1}}}}
+        tokens: {{target: ldm.data.BoxTokenizer, params: {{num_classes: 1}}}}
         size: 24
 """,
     )
@@ -160,10 +160,10 @@ def test_streams(script: Script, tmp_path: Path, photos: Path) -> None:
         tmp_path / "stream.yaml",
         f"""
     train:
-      target: ldm.data.shards.Shards
+      target: ldm.data.Shards
       params:
         shards: {tmp_path}/0.tar
-        framing: {{target: ldm.data.cuts.framing, params: {{size: 24}}}}
+        framing: {{target: ldm.data.make_framing, params: {{size: 24}}}}
 """,
     )
     out = tmp_path / "data.png"

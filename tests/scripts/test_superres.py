@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from tests.scripts.small_runs import small_run

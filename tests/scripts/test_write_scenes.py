@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ldm.config import instantiate, load_config
-from ldm.data.box_json import read_layouts
-from ldm.data.box_tokens import Box, BoxTokenizer
 from ldm.data.folder import ImageFolder
-from ldm.data.scene_captions import CLASS_NAMES
-from ldm.data.scenes import SceneDataset
+from ldm.data.layouts.boxes import Box, BoxTokenizer
+from ldm.data.layouts.reading import read_layouts
+from ldm.data.scenes.captions import CLASS_NAMES
+from ldm.data.scenes.dataset import SceneDataset
 from tests.experiments import CONFIGS
 from tests.scripts.conftest import Outcome
 

@@ -16,16 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate
-from ldm.data.scenes import SceneDataset
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.errors import ConfigError, DataError, TrainingError
 from ldm.layers.codebook import code_counts, perplexity
-from ldm.load import load_model
-from ldm.training.finite import MAX_SKIPPED, FiniteGuard
-from ldm.training.metrics_log import read_metrics
-from ldm.training.position import Position
-from ldm.training.randomness import StepRandomness
+from ldm.load.model import load_model
+from ldm.training.data.position import Position
+from ldm.training.data.seeded import StepRandomness
+from ldm.training.nan_guard import MAX_SKIPPED, FiniteGuard
 from ldm.training.run import build, train
 from ldm.training.run_folder import RunFolder
+from ldm.visualization.curves import read_metrics
 from tests.parity import assert_close
 from tests.training import tiny
 
@@ -327,7 +327,7 @@ def test_clipping_and_schedule_reach_whom_they_should(tmp_path: Path) -> None:
     for name in ("optimizer", "discriminator_optimizer"):
         params[name] = {"target": "torch.optim.SGD", "partial": True, "params": {"lr": 1.0}}
     params.lr_schedule = {
-        "target": "ldm.training.lr_schedule.WarmupCosine",
+        "target": "ldm.training.WarmupCosine",
         "params": {"warmup_steps": 0, "decay_steps": 10, "end": 0.0},
     }
     folder = RunFolder(tmp_path / "run")

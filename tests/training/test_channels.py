@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from ldm.autoencoders.padding import reconstruct
+from ldm.autoencoders.tiled import reconstruct
 from ldm.config import instantiate
-from ldm.evaluation.reconstruction import psnr
-from ldm.load import load_model
+from ldm.evaluation.metrics.reconstruction import psnr
+from ldm.load.model import load_model
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.training import tiny
@@ -45,7 +45,7 @@ def _config(kind: str, channels: int, folder: Path) -> DictConfig:
     params |= {"value_range": [1000, 9000]}
     for split in ("train", "validation"):
         config.data.params[split] = {
-            "target": "ldm.data.array_folder.ArrayFolder",
+            "target": "ldm.data.ArrayFolder",
             "params": params | {"split": split, "validation_fraction": 0.3},
         }
     config.trainer.max_steps = 20

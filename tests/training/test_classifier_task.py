@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config, save_config
 from ldm.diffusion.classifier import NoisyLatentClassifier
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.load import inline_pretrained, load_model
-from ldm.training.metrics_log import read_metrics
+from ldm.load.model import inline_pretrained, load_model
 from ldm.training.run import build, train
 from ldm.training.run_folder import RunFolder
+from ldm.visualization.curves import read_metrics
 from tests.training import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NETWORK = {
-    "target": "ldm.denoisers.encoder_unet.EncoderUNet",
+    "target": "ldm.denoisers.EncoderUNet",
     "params": {
         "in_channels": 2,
         "model_channels": 8,
@@ -45,7 +45,7 @@ def tiny_classifier(model: dict[str, Any], max_steps: int = 2, **task: Any) -> D
     base.model = model
     base.every = {"log": 1, "validation": 2, "checkpoint": 2, "images": 2}
     base.task = {
-        "target": "ldm.training.classifier.ClassifierTask",
+        "target": "ldm.training.ClassifierTask",
         "params": {
             "model": "${model}",
             "optimizer": {
@@ -62,11 +62,11 @@ def tiny_classifier(model: dict[str, Any], max_steps: int = 2, **task: Any) -> D
 
 def by_hand(first_stage: Path) -> dict[str, Any]:
     return {
-        "target": "ldm.diffusion.classifier.NoisyLatentClassifier",
+        "target": "ldm.diffusion.NoisyLatentClassifier",
         "params": {
             "autoencoder": {"target": "ldm.load.pretrained", "params": {"path": str(first_stage)}},
             "schedule": {
-                "target": "ldm.diffusion.schedule.NoiseSchedule",
+                "target": "ldm.diffusion.NoiseSchedule",
                 "params": {"timesteps": 20},
             },
             "network": NETWORK,
@@ -78,7 +78,7 @@ def by_hand(first_stage: Path) -> dict[str, Any]:
 def _no_curves() -> Iterator[None]:
     """Drawing them takes half of the time of such short runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.training.callbacks.draw_curves", lambda *_: None)
+        patch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
         yield
 
 
@@ -149,7 +149,7 @@ def test_it_takes_the_latents_of_a_diffusion_run(first_stage: Path, tmp_path: Pa
     config = tiny.text2img(first_stage, vocab)
     diffusion = untrained(config, tmp_path / "diffusion", scale_factor=0.37)
     node = {
-        "target": "ldm.diffusion.classifier.classifier_for",
+        "target": "ldm.diffusion.classifier_for",
         "params": {
             "diffusion": {
                 "target": "ldm.load.pretrained",

@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import load_config
-from ldm.data.scenes import SceneDataset
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.training import tiny
@@ -161,11 +161,11 @@ def test_shards_read_by_workers(tmp_path: Path, accumulated: int) -> None:
     )
     config.every.images = 0
     config.data.params.train = {
-        "target": "ldm.data.shards.Shards",
+        "target": "ldm.data.Shards",
         "params": {
             "shards": str(tmp_path / "shards"),
             "framing": {
-                "target": "ldm.data.transforms.Framing",
+                "target": "ldm.data.Framing",
                 "params": {"height": 16, "width": 16, "crop": "random", "flip": 0.5},
             },
             "caption": None,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from ldm.training.autoencoder import AutoencoderTask
-from ldm.training.features import FeatureTask
-from ldm.training.latent_diffusion import LatentDiffusionTask
+from ldm.training.tasks.autoencoder import AutoencoderTask
+from ldm.training.tasks.features import FeatureTask
+from ldm.training.tasks.latent_diffusion import LatentDiffusionTask
 from tests.training import tiny
 from tests.training.launched import launch
 

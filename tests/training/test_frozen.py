@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ldm.checkpoint import load_training_checkpoint, save
-from ldm.compat.checkpoints import to_compvis
+from ldm.compat.compvis.weights import to_compvis
 from ldm.config import instantiate
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import CheckpointError
-from ldm.load import load_model
+from ldm.load.model import load_model
 from ldm.training.run import build, train
 from ldm.training.run_folder import RunFolder
 from tests.conditioners.clips import text_model, write_folder
@@ -34,18 +34,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _config(clip: str, in_checkpoint: bool = True, **changes: Any) -> DictConfig:
     tokenizer = {
-        "target": "ldm.conditioners.clip_tokenizer.ClipTokenizer",
+        "target": "ldm.conditioners.ClipTokenizer",
         "params": {"length": 8},
     }
     config = tiny.text2img(Path("nowhere"), Path("nowhere"))
     config.data = tiny._data(tokenizer=tokenizer)
     params = config.model.params
     params.scale_factor = 1.0
-    params.autoencoder = {"target": "ldm.autoencoders.identity.AutoencoderIdentity"}
+    params.autoencoder = {"target": "ldm.autoencoders.AutoencoderIdentity"}
     params.denoiser.params |= {"in_channels": 3, "out_channels": 3}
     params.conditioners = [
         {
-            "target": "ldm.conditioners.clip.CLIPText",
+            "target": "ldm.conditioners.CLIPText",
             "params": {
                 "path": clip,
                 "length": 8,
@@ -82,7 +82,7 @@ def test_training_does_not_touch_the_encoder(
     clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not its weights, its mode, the optimiser or the average; all else learns."""
-    from ldm.training.latent_diffusion import LatentDiffusionTask
+    from ldm.training.tasks.latent_diffusion import LatentDiffusionTask
 
     tasks = []
 

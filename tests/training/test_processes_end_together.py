@@ -18,7 +18,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_training_checkpoint
-from ldm.data.scenes import SceneDataset
+from ldm.data.scenes.dataset import SceneDataset
 from ldm.errors import DataError
 from tests.training import tiny
 

@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.config import instantiate, load_config
-from ldm.diffusion.latent import LatentDiffusion
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import CheckpointError, ConfigError
-from ldm.load import load_model
-from ldm.training.autoencoder import AutoencoderTask
-from ldm.training.metrics_log import read_metrics
+from ldm.load.model import load_model
 from ldm.training.run import open_run, train
 from ldm.training.run_folder import RunFolder
+from ldm.training.tasks.autoencoder import AutoencoderTask
+from ldm.visualization.curves import read_metrics
 from tests.training import tiny
 
 VOCAB = Path(__file__).parents[2] / "data" / "scenes" / "vocab.txt"

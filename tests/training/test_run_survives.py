@@ -22,20 +22,19 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-import ldm.atomic_write
+import ldm.files
 import ldm.safe_pickle
 from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
-from ldm.training.autoencoder import AutoencoderTask
-from ldm.training.checkpoint_io import AtomicCheckpointIO
-from ldm.training.processes import give_way_to_main_process, is_main_process, lost_another
-from ldm.training.progress import StepProgress
-from ldm.training.resuming import newest_good, other_run
+from ldm.training.callbacks.checkpointing import AtomicCheckpointIO
+from ldm.training.callbacks.progress import StepProgress
+from ldm.training.launch import give_way_to_main_process, is_main_process, lost_another
+from ldm.training.resume import newest_good, other_run
 from ldm.training.run import train
-from ldm.training.run_folder import RunFolder
-from ldm.training.run_lock import run_lock
-from ldm.training.stopping import Interrupted, StopSignals
+from ldm.training.run_folder import RunFolder, run_lock
+from ldm.training.signals import Interrupted, StopSignals
+from ldm.training.tasks.autoencoder import AutoencoderTask
 from tests.training import tiny
 
 
@@ -49,7 +48,7 @@ def small(**changes: Any) -> DictConfig:
 def _no_pictures_of_curves() -> Iterator[None]:
     """They take longer than the runs here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.training.callbacks.draw_curves", lambda *_: None)
+        patch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
         yield
 
 
@@ -104,7 +103,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     save({"a": torch.ones(2)}, path, keep=previous)
     before = path.read_bytes()
-    monkeypatch.setattr(ldm.atomic_write.os, "fsync", full_disk)
+    monkeypatch.setattr(ldm.files.os, "fsync", full_disk)
     with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be written: No space.*MB free"):
         save({"a": torch.zeros(2)}, path, keep=previous)
     assert path.read_bytes() == before
@@ -132,7 +131,7 @@ def test_file_systems_without_second_names(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.EPERM, "no links here")
 
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
-    monkeypatch.setattr(ldm.atomic_write.os, "link", unable)
+    monkeypatch.setattr(ldm.files.os, "link", unable)
     for value in (1, 2):
         save({"global_step": value}, path, keep=previous)
     assert (step_of(path), step_of(previous)) == (2, 1)
@@ -290,7 +289,7 @@ def test_a_disk_that_gets_full_ends_a_run_in_one_line(
 
     def fill() -> None:
         before.update({file.name: file.read_bytes() for file in run.resumable()})
-        monkeypatch.setattr(ldm.atomic_write.os, "fsync", full_disk)
+        monkeypatch.setattr(ldm.files.os, "fsync", full_disk)
 
     at_step(5, fill, monkeypatch)
     with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be written: No space left"):
@@ -343,7 +342,7 @@ def test_a_damaged_status_is_named(run: RunFolder) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ldm.training.run_lock import run_lock
+from ldm.training.run_folder import run_lock
 with run_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(300)
@@ -544,7 +543,7 @@ def test_a_signal_in_the_last_step_changes_nothing(
 def test_gradients_are_accumulated_to_the_end_before_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm.training.features import FeatureTask
+    from ldm.training.tasks.features import FeatureTask
 
     original, calls = FeatureTask.training_step, []
 
@@ -584,7 +583,7 @@ def test_a_worker_that_is_still_reading_does_not_keep_the_program(tmp_path: Path
     program.write_text(
         "import time, torch\n"
         "from torch.utils.data import DataLoader, Dataset\n"
-        "from ldm.training.stopping import StopSignals, leave_signals_to_main_process\n"
+        "from ldm.training.signals import StopSignals, leave_signals_to_main_process\n"
         "class Slow(Dataset):\n"
         "    def __len__(self): return 9\n"
         "    def __getitem__(self, i):\n"

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ldm.errors import ConfigError
-from ldm.training import speed
+from ldm.training import strategy as speed
 from ldm.training.run import build
-from ldm.training.speed import StateLayout, speed_up
+from ldm.training.strategy import StateLayout, speed_up
 from tests.training import tiny
 
 

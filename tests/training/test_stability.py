@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_training_checkpoint
-from ldm.training.metrics_log import read_metrics
+from ldm.visualization.curves import read_metrics
 from tests.training import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def stability_config(kind: str, precision: str, processes: int, parts: int) -> D
     config.task.params.objective.params.disc_start = DISC_START
     config.task.params.objective.params.disc_warmup = 50
     config.task.params.lr_schedule = {
-        "target": "ldm.training.lr_schedule.WarmupCosine",
+        "target": "ldm.training.WarmupCosine",
         "params": {"warmup_steps": 10, "decay_steps": STEPS, "end": 0.1},
     }
     config.task.params.discriminator_optimizer.params = {"lr": 2e-4, "betas": [0.5, 0.9]}

@@ -14,10 +14,10 @@ EVERY = {"log": 1, "validation": 2, "checkpoint": 2, "images": 2}
 def _data(**options: Any) -> dict[str, Any]:
     def scenes(split: str, length: int) -> dict[str, Any]:
         params = {"resolution": 16, "length": length, "split": split, "num_objects": [1, 1]}
-        return {"target": "ldm.data.scenes.SceneDataset", "params": params | options}
+        return {"target": "ldm.data.SceneDataset", "params": params | options}
 
     return {
-        "target": "ldm.training.data.DataModule",
+        "target": "ldm.training.DataModule",
         "params": {
             "batch_size": 4,
             "train": scenes("train", 32),
@@ -33,11 +33,11 @@ def autoencoder(**changes: Any) -> DictConfig:
         "name": "tiny-autoencoder",
         "seed": 0,
         "model": {
-            "target": "ldm.autoencoders.kl.AutoencoderKL",
+            "target": "ldm.autoencoders.AutoencoderKL",
             "params": {
                 "embed_dim": 2,
                 "architecture": {
-                    "target": "ldm.autoencoders.networks.Architecture",
+                    "target": "ldm.autoencoders.Architecture",
                     "params": {
                         "channels": 8,
                         "channel_mult": [1, 1],
@@ -49,14 +49,14 @@ def autoencoder(**changes: Any) -> DictConfig:
             },
         },
         "task": {
-            "target": "ldm.training.autoencoder.AutoencoderTask",
+            "target": "ldm.training.AutoencoderTask",
             "params": {
                 "model": "${model}",
                 "objective": {
-                    "target": "ldm.losses.autoencoder.KLObjective",
+                    "target": "ldm.losses.KLObjective",
                     "params": {
                         "discriminator": {
-                            "target": "ldm.losses.discriminator.patch_discriminator",
+                            "target": "ldm.losses.patch_discriminator",
                             "params": {"width": 4, "num_layers": 1},
                         },
                         "disc_start": 2,
@@ -81,15 +81,15 @@ def vq_autoencoder(**changes: Any) -> DictConfig:
     config = autoencoder(name="tiny-vq")
     sizes = config.model.params
     quantizer = {
-        "target": "ldm.autoencoders.quantizer.VectorQuantizer",
+        "target": "ldm.autoencoders.VectorQuantizer",
         "params": {"num_codes": 16, "dim": sizes.embed_dim, "restart_after": 20},
     }
     config.model = {
-        "target": "ldm.autoencoders.vq.AutoencoderVQ",
+        "target": "ldm.autoencoders.AutoencoderVQ",
         "params": {**sizes, "quantizer": quantizer},
     }
     objective = config.task.params.objective
-    objective.target = "ldm.losses.autoencoder.VQObjective"
+    objective.target = "ldm.losses.VQObjective"
     return OmegaConf.merge(config, changes)  # type: ignore[return-value]
 
 
@@ -97,7 +97,7 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
     """A text-conditional diffusion model on the latents of a ``autoencoder`` run."""
     optimizer = {"target": "torch.optim.AdamW", "partial": True, "params": {"lr": 1e-3}}
     tokenizer = {
-        "target": "ldm.conditioners.tokenizer.BertTokenizer",
+        "target": "ldm.conditioners.BertTokenizer",
         "params": {"vocab": str(vocab), "length": 8},
     }
     config = {
@@ -105,7 +105,7 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
         "seed": 0,
         "image_size": 16,
         "model": {
-            "target": "ldm.diffusion.latent.LatentDiffusion",
+            "target": "ldm.diffusion.LatentDiffusion",
             "params": {
                 "scale_factor": None,
                 "autoencoder": {
@@ -113,11 +113,11 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
                     "params": {"path": str(first_stage)},
                 },
                 "schedule": {
-                    "target": "ldm.diffusion.schedule.NoiseSchedule",
+                    "target": "ldm.diffusion.NoiseSchedule",
                     "params": {"timesteps": 20},
                 },
                 "denoiser": {
-                    "target": "ldm.denoisers.unet.UNet",
+                    "target": "ldm.denoisers.UNet",
                     "params": {
                         "in_channels": 2,
                         "out_channels": 2,
@@ -133,7 +133,7 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
                 },
                 "conditioners": [
                     {
-                        "target": "ldm.conditioners.text.TextTransformer",
+                        "target": "ldm.conditioners.TextTransformer",
                         "params": {
                             "tokenizer": tokenizer,
                             "vocab_size": 128,
@@ -147,7 +147,7 @@ def text2img(first_stage: Path, vocab: Path, **changes: Any) -> DictConfig:
             },
         },
         "task": {
-            "target": "ldm.training.latent_diffusion.LatentDiffusionTask",
+            "target": "ldm.training.LatentDiffusionTask",
             "params": {
                 "model": "${model}",
                 "optimizer": optimizer,
@@ -171,11 +171,11 @@ def features(**changes: Any) -> DictConfig:
         "name": "tiny-features",
         "seed": 0,
         "model": {
-            "target": "ldm.evaluation.scene_features.SceneFeatures",
+            "target": "ldm.evaluation.SceneFeatures",
             "params": {"width": 8, "dim": 4},
         },
         "task": {
-            "target": "ldm.training.features.FeatureTask",
+            "target": "ldm.training.FeatureTask",
             "params": {
                 "model": "${model}",
                 "optimizer": {"target": "torch.optim.AdamW", "partial": True},
@@ -213,27 +213,25 @@ def class2img(**changes: Any) -> DictConfig:
         "name": "tiny-class2img",
         "seed": 3,
         "model": {
-            "target": "ldm.diffusion.latent.LatentDiffusion",
+            "target": "ldm.diffusion.LatentDiffusion",
             "params": {
                 "scale_factor": None,
                 "autoencoder": autoencoder().model,
                 "schedule": {
-                    "target": "ldm.diffusion.schedule.NoiseSchedule",
+                    "target": "ldm.diffusion.NoiseSchedule",
                     "params": {"timesteps": 20},
                 },
-                "denoiser": {"target": "ldm.denoisers.unet.UNet", "params": denoiser},
-                "conditioners": [
-                    {"target": "ldm.conditioners.class_label.ClassLabel", "params": classes}
-                ],
+                "denoiser": {"target": "ldm.denoisers.UNet", "params": denoiser},
+                "conditioners": [{"target": "ldm.conditioners.ClassLabel", "params": classes}],
             },
         },
         "task": {
-            "target": "ldm.training.latent_diffusion.LatentDiffusionTask",
+            "target": "ldm.training.LatentDiffusionTask",
             "params": {
                 "model": "${model}",
                 "optimizer": optimizer,
                 "lr_schedule": {
-                    "target": "ldm.training.lr_schedule.WarmupCosine",
+                    "target": "ldm.training.WarmupCosine",
                     "params": schedule,
                 },
                 "gradient_clip": 1.0,

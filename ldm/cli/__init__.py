@@ -1,0 +1,1 @@
+"""What the programs share: options, sessions, folders of results, error lines."""

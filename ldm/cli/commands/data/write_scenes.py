@@ -1,0 +1,62 @@
+"""Write synthetic scenes as files, to try the recipes of configs/data without a download.
+
+Examples:
+  python scripts/write_scenes.py runs/scenes --num 2000
+  python scripts/write_scenes.py runs/classes --num 2000 --classes --num-objects 1 1
+  python scripts/write_scenes.py runs/large --num 500 --size 256 --captions txt
+
+What is written, and what reads it:
+  images/00000.png       configs/folder/*.yaml data_root=OUT/images; with --classes in a sub-folder
+                         for each class: configs/folder/class.yaml
+  images/metadata.jsonl  captions, for configs/folder/text.yaml; --captions txt, json or csv write
+                         them in another format that is read as well
+  maps/00000.png         label maps, 0 = background, k = class k - 1: configs/data/paired-maps.yaml
+                         data_root=OUT num_classes=25
+  masks/00000.png        holes, white = to be filled in: configs/data/inpainting-pairs.yaml
+                         data_root=OUT images_folder=images masks_folder=masks mask_ending=.png
+  lr/00000.png           the images four times smaller: configs/data/super_resolution-pairs.yaml
+                         data_root=OUT images_folder=images
+  layouts.json           boxes: configs/data/boxes.yaml data_root=OUT num_classes=24
+  train.txt, validation.txt  lists with class ids: configs/data/files.yaml data_root=OUT
+                         train_list=OUT/train.txt validation_list=OUT/validation.txt labels=true
+
+Scene k is item k of ldm.data.SceneDataset with the same options. A call that was stopped can
+be repeated, also with a larger --num; a folder of other scenes is never overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.common import new_parser
+
+CAPTIONS = ("metadata", "txt", "json", "csv", "none")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser("write_scenes", __doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--num", type=int, required=True, help="number of scenes")
+    parser.add_argument("--size", type=int, default=32, help="side in pixels (default: 32)")
+    parser.add_argument("--split", choices=["train", "validation", "test"], default="train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--num-objects",
+        type=int,
+        nargs=2,
+        default=[1, 3],
+        metavar=("LOW", "HIGH"),
+        help="objects of a scene (default: 1 3)",
+    )
+    parser.add_argument("--captions", choices=CAPTIONS, default=CAPTIONS[0], help="their format")
+    parser.add_argument(
+        "--classes", action="store_true", help="a sub-folder for the class of the first object"
+    )
+    return parser

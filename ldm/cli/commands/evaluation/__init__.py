@@ -1,0 +1,1 @@
+"""Help and options of the programs of evaluation."""

@@ -1,0 +1,74 @@
+"""Measure generated images by a protocol that the report states: FID and all that goes with it.
+
+Examples:
+  python scripts/evaluate.py runs/mine/generated --preset ldm-paper
+  python scripts/evaluate.py samples.npz --preset adm --real VIRTUAL_imagenet256_labeled.npz
+  python scripts/evaluate.py runs/mine --preset quick --steps 50       sampled on the fly
+  python scripts/evaluate.py photos/fake --real photos/real --features inception --metrics fid,kid
+  python scripts/evaluate.py runs/mine/generated --preset laptop --features runs/laptop-features
+  python scripts/evaluate.py runs/quickstart-text2img/prompts --judge
+                                          do the images show what their prompts say? (scenes only)
+  torchrun --standalone --nproc-per-node 8 scripts/evaluate.py DIR --preset ldm-paper
+
+SOURCE, and --real, is a folder of images (nested, or of the sampling scripts), an npz of images
+(arr_0) or of statistics (mu, sigma: ADM's reference batches, clean-fid's), tar shards, a YAML with
+a data node (DATA.yaml, DATA.yaml#train), or a run: --real RUN is its data, SOURCE a model that is
+sampled by the options of scripts/sample.py. Real images that nobody names are those of the run that
+made the samples.
+
+Presets are in configs/evaluation and explained in docs/evaluation.md. The report says what every
+number was made of; scripts/compare_reports.py tells whether two may be compared. OUT is
+SOURCE/metrics.json for the folders of the sampling scripts, RUN/metrics-PRESET.json for a run, else
+evaluation-NAME.json here. Exit code 3: images could not be read.
+
+Autoencoders: scripts/evaluate_autoencoder.py. Conditions other than classes:
+scripts/evaluate_task.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.common import new_parser
+from ldm.cli.options.evaluation import add_protocol_options, add_source_side_options
+from ldm.cli.options.model import add_source_options
+from ldm.cli.options.samplers import add_sampler_options
+from ldm.cli.options.sampling import add_memory_options
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = new_parser("evaluate", __doc__)
+    add_source_options(options, "SOURCE", "generated images, or a model")
+    add_source_side_options(options)
+    add_protocol_options(options)
+    options.add_argument(
+        "--save-statistics",
+        type=Path,
+        metavar="FILE",
+        help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
+    )
+    options.add_argument("--judge", action="store_true", help="check images against their prompts")
+    options.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
+    options.add_argument(
+        "--batch-size", type=int, default=64, help="changes no number (default: 64)"
+    )
+    options.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of random choices; image k of a model is that of seed + k (default: 0)",
+    )
+    model = options.add_argument_group("if SOURCE is a model", "as of the sampling scripts")
+    model.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 = off")
+    model.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
+    add_sampler_options(options)
+    add_memory_options(options)
+    return options

@@ -1,0 +1,73 @@
+r"""Change images with a latent diffusion model: into variations, or towards a prompt or class.
+
+Examples:
+  python scripts/img2img.py runs/mine photo.png --prompt "a red circle" --guidance 3
+  python scripts/img2img.py runs/mine photos/ --strength 0.3 --per-image 4 --out variations
+  python scripts/img2img.py runs/mine photo.png --method inversion \
+      --source-prompt "a blue square" --prompt "a red square" --guidance 2
+  python scripts/img2img.py runs/mine photo.png --strength 1 --guide-image layout.png \
+      --guide-scale 0.3
+
+--method sdedit (default) noises the image and denoises it again; --strength is the share of the
+steps that are made: little changes little, 1 forgets the image. --method inversion seeks the noise
+that DDIM turns into the image under the source prompt or label, and denoises it under the other.
+--guide-image pulls every result towards the coarse structure of another picture.
+
+Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
+OUT/edited.png (a row per image: itself, then the results), OUT/grid.png and OUT/samples.json.
+docs/image-to-image.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.sampling import sampling_parser
+
+STRENGTH = {"sdedit": 0.6, "inversion": 1.0}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = sampling_parser("img2img", __doc__, size=False)
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="what to change"
+    )
+    parser.add_argument("--method", choices=list(STRENGTH), default="sdedit", help="see above")
+    parser.add_argument(
+        "--strength",
+        type=float,
+        help="share of the steps that are made, above 0 to 1 (default: 0.6; inversion: 1)",
+    )
+    parser.add_argument("--prompt", help="what to make of the images, for text models")
+    parser.add_argument("--label", type=int, help="what to make of them, for models with classes")
+    parser.add_argument(
+        "--source-prompt", metavar="PROMPT", help="what the images show, for --method inversion"
+    )
+    parser.add_argument("--source-label", type=int, metavar="LABEL", help="as --source-prompt")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    parser.add_argument(
+        "--size",
+        dest="frame",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="resize and centre-crop the images first (default: as they are)",
+    )
+    parser.add_argument("--guide-image", type=Path, metavar="FILE", help="picture to resemble")
+    parser.add_argument(
+        "--guide-scale", type=float, metavar="S", help="how much; try 0.1 to 1 (with --guide-image)"
+    )
+    parser.add_argument(
+        "--guide-factor",
+        type=int,
+        metavar="N",
+        help="compare them when shrunk by this factor (default: 8)",
+    )
+    return parser

@@ -1,0 +1,55 @@
+"""Fill holes in images: with an inpainting model, or with any other one.
+
+Examples:
+  python scripts/inpaint.py runs/inpainting photos/                 NAME.png and NAME_mask.png
+  python scripts/inpaint.py runs/mine photos/ --prompt "a red circle" --guidance 3 --eta 1
+  python scripts/inpaint.py runs/inpainting photos/ --per-image 4 --no-paste
+
+The folder holds images (png, jpg, webp) and for each a mask of its size, NAME_mask.png (or NAME.png
+in the folder --masks), white where the image is to be filled in. A model that was trained for it
+(configs/inpainting) is shown the masked image and the mask. Any other model is made to fit: at
+every step what is known is put back at the noise level of that step; --eta 1 then fits better than
+0. Known pixels are pasted back unchanged; --seamless hides the border where the filling is a little
+lighter or of another tint; --no-paste shows what the model makes of the known pixels.
+
+Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
+OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
+docs/image-to-image.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.sampling import sampling_parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser("inpaint", __doc__, size=False)
+    options.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    options.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="folder with the mask of each image under its name (default: NAME_mask.png beside it)",
+    )
+    options.add_argument("--prompt", help="what to fill in, for text models")
+    options.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    options.add_argument(
+        "--seamless",
+        action="store_true",
+        help="shift the filling so that it meets the known pixels at the border of the hole",
+    )
+    options.add_argument(
+        "--no-paste", action="store_true", help="leave known pixels as the model makes them"
+    )
+    return options

@@ -1,0 +1,55 @@
+"""Make images of layouts: boxes with classes, read from a JSON file.
+
+Examples:
+  python scripts/layout2img.py runs/mine layouts.json --classes classes.txt
+  python scripts/layout2img.py runs/mine layouts.json --per-layout 8 --steps 100 --out pictures
+
+  layouts.json: {"classes": ["cat", "sofa"],
+                 "layouts": [{"name": "evening",
+                              "objects": [{"class": "cat", "box": [0.3, 0.4, 0.6, 0.8]}]}]}
+
+A box is [left, upper, right, lower edge] as shares 0 to 1 of width and height; a class is a name or
+an id. docs/task-scripts.md describes the format in full.
+
+Writes OUT/images/NAME_0.png, ..., OUT/layouts.png (a row per layout: its boxes, then its images),
+OUT/grid.png and OUT/samples.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.sampling import sampling_parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser("layout2img", __doc__)
+    options.add_argument(
+        "layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts"
+    )
+    options.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="text file with the name of a class a line, in the order of the ids, all classes that "
+        "the model was trained with (default: 'classes' of the JSON file)",
+    )
+    options.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="how many classes the model was trained with (default: box_tokens.num_classes or "
+        "num_classes of the config, else the number of names)",
+    )
+    options.add_argument(
+        "--per-layout", type=int, default=4, metavar="N", help="images a layout (default: 4)"
+    )
+    return options

@@ -1,0 +1,78 @@
+r"""Make images with a retrieval-augmented model, of a query and what a database has near it.
+
+Examples:
+  python scripts/retrieve2img.py runs/rdm --prompt "a red house" --database photos --neighbours 10
+  python scripts/retrieve2img.py runs/rdm --query house.jpg --database photos --no-query-embedding
+  python scripts/retrieve2img.py runs/rdm --prompt "a red house" --guidance 5     no database
+  python scripts/retrieve2img.py runs/rdm --prompt "a red house" --database photos \
+    --index photos.ViT-L-14.ivf
+
+The model attends to CLIP embeddings: that of the query, then those of its nearest neighbours among
+the images of a folder (as the published script does), or of either alone. The folder is embedded
+once; the embeddings are kept in a file beside it, which may also be given as --database. With an
+index of scripts/build_index.py not all of them are compared with the query.
+
+--clip-weights is a file of weights of OpenCLIP, or the name of published ones, which are read from
+the cache of the Hugging Face hub or downloaded. They must be those that the model was trained with.
+
+Writes OUT/images/00000.png, ..., OUT/neighbours.png (a row per query: the query, its neighbours
+with their cosines, its images), OUT/grid.png and OUT/samples.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.retrieval import add_clip_options
+from ldm.cli.options.sampling import sampling_parser
+
+DEFAULT_NEIGHBOURS = 10
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = sampling_parser("retrieve2img", __doc__)
+    options.add_argument("--prompt", action="append", default=[], help="a text; repeat for more")
+    options.add_argument(
+        "--query",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="IMAGE",
+        help="an image to look for; repeat for more",
+    )
+    options.add_argument(
+        "--database",
+        type=Path,
+        metavar="FOLDER_OR_FILE",
+        help="folder of images, or the file of their embeddings (default: no neighbours)",
+    )
+    options.add_argument(
+        "--neighbours",
+        type=int,
+        metavar="K",
+        help=f"neighbours of a query; 0: none (default: {DEFAULT_NEIGHBOURS}, or as many as model "
+        "and database have)",
+    )
+    options.add_argument(
+        "--index",
+        type=Path,
+        metavar="FILE",
+        help="of the database, by build_index.py (default: compare all its embeddings)",
+    )
+    options.add_argument(
+        "--no-query-embedding",
+        action="store_true",
+        help="attend to the neighbours only, as in training without the image itself",
+    )
+    options.add_argument(
+        "--per-query", type=int, default=4, metavar="N", help="images a query (default: 4)"
+    )
+    add_clip_options(options)
+    return options

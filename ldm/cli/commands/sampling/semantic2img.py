@@ -1,0 +1,40 @@
+"""Make images of semantic maps: a class id for every pixel, read from PNG or .npy files.
+
+Examples:
+  python scripts/semantic2img.py runs/mine map.png --per-map 4
+  python scripts/semantic2img.py runs/mine maps/ --steps 100 --out pictures
+  python scripts/semantic2img.py runs/mine wide.png --tile 64 --decode-tile 64
+
+Maps are grey or palette PNG files whose pixels are ids, or .npy files of integers (H, W). Every
+image has the size of its map, which may be larger than those of training: the sides need not be
+multiples of anything, the map is continued beyond its edge and the image cut. --resize changes the
+map by the nearest pixel.
+
+Writes OUT/images/NAME_0.png, ..., OUT/maps.png (a row per map: its colours, then its images),
+OUT/grid.png and OUT/samples.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.sampling import sampling_parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = sampling_parser("semantic2img", __doc__, size=False)
+    options.add_argument("maps", type=Path, metavar="MAP_OR_FOLDER", help="PNG or .npy file(s)")
+    options.add_argument(
+        "--resize", type=int, nargs=2, metavar=("H", "W"), help="size of the maps (default: theirs)"
+    )
+    options.add_argument(
+        "--per-map", type=int, default=1, metavar="N", help="images a map (default: 1)"
+    )
+    return options

@@ -1,0 +1,46 @@
+r"""Make images from text with a text-conditional latent diffusion model.
+
+Examples:
+  python scripts/txt2img.py runs/mine --prompt "a red circle" --guidance 3
+  python scripts/txt2img.py runs/mine --prompts prompts.txt --per-prompt 8 --out pictures
+  python scripts/txt2img.py sd-v1-4.ckpt --config v1-inference.yaml --size 512 512 \
+      --prompt "a lighthouse" --negative-prompt "fog" --guidance 7.5 --sampler dpm++ --steps 25
+  torchrun --standalone --nproc-per-node 8 scripts/txt2img.py runs/mine --prompts captions.txt
+
+Writes OUT/images/*.png, OUT/grid.png (a row per prompt) and OUT/samples.json, which tells how to
+make them again. A call that was killed is repeated as it was: it goes on where it stopped.
+docs/sampling.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.sampling import sampling_parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options, for other scripts too."""
+    options = sampling_parser("txt2img", __doc__)
+    options.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
+    options.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
+    options.add_argument(
+        "--validation-captions",
+        type=int,
+        metavar="N",
+        help="the captions of the first N images of the run's validation data",
+    )
+    options.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
+    options.add_argument(
+        "--negative-prompt",
+        metavar="TEXT",
+        help="what to guide away from, instead of from no text; with --guidance",
+    )
+    return options

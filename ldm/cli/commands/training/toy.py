@@ -1,0 +1,49 @@
+"""The laptop toy: diffusion of points in the plane, trained and filmed in two minutes on a CPU.
+
+Every sample is a single point; the data are the points inside two silhouettes, a cat and a rocket,
+or inside a picture of yours. Noise schedule, prediction, loss, guidance, samplers and training are
+those of images: they do not know what a sample is.
+
+Examples:
+  python scripts/toy.py                                  a cat and a rocket
+  python scripts/toy.py --image logo.png --out runs/logo a dark shape on a light ground, or on none
+  python scripts/toy.py --sampler ddpm                   another film of the trained model
+  python scripts/toy.py --film runs/toy/toy.mp4 --set trainer.max_steps=6000 --out runs/long
+
+Writes OUT/animation.gif (points on their way from noise to the shapes), OUT/process.png (forward
+and reverse process) and prints how many points lie in the shapes and how much of them is covered.
+OUT is a run folder like any other; a finished one is not trained again. The same training by hand:
+  python scripts/train.py configs/toy/silhouettes.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli.options.common import new_parser
+from ldm.cli.options.model import add_device_option
+from ldm.cli.options.samplers import add_sampler_options
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the program."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser("toy", __doc__)
+    parser.add_argument("--image", type=Path, help="a picture of yours instead of the silhouettes")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="run folder to write")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
+    )
+    add_sampler_options(parser)
+    parser.add_argument("--guidance", type=float, default=1.0, help="towards the class; 1 = off")
+    parser.add_argument("--points", type=int, default=3000, help="points a shape (default: 3000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--film", type=Path, help=".gif or .mp4 (default: OUT/animation.gif)")
+    parser.add_argument("--fps", type=float, default=12.0, help="frames per second (default: 12)")
+    add_device_option(parser)
+    return parser

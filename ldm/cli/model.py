@@ -1,0 +1,166 @@
+"""Which model a script works on, and where it lies: run, checkpoint with config, diffusers.
+
+--classifier: guidance by a classifier of noisy latents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.checkpoint import SUFFIXES, file_sha256
+from ldm.config import load_config
+from ldm.diffusion.classifier import NoisyLatentClassifier
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.distributed import own_device
+from ldm.errors import UserError
+from ldm.layers.compile import compile_networks
+from ldm.load.model import load_model, run_checkpoint, run_config
+from ldm.load.source import locate
+
+
+def load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
+    """The model, in eval mode on the device, and the config that describes it."""
+    model, config = _load_source(arguments)
+    if arguments.compile:
+        compile_networks(model)
+    return model, config
+
+
+def _load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
+    arguments.device = own_device(arguments.device)
+    source, ema, device = arguments.source, not arguments.no_ema, arguments.device
+    if arguments.checkpoint and Path(source).suffix in SUFFIXES:
+        raise UserError(f"{source} is a checkpoint file itself: leave out --checkpoint")
+    if arguments.config:
+        if Path(source).is_dir() or arguments.checkpoint:
+            raise UserError("--config goes with a checkpoint file as first argument")
+        config = load_yaml("--config", arguments.config, complete=False)  # its data may be absent
+        return load_model(config, source, ema, device), with_images(config)
+    config = run_config(source)
+    return load_model(source, arguments.checkpoint, ema, device), with_images(config)
+
+
+def with_images(config: DictConfig) -> DictConfig:
+    """The config with the images in place of their cached latents, if it trained on those."""
+    config = copy.deepcopy(config)
+    for name, node in config.get("uncached", {}).items():
+        found = OmegaConf.select(config, f"data.params.{name}.target")
+        if str(found).endswith(".CachedLatents"):
+            config.data.params[name] = node
+    return config
+
+
+def load_latent_diffusion(arguments: argparse.Namespace) -> tuple[LatentDiffusion, DictConfig]:
+    """As ``load_source``; refuses what is no latent diffusion model."""
+    model, config = load_source(arguments)
+    if not isinstance(model, LatentDiffusion):
+        raise UserError(
+            f"{arguments.source} holds a {type(model).__name__}, not a latent diffusion model: "
+            "name the run of stage 2; what each script takes is in docs/sampling.md, first stages "
+            "are measured by scripts/evaluate_autoencoder.py"
+        )
+    return model, config
+
+
+def load_yaml(option: str, items: list[str], complete: bool = True) -> DictConfig:
+    """YAML files and ``key=value`` overrides of an option, merged; see ``load_config``."""
+    files = [item for item in items if "=" not in item]
+    if not files:
+        raise UserError(f"{option} {items[0]}: name a YAML file before it")
+    overrides = [item for item in items if "=" in item]
+    return load_config(*files, overrides=overrides, complete=complete)
+
+
+def subject(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Which weights are used, for the record."""
+    if arguments.config:
+        file = Path(arguments.source)
+    else:
+        file = run_checkpoint(arguments.source, arguments.checkpoint)
+    return {
+        "source": str(arguments.source),
+        "checkpoint": str(file),
+        "checkpoint_sha256": file_sha256(file),
+        "ema": not arguments.no_ema,
+    }
+
+
+def other_weights(arguments: argparse.Namespace) -> dict[str, str]:
+    """SHA-256 of the files of a pipeline of diffusers beside that of ``subject``, by path."""
+    if arguments.config:
+        return {}
+    _, *others = locate(arguments.source, arguments.checkpoint).files()
+    return {str(file): file_sha256(file) for file in others}
+
+
+def is_model(arguments: argparse.Namespace) -> bool:
+    """Whether the first argument is a model, and not a folder or file of images."""
+    path = Path(arguments.source)
+    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
+    return bool(arguments.config) or path.suffix in SUFFIXES or described
+
+
+def is_run(source: str) -> bool:
+    """Whether it is the folder of a training run, into which results may be written."""
+    return (Path(source) / "checkpoints").is_dir()
+
+
+def name_of(source: str) -> str:
+    """A short name for a source that is no run."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def load_classifier(
+    arguments: argparse.Namespace, diffusion: LatentDiffusion
+) -> NoisyLatentClassifier | None:
+    """The classifier of --classifier, None if there is to be none.
+
+    Raises:
+        UserError: it is no classifier, or was not trained on the latents of this model.
+    """
+    run = arguments.classifier
+    if run is None:
+        if arguments.classifier_scale is not None:
+            raise UserError("--classifier-scale has no effect without --classifier RUN")
+        return None
+    if arguments.classifier_scale is None:
+        arguments.classifier_scale = 1.0
+    model = load_model(run, ema=not arguments.no_ema, device=arguments.device)
+    if not isinstance(model, NoisyLatentClassifier):
+        raise UserError(
+            f"--classifier {run}: holds a {type(model).__name__}, not a classifier of noisy "
+            "latents; train one with a config of configs/classifier"
+        )
+    _check_match(run, model, diffusion)
+    return model.requires_grad_(False)
+
+
+def classifier_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Which classifier guides, for the record."""
+    if arguments.classifier is None:
+        return {}
+    file = run_checkpoint(arguments.classifier)
+    return {
+        "classifier_sha256": file_sha256(file),
+        "classifier_scale": arguments.classifier_scale,
+    }
+
+
+def _check_match(run: str, model: NoisyLatentClassifier, diffusion: LatentDiffusion) -> None:
+    parts = {
+        "scale factor": (model.scale_factor, diffusion.scale_factor),
+        "noise schedule": (model.schedule.alphas_cumprod, diffusion.schedule.alphas_cumprod),
+    }
+    for name, (ours, theirs) in parts.items():
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4):
+            raise UserError(
+                f"--classifier {run}: its {name} is not that of the model; it must be trained on "
+                "the latents of the same first stage (docs/classifier.md)"
+            )

@@ -1,0 +1,1 @@
+"""Options that several programs have; light, see ``ldm.cli.app``."""

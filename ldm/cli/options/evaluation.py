@@ -1,0 +1,136 @@
+"""What is measured, on which images, by which networks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldm.files import configs_folder
+
+PRESETS = configs_folder() / "evaluation"
+METRICS = (
+    "fid",
+    "fd",
+    "sfid",
+    "kid",
+    "inception_score",
+    "precision_recall",
+    "density_coverage",
+    "clip_score",
+    "class_accuracy",
+)
+"""Names of ``ldm.cli.protocol.MEASURES``."""
+NETWORKS = ("inception", "vgg16", "dinov2", "clip:ARCH")
+"""Names of ``ldm.evaluation.networks.registry.NAMES``."""
+RESIZERS = ("network", "clean", "pil-bicubic", "pil-bilinear", "torch-bilinear", "tf1-bilinear")
+"""Of ``ldm.evaluation.networks.resizing.NAMES``."""
+DEFAULT_SIZE = 256
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``feature_network`` reads."""
+    parser.add_argument("--features", help="inception, a run folder, or a dotted class name")
+    parser.add_argument(
+        "--weights",
+        "--inception-weights",
+        dest="inception_weights",
+        type=Path,
+        metavar="FILE",
+        help="torch-fidelity's file, if it does not lie in PyTorch's cache (--features inception)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``load_data`` reads."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FOLDER_OR_YAML",
+        help="folder of images, or YAML with a data node, then key=value overrides (default: the "
+        "validation data of the run)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="with a folder: shorter side and centre crop (default: the config's image_size, or "
+        f"{DEFAULT_SIZE})",
+    )
+
+
+def add_protocol_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``choose_protocol`` and ``load_networks`` read."""
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"a protocol: {', '.join(preset_names())}, or a YAML file of yours",
+    )
+    parser.add_argument(
+        "--features",
+        metavar="NET",
+        help=f"feature network: {', '.join(NETWORKS)}, a run folder such as runs/laptop-features, "
+        "or the dotted name of a class; with a preset: in place of its networks",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="LIST",
+        help=f"without a preset: of {', '.join(METRICS)}; separated by commas (default: fd and "
+        "precision_recall, with inception also inception_score)",
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="[NET=]FILE",
+        help="weights of a feature network, if they do not lie where PyTorch keeps them; repeat "
+        "for more networks",
+    )
+    parser.add_argument(
+        "--resize",
+        choices=RESIZERS,
+        help="how images come to the size of the network (default: as the preset says, else the "
+        "network's own way)",
+    )
+
+
+def preset_names() -> list[str]:
+    """The protocols of ``configs/evaluation``."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml") if not file.name.startswith("_"))
+
+
+def add_source_side_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``open_fake`` and ``open_real`` read."""
+    parser.add_argument(
+        "--real",
+        metavar="SOURCE",
+        help="real images: the same kinds of sources, or a run: its own data (default: those of "
+        "the run that made the samples)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation"),
+        help="which data of a run (default: as the preset says, else validation)",
+    )
+    parser.add_argument(
+        "--num",
+        type=int,
+        help="generated images: the first N of SOURCE, or how many a model makes (default: all, or "
+        "as many as the preset wants)",
+    )
+    parser.add_argument("--num-real", type=int, metavar="N", help="the first N real images")
+    parser.add_argument(
+        "--labels",
+        metavar="uniform|random|LIST",
+        help="classes that a model makes images of (default: uniform, in turn)",
+    )
+    parser.add_argument(
+        "--skip-corrupt",
+        action="store_true",
+        help="leave out images that cannot be read; otherwise they are named, and the exit code is "
+        "3",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep features there, and the hashes of what is slow to read",
+    )

@@ -1,0 +1,61 @@
+"""Which model a program works on, where it lies, and on what device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldm.errors import UserError
+
+
+def add_source_options(
+    parser: argparse.ArgumentParser,
+    name: str = "RUN_OR_CHECKPOINT",
+    about: str = "run folder, folder of diffusers, or with --config a checkpoint file",
+) -> None:
+    """A model as first argument, called ``name`` in the help, and the options that go with it."""
+    parser.add_argument("source", metavar=name, help=about)
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        metavar="YAML",
+        help="of a checkpoint file: its config (of this library or the original code), then "
+        "key=value overrides",
+    )
+    parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
+    parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
+    add_device_option(parser)
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile: the first batch takes minutes, all others less time",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """--device; None, the default, is the accelerator if there is one."""
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)"
+    )
+
+
+def check_source(arguments: argparse.Namespace) -> None:
+    """Refuse a model that is not there, before PyTorch is loaded.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    if not Path(arguments.source).exists():
+        raise UserError(f"{arguments.source}: no such run folder or checkpoint")
+
+
+def add_classifier_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``load_classifier`` reads."""
+    parser.add_argument(
+        "--classifier",
+        metavar="RUN",
+        help="guide towards the labels by a classifier of noisy latents (docs/classifier.md)",
+    )
+    parser.add_argument(
+        "--classifier-scale", type=float, metavar="S", help="how much, 0 is off (default: 1)"
+    )

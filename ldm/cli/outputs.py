@@ -1,0 +1,230 @@
+"""What the sampling scripts write: PNG files, a grid of them, samples.json, and an npz.
+
+A folder that one call at a time writes into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import ldm
+from ldm.cli.app import say
+from ldm.cli.options.common import check_out_folder
+from ldm.errors import UserError
+from ldm.evaluation.sources.npz import write_npz
+from ldm.files import write_atomically
+from ldm.visualization.images import save_grid, save_png
+
+if TYPE_CHECKING:
+    from ldm.cli.sampling import Job
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, first: bool) -> Iterator[None]:
+    """Refuse a second call that writes the same folder; a killed one leaves no trace of this.
+
+    Args:
+        folder: where to write; it is made.
+        first: whether this is the first process of the call, which speaks for the others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not first:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing into {folder}: let it finish, or give another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
+"""``make(indices, seeds) -> images``: (B, C, H, W) in [-1, 1], or B images (C, H, W)."""
+Record = dict[str, Any]
+
+RECORD = "samples.json"
+MOST_IN_GRID = 128
+MADE_BY = "made_by"
+NOT_DECISIVE = ("run", "checkpoint")
+"""Settings that may be spelled in another way: the hash says which weights they are."""
+
+
+def generate(
+    job: Job,
+    make: Make,
+    records: Sequence[Record],
+    columns: int | None = None,
+    settings: Record | None = None,
+    npz: Path | None = None,
+) -> None:
+    """Write an image for every record, a grid of the first ones, and ``samples.json``.
+
+    Batches have the same members in every call, of which the processes take every n-th; one that
+    lacks a file is made again as a whole. So a killed call can be repeated, also by another number
+    of processes, and image k is the same.
+
+    Args:
+        job: model and settings.
+        make: makes the images of some indices.
+        records: for each image what ``samples.json`` says about it besides its seed (prompt,
+            label); "file" is where it goes below ``job.out``, images/00000.png, ... by default.
+        columns: images per row of the grid.
+        settings: what else decides what the images are.
+        npz: file for all images and, where records have a "label", the labels.
+    """
+    entries = [
+        {"file": f"images/{k:05d}.png", "seed": job.arguments.seed + k} | record
+        for k, record in enumerate(records)
+    ]
+    files = [job.out / entry["file"] for entry in entries]
+    check_out_folder("--out", job.out)
+    with sole_writer(job.out, job.processes.first):
+        batches = job.processes.from_first(lambda: _begin(job, entries, files, settings or {}))
+        _make_batches(job, make, entries, batches)
+        if job.processes.first:
+            shown = files[:MOST_IN_GRID]
+            save_grid(shown, columns or math.ceil(math.sqrt(len(shown))), job.out / "grid.png")
+            if npz is not None:
+                write_npz(npz, files, [entry.get("label") for entry in entries])
+            say(f"{len(files)} images in {files[0].parent}   grid {job.out / 'grid.png'}")
+            if npz is not None:
+                say(f"all of them in {npz}")
+
+
+def _begin(
+    job: Job, entries: Sequence[Record], files: Sequence[Path], settings: Record
+) -> list[list[int]]:
+    """Write samples.json and give the batches that lack a file."""
+    settings = job.settings() | settings
+    made_by = _compare(job.out, settings, entries)
+    step = job.arguments.batch_size
+    absent = [not file.exists() for file in files]
+    starts = range(0, len(files), step)
+    batches = [list(range(start, min(start + step, len(files)))) for start in starts]
+    batches = [batch for batch in batches if any(absent[k] for k in batch)]
+    if batches:
+        made_by = [*made_by, _made_by(job)]
+    document = {"settings": settings, MADE_BY: made_by, "samples": entries}
+    text = json.dumps(document, indent=1) + "\n"
+    write_atomically(job.out / RECORD, lambda file: file.write(text.encode()))
+    if not all(absent):
+        say(f"{len(files) - sum(absent)} of {len(files)} images are there already")
+    if 0 < len(batches) < job.processes.count:
+        job.warn(
+            f"{job.processes.count} processes for {len(batches)} batches: some have nothing to do; "
+            f"give a smaller --batch-size than {step}"
+        )
+    return batches
+
+
+def _make_batches(
+    job: Job, make: Make, entries: Sequence[Record], batches: Sequence[Sequence[int]]
+) -> None:
+    """Make the share of this process, and wait for the others."""
+    processes = job.processes
+    total = sum(map(len, batches))
+    with tqdm(
+        total=total, unit="image", desc="sampling", dynamic_ncols=True, disable=not processes.first
+    ) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        for batch in batches[processes.rank :: processes.count]:
+            images = _made(make, batch, [entries[k]["seed"] for k in batch])
+            for k, image in zip(batch, images, strict=True):
+                path = job.out / entries[k]["file"]
+                if not path.exists():
+                    save_png(image, path)
+            show(processes.add_done(len(batch)))
+        processes.wait(meanwhile=lambda: show(processes.add_done(0)))
+
+
+def _made(make: Make, indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
+    try:
+        images = list(make(indices, seeds))
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory with {len(indices)} images at once: give a smaller --batch-size, or "
+            "--tile and --decode-tile"
+        ) from error
+    for k, image in zip(indices, images, strict=True):
+        if not image.isfinite().all():
+            raise UserError(
+                f"image {k} holds values that are not finite: try --precision fp32, a lower "
+                "--guidance, or another checkpoint"
+            )
+    return images
+
+
+def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Record]:
+    """Who made the images that are there; refuses to mix those of other settings."""
+    file = out / RECORD
+    if not file.exists():
+        return []
+    try:
+        before = json.loads(file.read_text())
+        old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: not written by this script; give another --out") from None
+    if not any((out / entry["file"]).exists() for entry in samples):
+        return []  # the call before this one failed at its first batch
+    new = json.loads(json.dumps([settings, entries]))
+    different = sorted(
+        key
+        for key in (old.keys() | new[0].keys()) - set(NOT_DECISIVE)
+        if old.get(key) != new[0].get(key)
+    )
+    common = min(len(samples), len(entries))
+    if samples[:common] != new[1][:common]:
+        different.append("prompts, labels or the like")
+    if different:
+        raise UserError(
+            f"{out} holds images made with other settings ({', '.join(different)}; see {RECORD}): "
+            "delete it or give another --out"
+        )
+    if len(samples) > len(entries):
+        raise UserError(
+            f"{out} holds {len(samples)} images of these settings, more than {len(entries)}: ask "
+            "for as many, or give another --out"
+        )
+    return list(made_by)
+
+
+def _made_by(job: Job) -> Record:
+    """How this call makes images, apart from what decides what they are."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "processes": job.processes.count,
+        "batch_size": job.arguments.batch_size,
+        "device": _device_name(job.device),
+        "ldm": ldm.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,181 @@
+"""The options that say what evaluate.py measures, and the networks that they name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ldm.cli.options.evaluation import PRESETS, preset_names
+from ldm.config import instantiate, load_config
+from ldm.errors import UserError
+from ldm.evaluation.networks.base import Network, as_network
+from ldm.evaluation.networks.registry import NAMES, network
+from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
+from ldm.load.model import load_model, run_checkpoint, run_config
+
+MEASURES = {
+    "fid": Measure("frechet"),
+    "fd": Measure("frechet"),
+    "sfid": Measure("frechet", output="spatial", prefix="s"),
+    "kid": Measure("kernel"),
+    "inception_score": Measure("inception_score"),
+    "precision_recall": Measure("precision_recall"),
+    "density_coverage": Measure("density_coverage"),
+    "clip_score": Measure("clip_score"),
+    "class_accuracy": Measure("class_accuracy"),
+}
+"""What --metrics may name."""
+USUAL = ("fd", "precision_recall")
+
+
+def read_preset(name: str) -> EvaluationProtocol:
+    """A protocol by its name or file.
+
+    Raises:
+        UserError: there is no such protocol, or its file is wrong.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"--preset {name}: no such protocol; there are {', '.join(preset_names())}, or give a "
+            "YAML file like those in configs/evaluation"
+        )
+    tree: Any = OmegaConf.to_container(load_config(file), resolve=True)
+    return protocol_from(tree, str(file))
+
+
+def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
+    """What is to be measured by features; None if nothing is.
+
+    Raises:
+        UserError: the options contradict each other.
+    """
+    features = arguments.features
+    if arguments.preset is None:
+        if features is None:
+            given = [o for o in ("metrics", "weights", "resize") if getattr(arguments, o)]
+            if given:
+                raise UserError(f"--{given[0]} goes with --features or --preset")
+            return None
+        # Nobody's protocol asks for other real images than those that the command line names.
+        named = arguments.split or str(arguments.real).partition("#")[2]
+        reference = "train" if named == "train" else "validation"
+        protocol = EvaluationProtocol(
+            "custom", _measures(arguments.metrics, features), reference=reference
+        )
+    else:
+        if arguments.metrics is not None:
+            raise UserError("--metrics goes with --features; a preset says what is measured")
+        protocol = read_preset(arguments.preset)
+        if GIVEN in protocol.networks and features is None:
+            raise UserError(
+                f"--preset {arguments.preset} leaves the feature network to you: give --features, "
+                "e.g. runs/laptop-features (configs/laptop/features.yaml trains it)"
+            )
+    if arguments.resize not in (None, protocol.resize):
+        protocol = dataclasses.replace(
+            protocol, resize=arguments.resize, name=f"{protocol.name}, resize {arguments.resize}"
+        )
+    return protocol
+
+
+def _measures(names: str | None, features: str) -> list[Measure]:
+    if names is None:
+        usual = [*USUAL, *(["inception_score"] if features == "inception" else [])]
+        return [MEASURES[name] for name in usual]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in MEASURES:
+            raise UserError(f"--metrics {name}: not one of {', '.join(MEASURES)}")
+    if not chosen:
+        raise UserError(f"--metrics {names!r}: name one or more of {', '.join(MEASURES)}")
+    found: list[Measure] = []
+    for name in chosen:
+        found += [MEASURES[name]] if MEASURES[name] not in found else []
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The feature networks of a protocol.
+
+    Attributes:
+        protocol: with the networks that the command line asks for.
+        networks: by name, in eval mode on the device.
+        embed_texts: their text halves, by the same names, as far as a metric needs them.
+        remarks: what of the protocol they cannot do.
+    """
+
+    protocol: EvaluationProtocol
+    networks: dict[str, Network]
+    embed_texts: dict[str, Callable[[Sequence[str]], Tensor]]
+    remarks: list[str]
+
+
+def load_networks(arguments: argparse.Namespace, protocol: EvaluationProtocol) -> Networks:
+    """Load the networks that a protocol and the options name.
+
+    Raises:
+        UserError: one is unknown, or its weights are absent or of another network.
+    """
+    names = [arguments.features] if arguments.features else protocol.networks
+    weights = _weights(arguments.weights, names)
+    networks: dict[str, Network] = {}
+    for name in names:
+        networks[name] = _network(name, weights.get(name), protocol.resize).to(arguments.device)
+    remarks: list[str] = []
+    if arguments.features:
+        name = arguments.features
+        protocol, left_out = protocol.with_network(name, networks[name].outputs)
+        remarks = [f"not measured: {what}, which {name} has no output for" for what in left_out]
+    texts: dict[str, Callable[[Sequence[str]], Tensor]] = {}
+    for measure in protocol.measures:
+        kind, _, arch = measure.network.partition(":")
+        if measure.metric == "clip_score" and kind == "clip" and measure.network not in texts:
+            from ldm.evaluation.networks.clip import clip_texts
+
+            half = clip_texts(arch, weights.get(measure.network)).to(arguments.device)
+            texts[measure.network] = half
+    return Networks(protocol, networks, texts, remarks)
+
+
+def _network(name: str, weights: str | None, resize: str) -> Network:
+    if Path(name).exists():
+        if weights is not None:
+            raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
+        size = run_config(name).get("image_size")
+        file = str(run_checkpoint(name))
+        return as_network(load_model(name), resize, file, size if isinstance(size, int) else None)
+    if name in NAMES or ":" in name:
+        return network(name, weights, resize)
+    if "." in name:
+        params = {} if weights is None else {"weights": weights}
+        built = instantiate({"target": name, "params": params}, "--features")
+        return as_network(built.eval() if isinstance(built, torch.nn.Module) else built, resize)
+    raise UserError(
+        f"--features {name}: neither one of {', '.join(NAMES)} nor a run folder or a dotted name"
+    )
+
+
+def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """File of weights by network."""
+    found = {}
+    for item in given:
+        name, equals, file = item.partition("=")
+        if not equals:
+            if len(names) > 1:
+                raise UserError(
+                    f"--weights {item}: say of which network, {names[0]}=FILE or {names[1]}=FILE"
+                )
+            name, file = names[0], item
+        if name not in names:
+            raise UserError(f"--weights {item}: the networks are {', '.join(names)}")
+        found[name] = file
+    return found

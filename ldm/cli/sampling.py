@@ -1,0 +1,223 @@
+"""What the sampling scripts share: the options, and the model that makes images with them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.cli.model import (
+    is_run,
+    load_latent_diffusion,
+    name_of,
+    other_weights,
+    subject,
+)
+from ldm.cli.options.samplers import check_sampler_options
+from ldm.cli.samplers import choose_sampler, sampler_settings
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.sampling import Denoise, Progress, Sampler
+from ldm.distributed import Processes
+from ldm.errors import UserError
+from ldm.samplers.noise import SeededNoise
+
+Batch = Mapping[str, Any]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and how to sample from it, from the command line.
+
+    Attributes:
+        arguments: parsed options of ``sampling_parser``.
+        config: that of the model.
+        model: the model, ready to sample.
+        sampler: the sampler.
+        processes: those that share the work.
+    """
+
+    arguments: argparse.Namespace
+    config: DictConfig
+    model: LatentDiffusion
+    sampler: Sampler
+    processes: Processes
+
+    @staticmethod
+    def load(arguments: argparse.Namespace) -> Job:
+        """Read the model; refuse options that cannot be followed.
+
+        Raises:
+            UserError: one line that says which, and why.
+        """
+        if arguments.batch_size < 1:
+            raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
+        check_sampler_options(arguments)
+        model, config = load_latent_diffusion(arguments)
+        sampler = choose_sampler(arguments, model.schedule)
+        job = Job(arguments, config, model, sampler, Processes.join())
+        job._check_guidance()
+        _use_precision(model, arguments)
+        _use_tiles(model, arguments)
+        return job
+
+    @property
+    def out(self) -> Path:
+        """Folder to write."""
+        source = self.arguments.source
+        name = self.arguments.folder_name
+        own = Path(source) / name if is_run(source) else Path(f"{name}-{name_of(source)}")
+        out: Path | None = self.arguments.out
+        return out or own
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.arguments.device)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Shows the steps of a batch to someone who watches."""
+        if not (self.processes.first and sys.stderr.isatty()):
+            return None
+        return functools.partial(tqdm, desc="steps", leave=False, dynamic_ncols=True)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images: --size, else those of the config.
+
+        Raises:
+            UserError: nobody says, or the model has no images of this size.
+        """
+        given = getattr(self.arguments, "size", None)
+        side = given or self.config.get("image_size")
+        if side is None:
+            source = self.arguments.source
+            raise UserError(f"{source}: its config has no image_size; give --size H W")
+        height, width = (side, side) if isinstance(side, int) else side
+        if min(height, width) < 1:
+            raise UserError(f"--size {height} {width}: must be positive")
+        self.model.latent_shape(1, (height, width))
+        return height, width
+
+    def images(
+        self,
+        batch: Batch,
+        seeds: Sequence[int],
+        size: tuple[int, int] | None = None,
+        guidance: float | None = None,
+        guide: Callable[[Denoise], Denoise] | None = None,
+    ) -> Tensor:
+        """Images for one batch of conditions.
+
+        Args:
+            batch: the entries that the conditioners read; may be empty.
+            seeds: one a sample.
+            size: height and width, if not ``size()``.
+            guidance: scale of classifier-free guidance, if not --guidance.
+            guide: see ``LatentDiffusion.sample``.
+
+        Returns:
+            (B, C, H, W) in [-1, 1], float32 on the CPU.
+        """
+        images = self.model.sample(
+            self.to_device(batch),
+            size=size or self.size(),
+            sampler=self.sampler,
+            noise=SeededNoise(seeds),
+            guidance_scale=self.arguments.guidance if guidance is None else guidance,
+            count=len(seeds),
+            progress=self.progress,
+            guide=guide,
+        )
+        return images.clamp(-1, 1).float().cpu()
+
+    def to_device(self, batch: Batch) -> dict[str, Any]:
+        """The batch, where the model is."""
+        return {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    def warn(self, text: str) -> None:
+        """Tell the user what may not be as meant."""
+        if self.processes.first:
+            print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what the images are."""
+        options = self.arguments
+        weights = subject(options)
+        return {
+            "run": weights.pop("source"),
+            **weights,
+            "other_weights": other_weights(options),
+            "config": options.config,
+            "sampler": sampler_settings(options, self.sampler),
+            "guidance": options.guidance,
+            "seed": options.seed,
+            **({"size": list(self.size())} if hasattr(options, "size") else {}),
+            "precision": options.precision,
+            "tile": options.tile,
+            "tile_overlap": options.tile_overlap,
+            "decode_tile": options.decode_tile,
+        }
+
+    def _check_guidance(self) -> None:
+        scale, conditioners = self.arguments.guidance, list(self.model.conditioners)
+        if scale == 1:
+            return
+        if not conditioners:
+            raise UserError(
+                f"--guidance {scale:g} has no effect: {self.arguments.source} has no conditions"
+            )
+        if not any(conditioner.drop_prob > 0 for conditioner in conditioners):
+            self.warn(
+                f"--guidance {scale:g}: the config of {self.arguments.source} does not drop "
+                "conditions in training (drop_prob); unless the weights were trained so all the "
+                "same, the images get worse"
+            )
+
+
+def _use_precision(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
+    if arguments.precision == "fp32":
+        return
+    kind = torch.device(arguments.device).type
+    cast = torch.autocast(kind, dtype=PRECISIONS[arguments.precision])
+    setattr(model.denoiser, "forward", cast(model.denoiser.forward))  # noqa: B010
+
+
+def _use_tiles(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
+    if arguments.tile is None and arguments.decode_tile is None:
+        if arguments.tile_overlap is not None:
+            raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
+        return
+    from ldm.autoencoders.tiled import TiledAutoencoder
+    from ldm.denoisers.tiled import TiledDenoiser
+
+    if arguments.tile is not None:
+        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", arguments))
+    if arguments.decode_tile is not None:
+        tiling = _tiling("--decode-tile", arguments)
+        model.autoencoder = TiledAutoencoder(model.autoencoder, tiling)
+
+
+def _tiling(option: str, arguments: argparse.Namespace) -> Any:
+    from ldm.layers.tiling import Tiling
+
+    size = arguments.tile if option == "--tile" else arguments.decode_tile
+    if size < 2:
+        raise UserError(f"{option} {size}: must be at least 2")
+    overlap = size // 2 if arguments.tile_overlap is None else arguments.tile_overlap
+    if not 0 <= overlap < size:
+        raise UserError(f"--tile-overlap {overlap}: must be within 0 and {size - 1}")
+    return Tiling(size, overlap)

@@ -1,0 +1,1 @@
+"""YAML files and checkpoints of the original code."""

@@ -1,0 +1,191 @@
+"""COCO: captions and boxes out of the annotation files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm.data.framing import Uniform
+from ldm.data.image_io import read_image
+from ldm.data.layouts.boxes import Box, BoxFilter, BoxTable
+from ldm.data.listing import check_first
+from ldm.errors import DataError
+
+_NO_CLASS = "other"
+"""The class of stuff_*.json that stands for all things."""
+_WHERE = (
+    "it is in annotations_trainval2017.zip or stuff_annotations_trainval2017.zip of cocodataset.org"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class CocoCaptions:
+    """A source (``ldm.data.datasets.base``) of images with ``caption``, one of five by a draw.
+
+    Args:
+        root: folder of the images, e.g. train2017.
+        annotations: e.g. annotations/captions_train2017.json.
+
+    Raises:
+        DataError: something is missing or damaged, or there are no captions.
+    """
+
+    def __init__(self, root: str | Path, annotations: str | Path) -> None:
+        self.root = Path(root).expanduser()
+        tree = _read(annotations)
+        captions: dict[int, list[str]] = {}
+        for item in _list(tree, "annotations", annotations):
+            text = " ".join(str(_get(item, "caption", annotations)).split())
+            if text:
+                captions.setdefault(_get(item, "image_id", annotations), []).append(text)
+        images = _list(tree, "images", annotations)
+        kept = [image for image in images if _get(image, "id", annotations) in captions]
+        if not kept:
+            raise DataError(f"'{annotations}' holds no captions: take captions_*.json")
+        if len(kept) < len(images):
+            _log.warning("%s: %d images have no caption", annotations, len(images) - len(kept))
+        self.files = [str(_get(image, "file_name", annotations)) for image in kept]
+        self._captions = [captions[image["id"]] for image in kept]
+        check_first(self.root, self.files, f"'{annotations}'")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Path of the file."""
+        return str(self.root / self.files[index])
+
+    def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+        """The image; see ``ldm.data.image_io.read_image``."""
+        return read_image(self.root / self.files[index], at_least)
+
+    def entries(self, index: int, uniform: Uniform) -> dict[str, Any]:
+        """``caption``."""
+        captions = self._captions[index]
+        return {"caption": captions[int(uniform() * len(captions))]}
+
+
+class CocoBoxes:
+    """A source (``ldm.data.layouts.dataset``) of images with boxes of things and perhaps stuff.
+
+    Class ids follow the ids of COCO, without gaps. A crowd is an object with the flag "group".
+
+    Args:
+        root: folder of the images, e.g. train2017.
+        annotations: instances_train2017.json, and perhaps stuff_train2017.json.
+        keep: which objects and images are kept; None: those of VQGAN+T, 2 to 30 objects.
+        part: (start, stop) of the images that are kept, in the order of the first file.
+
+    Raises:
+        DataError: something is missing or damaged, or no image is left.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: Sequence[str | Path],
+        keep: BoxFilter | None = None,
+        part: Sequence[int | None] = (0, None),
+    ) -> None:
+        self.root = Path(root).expanduser()
+        trees = {str(path): _read(path) for path in annotations}
+        if not trees:
+            raise DataError("COCO boxes: name at least one file as annotations")
+        names: dict[int, str] = {}
+        for path, tree in trees.items():
+            for item in _list(tree, "categories", path):
+                names[int(_get(item, "id", path))] = str(_get(item, "name", path))
+        self._others = {category for category, name in names.items() if name == _NO_CLASS}
+        names = {category: name for category, name in names.items() if name != _NO_CLASS}
+        self._ids = {category: i for i, category in enumerate(sorted(names))}
+        self.classes = tuple(names[category] for category in sorted(names))
+        first = next(iter(trees))
+        images = dict(_image(image, first) for image in _list(trees[first], "images", first))
+        rows = (row for path, tree in trees.items() for row in self._rows(tree, path, images))
+        self._table = BoxTable(rows, keep or BoxFilter(), " and ".join(trees))
+        rank = {name: i for i, (name, _, _) in enumerate(images.values())}
+        order = sorted(range(len(self._table)), key=lambda i: rank[self._table.names[i]])
+        self._order = order[slice(*part)]
+        if not self._order:
+            raise DataError(f"COCO boxes: part {list(part)} of {len(order)} images is empty")
+        check_first(self.root, [self._table.names[i] for i in self._order], f"'{first}'")
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def path(self, index: int) -> Path:
+        """File of an image."""
+        return self.root / self._table.names[self._order[index]]
+
+    def boxes(self, index: int) -> list[Box]:
+        """Boxes of an image."""
+        return self._table.boxes(self._order[index])
+
+    def _rows(
+        self, tree: dict[str, Any], path: str, images: dict[int, tuple[str, float, float]]
+    ) -> Iterator[tuple[str, Box]]:
+        lost, items = 0, _list(tree, "annotations", path)
+        for item in items:
+            image, category = _get(item, "image_id", path), _get(item, "category_id", path)
+            edges = _get(item, "bbox", path)
+            if category in self._others:
+                continue
+            if image not in images or category not in self._ids or not _is_box(edges):
+                lost += 1
+                continue
+            name, width, height = images[image]
+            x, y, w, h = (float(edge) for edge in edges)
+            box = (x / width, y / height, (x + w) / width, (y + h) / height)
+            yield name, Box(self._ids[category], *box, group=bool(item.get("iscrowd", 0)))
+        if lost:
+            _log.warning(
+                "%s: %d of %d annotations have no known image, category or box and are left out",
+                *(path, lost, len(items)),
+            )
+
+
+def _image(image: dict[str, Any], path: str) -> tuple[int, tuple[str, float, float]]:
+    name, width, height = (_get(image, key, path) for key in ("file_name", "width", "height"))
+    if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
+        raise DataError(f"'{path}': image '{name}' has {width} x {height} pixels")
+    return int(_get(image, "id", path)), (str(name), float(width), float(height))
+
+
+def _is_box(edges: Any) -> bool:
+    return (
+        isinstance(edges, list)
+        and len(edges) == 4
+        and all(isinstance(edge, (int, float)) for edge in edges)
+    )
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    path = Path(path).expanduser()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no annotation file '{path}': {_WHERE}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read '{path}' ({error}): get it again") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"'{path}' is no annotation file of COCO")
+    return tree
+
+
+def _list(tree: dict[str, Any], key: str, path: str | Path) -> list[dict[str, Any]]:
+    found = tree.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise DataError(f"'{path}' is no such annotation file of COCO: it has no list '{key}'")
+    return found
+
+
+def _get(item: dict[str, Any], key: str, path: str | Path) -> Any:
+    if key not in item:
+        raise DataError(f"'{path}': an entry has no '{key}': {str(item)[:80]}")
+    return item[key]

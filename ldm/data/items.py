@@ -1,0 +1,237 @@
+"""Items that are read when asked for: broken ones are passed over, draws repeat.
+
+The epoch of a data set, which its draws depend on.
+
+How many samples were left out, and why: counted over all workers of a loader.
+
+Items of another data set, each with a generator for what is made of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from ldm.data.framing import Uniform
+from ldm.errors import DataError
+
+
+class SharedEpoch:
+    """An epoch that is set for all loader workers, or by one of them for itself.
+
+    It lies in shared memory, so that workers that outlive an epoch see the change. What a worker
+    sets is its own: the batch at the end of an epoch has items of two, and the other workers are
+    in the next one.
+    """
+
+    def __init__(self) -> None:
+        self._shared = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._own: int | None = None
+
+    def __int__(self) -> int:
+        return int(self._shared) if self._own is None else self._own
+
+    def set(self, epoch: int) -> None:
+        """Choose the epoch of the following items."""
+        if get_worker_info() is None:
+            self._shared.fill_(epoch)
+        else:
+            self._own = epoch
+
+
+_ROWS = 256
+_ALWAYS = 5
+"""So many messages of a kind are logged by each worker; then only the 10th, 100th, ..."""
+
+_log = logging.getLogger(__name__)
+
+
+class Skips:
+    """Counts what a data set leaves out, by reason.
+
+    The counts lie in shared memory, a row per worker, so that the process that owns the data set
+    sees those of its workers.
+
+    Args:
+        reasons: what can be wrong with a sample, in a few words each.
+    """
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        shape = (_ROWS, len(self.reasons))
+        self._counts = torch.zeros(shape, dtype=torch.int64, device="cpu").share_memory_()
+
+    def add(self, reason: str, message: str | None = None) -> int:
+        """Count one; log a message unless this worker logged many of this reason.
+
+        Returns:
+            How many this worker has counted for this reason.
+        """
+        worker = get_worker_info()
+        row = 0 if worker is None else 1 + worker.id % (_ROWS - 1)
+        cell = self._counts[row, self.reasons.index(reason)]
+        cell += 1
+        count = int(cell)
+        if message is not None and (count <= _ALWAYS or str(count).strip("0") == "1"):
+            _log.warning("%s (%s, number %d)", message, reason, count)
+        return count
+
+    def counts(self) -> dict[str, int]:
+        """Number of each reason so far, over all workers; reasons without any are left out."""
+        totals = self._counts.sum(0).tolist()
+        return {reason: int(n) for reason, n in zip(self.reasons, totals, strict=True) if n}
+
+
+T = TypeVar("T")
+
+UNREADABLE = "unreadable"
+EMPTY_CAPTION = "empty caption"
+
+
+class ReadableItems(Generic[T]):
+    """Items by index, and random numbers that repeat.
+
+    The numbers for an item depend on (seed, epoch, index) only, so that a resumed run repeats its
+    crops with any number of workers.
+
+    Args:
+        what: of what set they are, for messages.
+        count: number of items.
+        read: reads one; raises ``DataError`` if it cannot.
+        broken: what an unreadable item does: skip = warn once per item (and worker) and take the
+            next readable one instead, error = raise.
+        seed: seed of the draws.
+
+    Raises:
+        DataError: there is no item, or ``broken`` is unknown.
+    """
+
+    def __init__(
+        self, what: str, count: int, read: Callable[[int], T], broken: str, seed: int
+    ) -> None:
+        if broken not in ("skip", "error"):
+            raise DataError(f"{what}: broken '{broken}' is not one of skip, error")
+        if count < 1:
+            raise DataError(f"{what} is empty")
+        self.broken: set[int] = set()
+        self.skips = Skips([UNREADABLE, EMPTY_CAPTION])
+        self._what, self._count, self._read = what, count, read
+        self._skip, self._seed = broken == "skip", seed
+        self._first = ""
+        self._epoch = SharedEpoch()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the items new draws, also in running workers."""
+        self._epoch.set(epoch)
+
+    def draws(self, index: int) -> Uniform:
+        """Source of random numbers in [0, 1) for an item."""
+        return self.generator(index).random
+
+    def generator(self, index: int, purpose: int = 0) -> np.random.Generator:
+        """Generator for an item; other purposes draw other numbers."""
+        key = (self._seed, int(self._epoch), index)
+        return np.random.default_rng((*key, purpose) if purpose else key)
+
+    def __getitem__(self, index: int) -> tuple[int, T]:
+        """The index of the item or, if it is broken, of the next readable one, and its content."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"item {index} of a set of {self._count}")
+        for step in range(self._count):
+            used = (index + step) % self._count
+            if used in self.broken:
+                continue
+            try:
+                value = self._read(used)
+            except DataError as error:
+                if not self._skip:
+                    raise
+                self._note(used, error)
+                continue
+            if step:
+                self.skips.add(UNREADABLE)
+            return used, value
+        raise DataError(
+            f"{self._what}: not one of {self._count} images is readable; the first: {self._first}"
+        )
+
+    def _note(self, index: int, error: DataError) -> None:
+        self.broken.add(index)
+        self._first = self._first or str(error)
+        _log.warning("%s; the next one is used instead (%d so far)", error, len(self.broken))
+
+
+REFUSED = "refused by its data set"
+
+_PURPOSE = 1
+"""Numbers of their own, should both data sets have the same seed."""
+
+
+class WrappedItems:
+    """Items of a data set of images, and random numbers of (seed, epoch, index).
+
+    Args:
+        images: data set whose items are dicts with ``image`` float (C, H, W) in [-1, 1].
+        seed: seed of the generators.
+        refused: what an item does for which the data set raises ``DataError``, such as an image
+            that is too small: error = raise, skip = take the next one instead.
+
+    Raises:
+        DataError: the data set is empty, or its items have no numbers.
+    """
+
+    def __init__(self, images: Dataset[dict[str, Any]], seed: int, refused: str = "error") -> None:
+        name = type(images).__name__
+        if isinstance(images, IterableDataset) or not isinstance(images, Sized):
+            raise DataError(f"{name} has no items by number: it is no data set of single images")
+        if refused not in ("error", "skip"):
+            raise DataError(f"{name}: refused '{refused}' is not one of error, skip")
+        self.images, self._name = images, name
+        self.skips = Skips([REFUSED])
+        self._skip, self._refused, self._first = refused == "skip", set[int](), ""
+        self._items = ReadableItems(name, len(images), images.__getitem__, "error", seed)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give generators, and the images if they draw, new numbers, also in running workers."""
+        self._items.set_epoch(epoch)
+        if hasattr(self.images, "set_epoch"):
+            self.images.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], np.random.Generator]:
+        """An item, or the next one that is not refused, and the generator of ``index``.
+
+        Raises:
+            DataError: all are refused, or the item has no image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a set of {len(self)}")
+        for step in range(len(self)):
+            used = (index + step) % len(self)
+            if used in self._refused:
+                continue
+            try:
+                _, entries = self._items[used]
+            except DataError as error:
+                if not self._skip:
+                    raise
+                self._refused.add(used)
+                self._first = self._first or str(error)
+                self.skips.add(REFUSED, str(error))
+                continue
+            if getattr(entries.get("image"), "ndim", 0) != 3:
+                raise DataError(f"item {used} of {self._name} has no 'image' (C, H, W)")
+            return entries, self._items.generator(index, _PURPOSE)
+        raise DataError(
+            f"{self._name} refuses all of its {len(self)} items; the first: {self._first}"
+        )

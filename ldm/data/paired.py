@@ -1,0 +1,302 @@
+"""What may lie beside each image of a folder: a label map, a mask, another picture.
+
+A folder of images, each with partners: label maps, masks, smaller or other pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ldm.data.folder import Enlargement, split_files
+from ldm.data.framing import Cut, Framing, snap, take, to_tensor
+from ldm.data.image_io import EXTENSIONS, read_image
+from ldm.data.items import ReadableItems, Skips
+from ldm.data.label_maps import check_label_map, read_label_map
+from ldm.data.listing import check_first, list_folder, read_list
+from ldm.errors import DataError
+
+NO_CLASS = -1
+
+
+class Partner(Protocol):
+    """A file that belongs to an image, found by the name of the image."""
+
+    root: Path
+    factor: int
+    """How many times smaller than the image it is."""
+
+    def path(self, image: str) -> str:
+        """Its path below ``root``, of that of an image."""
+        ...
+
+    def read(self, path: Path) -> Image.Image:
+        """The file as something that can be cut; raises ``DataError``."""
+        ...
+
+    def tensor(self, partner: Image.Image, cut: Cut, size: tuple[int, int]) -> Tensor:
+        """The entry of the batch: the part that a cut of the image names."""
+        ...
+
+
+class LabelMap:
+    """Class ids: long (H, W), -1 where there is no class; resized without mixing ids.
+
+    Args:
+        root: folder of the maps; see ``ldm.data.label_maps.read_label_map``.
+        num_classes: number of classes.
+        ending: what replaces the ending of the name of the image.
+        offset: added to the stored ids.
+        ignore: stored ids that mean "no class".
+    """
+
+    factor = 1
+
+    def __init__(
+        self,
+        root: str | Path,
+        num_classes: int,
+        ending: str = ".png",
+        offset: int = 0,
+        ignore: Sequence[int] = (255,),
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.num_classes, self.ending = num_classes, ending
+        self.offset, self.ignore = offset, tuple(ignore)
+
+    def path(self, image: str) -> str:
+        """Its path below ``root``."""
+        return _partner_path(image, self.ending)
+
+    def read(self, path: Path) -> Image.Image:
+        """The ids, as an image of integers.
+
+        Raises:
+            DataError: the file is damaged or holds an id that is no class.
+        """
+        stored = read_label_map(path)
+        known = torch.ones_like(stored, dtype=torch.bool)
+        for other in self.ignore:
+            known &= stored != other
+        ids = torch.where(known, stored + self.offset, NO_CLASS)
+        check_label_map(ids, self.num_classes, (NO_CLASS,), f"label map {path}")
+        return Image.fromarray(ids.numpy().astype(np.int32))
+
+    def tensor(self, partner: Image.Image, cut: Cut, size: tuple[int, int]) -> Tensor:
+        """Long (H, W)."""
+        ids = np.array(take(partner, cut, size, "nearest"))
+        return torch.from_numpy(ids.astype(np.int64))
+
+
+class Mask:
+    """A mask: float (1, H, W), 1 = hole, 0 = known.
+
+    Args:
+        root: folder of the masks, images that are white (1) where the hole is.
+        ending: what replaces the ending of the name of the image.
+        invert: black is the hole.
+    """
+
+    factor = 1
+
+    def __init__(self, root: str | Path, ending: str = ".png", invert: bool = False) -> None:
+        self.root = Path(root).expanduser()
+        self.ending, self.invert = ending, invert
+
+    def path(self, image: str) -> str:
+        """Its path below ``root``."""
+        return _partner_path(image, self.ending)
+
+    def read(self, path: Path) -> Image.Image:
+        """The mask in grey; raises ``DataError``."""
+        return read_image(path, mode="L")[0]
+
+    def tensor(self, partner: Image.Image, cut: Cut, size: tuple[int, int]) -> Tensor:
+        """Float (1, H, W) of 0 and 1."""
+        white = to_tensor(take(partner, cut, size, "nearest")) >= 0
+        return (white != self.invert).float()
+
+
+class Picture:
+    """Another image: float (3, H / factor, W / factor) in [-1, 1].
+
+    Args:
+        root: folder of the images.
+        ending: what replaces the ending of the name of the image.
+        factor: how many times smaller it is than the image, e.g. 4 for super-resolution.
+        interpolation: how it is resized where the crop asks for it.
+
+    Raises:
+        DataError: ``factor`` is below 1.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        ending: str = ".png",
+        factor: int = 1,
+        interpolation: str = "bicubic",
+    ) -> None:
+        if factor < 1:
+            raise DataError(f"factor {factor} of a paired picture must be at least 1")
+        self.root = Path(root).expanduser()
+        self.ending, self.factor, self.interpolation = ending, factor, interpolation
+
+    def path(self, image: str) -> str:
+        """Its path below ``root``."""
+        return _partner_path(image, self.ending)
+
+    def read(self, path: Path) -> Image.Image:
+        """The image; raises ``DataError``."""
+        return read_image(path)[0]
+
+    def tensor(self, partner: Image.Image, cut: Cut, size: tuple[int, int]) -> Tensor:
+        """Float (3, H / factor, W / factor) in [-1, 1]."""
+        part = take(partner, cut, size, self.interpolation, factor=self.factor)
+        return to_tensor(part)
+
+
+def _partner_path(image: str, ending: str) -> str:
+    return str(PurePosixPath(image).with_suffix("")) + ending
+
+
+_log = logging.getLogger(__name__)
+
+Pair = tuple[Image.Image, dict[str, Image.Image]]
+
+
+class PairedFolder(Dataset[dict[str, Any]]):
+    """Images and their partners, cut alike.
+
+    Each item is a dict of ``image`` float (3, H, W) in [-1, 1] and an entry for each partner, of
+    the same part of the image; with a ``Mask`` under the name ``mask`` also ``masked_image``, the
+    image with -1 in the hole. A pair that cannot be read, whose sizes do not go together or whose
+    map has an unknown id is passed over like a broken image. Images without a partner are left
+    out, with a warning that counts them.
+
+    Args:
+        root: folder of the images and its sub-folders.
+        partners: by the name of the entry, where the partners lie; see ``ldm.data.paired``.
+        framing: how image and partners are framed.
+        files: a text file with the path of an image below ``root`` on each line; None: all.
+        split: train, validation or all; see ``folder_listing.choose_split``.
+        validation_fraction: share of the files that are held out for validation.
+        seed: of the split, the random crops and flips.
+        broken: what an unreadable pair does: skip = warn once per pair (and worker) and take the
+            next readable one instead, error = raise.
+        small: what an image below the crop does: upscale = enlarge it, with one warning, or
+            error = raise.
+
+    Raises:
+        DataError: a folder is missing or empty, no image has all partners, or the size is no
+            multiple of a factor.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        partners: Mapping[str, Partner],
+        framing: Framing,
+        files: str | Path | None = None,
+        split: str = "all",
+        validation_fraction: float = 0.05,
+        seed: int = 0,
+        broken: str = "skip",
+        small: str = "upscale",
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.partners, self.framing = dict(partners), framing
+        self._factor = math.lcm(*(partner.factor for partner in self.partners.values()))
+        if framing.height % self._factor or framing.width % self._factor:
+            raise DataError(
+                f"paired folder '{self.root}': size {framing.height} x {framing.width} is no "
+                f"multiple of the factor {self._factor} of its partners"
+            )
+        self._enlargement = Enlargement(framing, small)
+        found = self._complete(self._images(files))
+        self.files = split_files(self.root, found, split, validation_fraction, seed)
+        what = f"paired folder '{self.root}'"
+        self._items = ReadableItems(what, len(self.files), self._read, broken, seed)
+
+    @property
+    def skips(self) -> Skips:
+        """How often another pair was taken in place of a broken one, over all workers."""
+        return self._items.skips
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the following items new random crops and flips, also in running workers."""
+        self._items.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        used, (image, others) = self._items[index]
+        framing, size = self.framing, (self.framing.height, self.framing.width)
+        self._enlargement.check(self.root / self.files[used], *image.size)
+        cut = snap(framing.cut(*image.size, self._items.draws(index)), self._factor)
+        entries: dict[str, Any] = {
+            "image": to_tensor(take(image, cut, size, framing.interpolation))
+        }
+        for key, other in others.items():
+            entries[key] = self.partners[key].tensor(other, cut, size)
+        if isinstance(self.partners.get("mask"), Mask):
+            entries["masked_image"] = entries["image"].masked_fill(entries["mask"] == 1, -1)
+        return entries
+
+    def _images(self, files: str | Path | None) -> list[str]:
+        if files is not None:
+            listed = [line.lstrip("/") for _, line in read_list(files)]
+            check_first(self.root, listed, f"list '{files}'")
+            return listed
+        found = list_folder(self.root).images
+        here = [partner for partner in self.partners.values() if partner.root == self.root]
+        theirs = {partner.path(image) for partner in here for image in found}
+        return [image for image in found if image not in theirs]
+
+    def _complete(self, images: list[str]) -> list[str]:
+        """Those that have all partners."""
+        whole = images
+        for key, partner in self.partners.items():
+            there = set(list_folder(partner.root, (*EXTENSIONS, ".npy"), key).images)
+            missing = [image for image in images if partner.path(image) not in there]
+            if not missing:
+                continue
+            message = (
+                f"{len(missing)} of {len(images)} images in '{self.root}' have no {key}; the first "
+                f"lacks '{partner.root / partner.path(missing[0])}'"
+            )
+            if len(missing) == len(images):
+                raise DataError(f"{message}: names must be the same up to the ending")
+            _log.warning("%s: they are left out", message)
+            lacking = set(missing)
+            whole = [image for image in whole if image not in lacking]
+        return whole
+
+    def _read(self, index: int) -> Pair:
+        file = self.files[index]
+        image = read_image(self.root / file)[0]
+        return image, {
+            key: self._read_partner(partner, file, image.size)
+            for key, partner in self.partners.items()
+        }
+
+    def _read_partner(self, partner: Partner, file: str, size: tuple[int, int]) -> Image.Image:
+        path = partner.root / partner.path(file)
+        other = partner.read(path)
+        if other.size != tuple(side // partner.factor for side in size):
+            times = f" / {partner.factor}" if partner.factor > 1 else ""
+            raise DataError(
+                f"'{path}' has {other.width} x {other.height} pixels, its image '{file}' "
+                f"{size[0]} x {size[1]}{times}: make them match or remove both"
+            )
+        return other

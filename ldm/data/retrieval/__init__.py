@@ -1,0 +1,1 @@
+"""Stored embeddings of images, and the nearest of them as a condition."""

@@ -1,0 +1,286 @@
+"""Embeddings of all images of a folder, made once and kept; what was interrupted goes on.
+
+Nothing here knows the network: an ``encode`` function makes embeddings of images.
+
+Embeddings of many images, kept in one file: what retrieval searches.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.data.framing import Framing, to_tensor
+from ldm.data.image_io import read_image
+from ldm.data.listing import list_folder
+from ldm.errors import DataError
+from ldm.files import write_atomically
+
+
+@dataclass(frozen=True)
+class EmbeddingStore:
+    """Embeddings of the images of a folder.
+
+    Attributes:
+        files: paths below the folder.
+        vectors: one for each file (N, D), float32 of length 1.
+        encoder: which network made them, e.g. its name and the hash of its weights.
+        sizes: bytes of every file of the folder, also of those that could not be read, by path.
+        root: the folder, where it was then.
+    """
+
+    files: tuple[str, ...]
+    vectors: Tensor
+    encoder: str
+    sizes: dict[str, int]
+    root: str
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of files and vectors: what is made of them belongs to no others."""
+        digest = hashlib.sha256("\n".join(self.files).encode())
+        digest.update(self.vectors.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write a ``.safetensors`` file, complete or not at all."""
+        from safetensors.torch import save
+
+        tensors = {"vectors": self.vectors.contiguous(), "about": _packed(self)}
+        write_atomically(path, lambda file: file.write(save(tensors)))
+
+    @staticmethod
+    def load(path: Path) -> EmbeddingStore:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: it is missing, damaged or something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path)
+            about = json.loads(bytes(tensors["about"].numpy()).decode())
+            files, sizes = tuple(about["files"]), dict(about["sizes"])
+            return EmbeddingStore(files, tensors["vectors"], about["encoder"], sizes, about["root"])
+        except FileNotFoundError:
+            raise DataError(f"embeddings {path}: no such file") from None
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"embeddings {path}: not a file of embeddings ({error!r})") from None
+
+    def check_encoder(self, encoder: str, path: Path) -> None:
+        """Refuse embeddings of another network.
+
+        Raises:
+            DataError: it names both, and the file ``path`` they were read from.
+        """
+        if self.encoder != encoder:
+            raise DataError(
+                f"embeddings {path} were made by {self.encoder}, not by {encoder}: delete the file "
+                "to embed the images anew, or name that encoder"
+            )
+
+    def check_folder(self, root: Path, path: Path) -> None:
+        """Refuse a folder whose images, by path and number of bytes, are others than then.
+
+        Raises:
+            DataError: it names the first difference, and the file ``path``.
+        """
+        sizes = file_sizes(root, list_folder(root).images)
+        if sizes == self.sizes:
+            return
+        other = min(name for name, _ in sizes.items() ^ self.sizes.items())
+        what = "new" if other not in self.sizes else "changed" if other in sizes else "gone"
+        raise DataError(
+            f"embeddings {path} are not those of {root} any more ({other} is {what}): delete the "
+            "file to embed the images anew"
+        )
+
+
+def file_sizes(root: Path, files: Sequence[str]) -> dict[str, int]:
+    """Bytes of files below a folder, by path."""
+    return {name: (root / name).stat().st_size for name in files}
+
+
+def _packed(store: EmbeddingStore) -> Tensor:
+    """All but the vectors as bytes: a header of safetensors is too short for a million names."""
+    about = {name: getattr(store, name) for name in ("files", "encoder", "sizes", "root")}
+    return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+
+
+Encode: TypeAlias = Callable[[Tensor], Tensor]
+"""``encode(images (B, 3, side, side) in [-1, 1]) -> embeddings (B, D)`` of any length."""
+
+BATCHES_PER_PART = 64
+"""So many are lost at most where the work is interrupted."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Makes embeddings of image files, resized and cropped to their middle square.
+
+    Attributes:
+        encode: the network.
+        name: what it is called, see ``EmbeddingStore.encoder``.
+        side: of the images that it takes, in pixels.
+        batch_size: images at once.
+        threads: that read images; the result does not depend on it.
+    """
+
+    encode: Encode
+    name: str
+    side: int
+    batch_size: int = 64
+    threads: int = 1
+
+    def __call__(self, root: Path, sizes: Mapping[str, int]) -> EmbeddingStore:
+        """Those of files below a folder, given with their bytes; broken ones are left out."""
+        files = list(sizes)
+        with ThreadPoolExecutor(self.threads) as pool:
+            read = list(pool.map(self._read, [root / name for name in files]))
+        kept = [name for name, image in zip(files, read, strict=True) if image is not None]
+        vectors = torch.empty(0, 0)
+        if kept:
+            images = torch.stack([image for image in read if image is not None])
+            vectors = normalised(self.encode(images))
+        return EmbeddingStore(tuple(kept), vectors, self.name, dict(sizes), str(root))
+
+    def _read(self, path: Path) -> Tensor | None:
+        try:
+            return square_image(path, self.side)
+        except DataError as error:
+            _log.warning("left out: %s", error)
+            return None
+
+
+def embed_folder(
+    root: Path,
+    embed: Embedder,
+    known: Sequence[EmbeddingStore] = (),
+    keep: Callable[[EmbeddingStore], None] | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> EmbeddingStore:
+    """Embed all images of a folder.
+
+    Args:
+        root: the folder; nested ones are read.
+        embed: makes the embeddings.
+        known: stores whose embeddings are taken over where path and number of bytes are the same.
+        keep: is given what is new, part by part.
+        progress: wraps the iteration over batches like tqdm.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    files = list_folder(root).images
+    sizes = file_sizes(root, files)
+    found: dict[str, Tensor | None] = {}
+    for store in known:
+        found.update(_still_valid(store, sizes))
+    todo = [name for name in files if name not in found]
+    part: list[EmbeddingStore] = []
+    starts = range(0, len(todo), embed.batch_size)
+    for start in progress(starts):
+        batch = todo[start : start + embed.batch_size]
+        part.append(embed(root, {name: sizes[name] for name in batch}))
+        if len(part) == BATCHES_PER_PART or start == starts[-1]:
+            new = _joined(part)
+            found.update(_still_valid(new, sizes))
+            if keep is not None:
+                keep(new)
+            part = []
+    kept = [(name, vector) for name in files if (vector := found[name]) is not None]
+    if not kept:
+        raise DataError(f"image folder '{root}': none of its {len(files)} images can be read")
+    vectors = torch.stack([vector for _, vector in kept])
+    names = tuple(name for name, _ in kept)
+    return EmbeddingStore(names, vectors, embed.name, sizes, str(root.resolve()))
+
+
+def embed_into(
+    file: Path,
+    root: Path,
+    embed: Embedder,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> EmbeddingStore:
+    """Embed a folder into a file, or bring that file up to date; see ``embed_folder``.
+
+    What is done lies in ``FILE.parts`` until the file is complete, so that a call that was
+    interrupted goes on when it is repeated.
+
+    Raises:
+        DataError: the file is of another network or another folder, or no image can be read.
+    """
+    old = EmbeddingStore.load(file) if file.exists() else None
+    if old is not None:
+        old.check_encoder(embed.name, file)
+        if old.root != str(root.resolve()):
+            old.check_folder(root, file)
+    folder = file.with_name(f"{file.name}.parts")
+    parts = [EmbeddingStore.load(path) for path in sorted(folder.glob("*.safetensors"))]
+    numbers = itertools.count(len(parts))
+
+    def keep(new: EmbeddingStore) -> None:
+        new.save(folder / f"{next(numbers):06d}.safetensors")
+
+    known = [part for part in parts if part.encoder == embed.name]
+    store = embed_folder(root, embed, [old, *known] if old else known, keep, progress)
+    if old is None or store.sizes != old.sizes:
+        store.save(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    return store
+
+
+def square_image(path: Path, side: int) -> Tensor:
+    """The middle square of an image file, as (3, side, side) in [-1, 1].
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    image, _ = read_image(path, at_least=side)
+    return to_tensor(Framing(side, side)(image, lambda: 0.0))
+
+
+def normalised(vectors: Tensor) -> Tensor:
+    """Vectors (B, D) at length 1, float32 on the CPU.
+
+    Raises:
+        DataError: one has no direction: it is zero or not finite.
+    """
+    vectors = F.normalize(vectors.float().cpu(), dim=1)
+    lengths = vectors.norm(dim=1)
+    if not torch.isclose(lengths, torch.ones_like(lengths), atol=1e-3).all():
+        raise DataError("the encoder gave an embedding that is zero or not finite")
+    return vectors
+
+
+def _still_valid(store: EmbeddingStore, sizes: dict[str, int]) -> dict[str, Tensor | None]:
+    """Embeddings of files that have the same number of bytes now; None: it cannot be read."""
+    vectors = dict(zip(store.files, store.vectors, strict=True))
+    same = [name for name, size in store.sizes.items() if sizes.get(name) == size]
+    return {name: vectors.get(name) for name in same}
+
+
+def _joined(stores: Sequence[EmbeddingStore]) -> EmbeddingStore:
+    """Stores of other files of one folder as one."""
+    files = tuple(name for store in stores for name in store.files)
+    sizes = {name: size for store in stores for name, size in store.sizes.items()}
+    read = [store.vectors for store in stores if store.files]
+    vectors = torch.cat(read) if read else torch.empty(0, 0)
+    return EmbeddingStore(files, vectors, stores[0].encoder, sizes, stores[0].root)

@@ -1,0 +1,1 @@
+"""Synthetic scenes with captions, boxes and label maps; points in the plane."""

@@ -1,0 +1,78 @@
+"""The samples of tar shards by number, for what cannot be done with a stream of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ldm.data.items import SharedEpoch
+from ldm.data.shards.dataset import DAMAGED, Shards
+from ldm.data.shards.reader import UnusableError, index_shard, is_remote
+from ldm.data.shards.tar import Member
+from ldm.errors import DataError
+
+
+class ShardItems(Dataset[dict[str, Any]]):
+    """The samples of local, uncompressed shards, in the order in which they are stored.
+
+    An item has the crop that ``Shards`` gives it. In place of what cannot be used, which is counted
+    and logged, the next sample that can be is taken. The headers of a shard are read when the
+    first of its samples is asked for, and forgotten with the first of another shard.
+
+    Args:
+        shards: where they are, and what is made of them.
+
+    Raises:
+        DataError: they are not local.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        for name in filter(is_remote, shards.shards):
+            raise DataError(f"shard '{name}' is no local file, of which samples can be picked out")
+        self._shards = shards
+        self._ends = np.cumsum(shards.sizes)
+        self._epoch = SharedEpoch()
+        self._latest: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the following items new crops."""
+        self._epoch.set(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a set of {len(self)}")
+        skips = self._shards.skips
+        for step in range(len(self)):
+            try:
+                image, entries = self._shards.read(self._sample((index + step) % len(self)))
+            except UnusableError as error:
+                skips.add(error.reason, f"{error}: the next one is taken instead")
+                continue
+            return self._shards.framed(int(self._epoch), index, image, entries)
+        raise DataError(
+            f"not one of {len(self)} samples of '{self._shards.shards[0]}' and others is usable: "
+            f"{skips.counts()}"
+        )
+
+    def _sample(self, number: int) -> dict[str, Any]:
+        """The files of a sample, by ending."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        name, size = self._shards.shards[shard], self._shards.sizes[shard]
+        if self._latest[0] != shard:
+            self._latest = shard, index_shard(name, self._report)
+        samples, place = self._latest[1], number - int(self._ends[shard]) + size
+        if place >= len(samples):
+            raise UnusableError(DAMAGED, f"shard '{name}' has {len(samples)} samples, not {size}")
+        try:
+            files = samples[place].items()
+            return {key: v.read() if isinstance(v, Member) else v for key, v in files}
+        except DataError as error:
+            raise UnusableError(DAMAGED, str(error)) from error
+
+    def _report(self, text: str) -> None:
+        self._shards.skips.add(DAMAGED, text)

@@ -1,0 +1,1 @@
+"""Images with a smaller, degraded copy of themselves."""

@@ -1,0 +1,370 @@
+"""The features of one side of a comparison: all images once, through all networks, in a stream.
+
+Features on disk, under a key of everything that decides them.
+
+Features of a side: from the cache, from a pass over the images, or from what was stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ldm import distributed as processes
+from ldm.evaluation.metrics.fid import FeatureStatistics
+from ldm.evaluation.networks.base import Network, features_of, uses_tf32
+from ldm.evaluation.sources.base import Batch, CorruptImages, ImageSource, SourceInfo
+from ldm.files import write_atomically
+
+Progress = Callable[..., Iterable[Batch]]
+"""``progress(batches, total=, desc=)``, like tqdm."""
+
+
+class Output(NamedTuple):
+    """An output of a network: which network, and its name for the output."""
+
+    network: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is wanted of an output.
+
+    Attributes:
+        statistics: mean and covariance of all images.
+        keep: of how many images the features are kept; 0 = of none.
+        conditions: whether labels or captions of these matter too, of which the hash of a source
+            does not know.
+    """
+
+    statistics: bool = False
+    keep: int = 0
+    conditions: bool = False
+
+
+@dataclass
+class Gathered:
+    """What was gathered of an output.
+
+    Attributes:
+        count: images that were seen.
+        total: images of the source, the unreadable ones included.
+        statistics: of all of them, None if not wanted.
+        indices: of the images whose features were kept, ascending (K,).
+        points: their features (K, D) float32.
+        labels: their classes (K,), None where the source has none.
+        captions: their captions, None where the source has none.
+    """
+
+    count: int = 0
+    total: int = 0
+    statistics: FeatureStatistics | None = None
+    indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    points: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    labels: Tensor | None = None
+    captions: list[str] | None = None
+
+
+def chosen(total: int, most: int | None, seed: int) -> Tensor:
+    """Ascending indices of the images whose features are kept: all, or ``most`` at random.
+
+    Those of a smaller ``most`` are among those of a larger one. Neither the first images nor every
+    n-th one would do: folders are sorted by class, samples have their classes in turn.
+    """
+    if most is None or most >= total:
+        return torch.arange(total)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:most].sort().values
+
+
+@torch.no_grad()
+def gather(
+    source: ImageSource,
+    networks: Mapping[str, Network],
+    needs: Mapping[Output, Need],
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    desc: str = "",
+) -> dict[Output, Gathered]:
+    """Pass all images of a source through the networks.
+
+    With several processes each takes its share of the images; all get the statistics of all, only
+    the first one gets the kept features of all.
+
+    Args:
+        source: the images.
+        networks: by name, in eval mode on ``device``.
+        needs: what is wanted, by output.
+        batch_size: images at once; changes no number beyond rounding.
+        seed: of the choice of the features that are kept.
+        device: where the networks are.
+        progress: shows the batches to someone who watches.
+        desc: what they are.
+
+    Raises:
+        CorruptImages: some images cannot be read, and the source is not to skip these.
+    """
+    rank, count = processes.rank_and_count()
+    share = _Share(networks, needs, len(source), seed, device)
+    batches: Iterable[Batch] = source.batches(batch_size, rank, count)
+    if progress is not None and rank == 0:
+        mine = -(-len(source) // count)
+        batches = progress(batches, total=-(-mine // batch_size), desc=desc)
+    error: CorruptImages | None = None
+    try:
+        for batch in batches:
+            share.add(batch)
+    except CorruptImages as found:  # the other processes must hear of it
+        error = found
+    processes.raise_together(error)
+    parts = processes.to_all(source.corrupt)
+    source.corrupt[:] = dict.fromkeys(name for part in parts for name in part)
+    return share.exchanged()
+
+
+class _Kept(NamedTuple):
+    """Some of the features that are kept, as the fields of ``Gathered``."""
+
+    indices: Tensor
+    points: Tensor
+    labels: Tensor | None
+    captions: list[str] | None
+
+
+class _Share:
+    """What one process gathers."""
+
+    def __init__(
+        self,
+        networks: Mapping[str, Network],
+        needs: Mapping[Output, Need],
+        total: int,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        self._device, self._total = device, total
+        self._networks = {output.network: networks[output.network] for output in needs}
+        self._widths = {o: self._networks[o.network].outputs[o.name] for o in needs}
+        self._count = 0
+        self._statistics = {
+            output: FeatureStatistics(self._widths[output])
+            for output, need in needs.items()
+            if need.statistics
+        }
+        self._keep: dict[Output, Tensor] = {}
+        for output, need in needs.items():
+            inside = torch.zeros(total, dtype=torch.bool)
+            inside[chosen(total, need.keep, seed)] = True
+            self._keep[output] = inside
+        self._kept: dict[Output, list[_Kept]] = {output: [] for output in needs}
+
+    def add(self, batch: Batch) -> None:
+        """Take the features of a batch."""
+        self._count += len(batch.images)
+        features = {
+            name: features_of(network, batch.images, self._device)
+            for name, network in self._networks.items()
+        }
+        for output in self._kept:
+            points = features[output.network][output.name]
+            if output in self._statistics:
+                self._statistics[output].update(points)
+            inside = self._keep[output][torch.tensor(batch.indices)]
+            if inside.any():
+                self._kept[output].append(_part(batch, points, inside))
+
+    def exchanged(self) -> dict[Output, Gathered]:
+        """The same of all processes."""
+        count = sum(processes.to_all(self._count))
+        found = {}
+        for output, parts in self._kept.items():
+            own = _joined(parts, self._widths[output])
+            kept = _joined(processes.to_first(own), self._widths[output])
+            order = kept.indices.argsort()
+            captions = kept.captions
+            found[output] = Gathered(
+                count,
+                self._total,
+                self._statistics[output].all_reduce() if output in self._statistics else None,
+                kept.indices[order],
+                kept.points[order],
+                None if kept.labels is None else kept.labels[order],
+                None if captions is None else [captions[k] for k in order.tolist()],
+            )
+        return found
+
+
+def _part(batch: Batch, points: Tensor, inside: Tensor) -> _Kept:
+    members = inside.nonzero().flatten().tolist()
+    return _Kept(
+        torch.tensor(batch.indices)[inside],
+        points[inside],
+        None if batch.labels is None else torch.tensor(batch.labels)[inside],
+        None if batch.captions is None else [batch.captions[k] for k in members],
+    )
+
+
+def _joined(parts: Sequence[_Kept], width: int) -> _Kept:
+    parts = [part for part in parts if len(part.indices)]
+    if not parts:
+        return _Kept(torch.empty(0, dtype=torch.int64), torch.empty(0, width), None, None)
+    labels = [part.labels for part in parts if part.labels is not None]
+    captions = [part.captions for part in parts if part.captions is not None]
+    return _Kept(
+        torch.cat([part.indices for part in parts]),
+        torch.cat([part.points for part in parts]),
+        torch.cat(labels) if len(labels) == len(parts) else None,
+        [text for texts in captions for text in texts] if len(captions) == len(parts) else None,
+    )
+
+
+_FORMAT = 1
+"""Of the files: another number makes all of them void."""
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """A folder of gathered features, a safetensors file each.
+
+    Attributes:
+        folder: where.
+    """
+
+    folder: Path
+
+    @staticmethod
+    def key(facts: dict[str, Any]) -> str:
+        """Name for what these facts decide: hashes of source and network, resizer, numbers."""
+        text = json.dumps({"format": _FORMAT, **facts}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def get(self, facts: dict[str, Any]) -> Gathered | None:
+        """What was stored under these facts; None if nothing was, or the file is damaged."""
+        file = self._file(facts)
+        try:
+            with safe_open(file, framework="pt") as content:
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                metadata = content.metadata()
+            count, captions = int(metadata["count"]), json.loads(metadata["captions"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        statistics = None
+        if "mean" in tensors:
+            statistics = FeatureStatistics.from_moments(tensors["mean"], tensors["cov"], count)
+        indices, points = tensors["indices"], tensors["points"]
+        labels = tensors.get("labels")
+        return Gathered(count, count, statistics, indices, points, labels, captions)
+
+    def put(self, facts: dict[str, Any], gathered: Gathered) -> None:
+        """Store; a file is complete or not there."""
+        tensors = {"indices": gathered.indices, "points": gathered.points.contiguous()}
+        if gathered.statistics is not None:
+            tensors |= {"mean": gathered.statistics.mean, "cov": gathered.statistics.cov}
+        if gathered.labels is not None:
+            tensors["labels"] = gathered.labels
+        metadata = {
+            "count": str(gathered.count),
+            "captions": json.dumps(gathered.captions),
+            "facts": json.dumps(facts),
+        }
+        content = save(tensors, metadata)
+        write_atomically(self._file(facts), lambda file: file.write(content))
+
+    def _file(self, facts: dict[str, Any]) -> Path:
+        return self.folder / f"features-{self.key(facts)[:32]}.safetensors"
+
+
+@dataclass
+class Gatherer:
+    """Gathers features.
+
+    Attributes:
+        networks: by name, in eval mode on ``device``.
+        device: where they are.
+        batch_size: images at once.
+        seed: of the choice of the features that are kept.
+        progress: shows batches to someone who watches.
+        cache: features of earlier calls.
+        reused: what came from the cache.
+    """
+
+    networks: Mapping[str, Network]
+    device: torch.device | str = "cpu"
+    batch_size: int = 64
+    seed: int = 0
+    progress: Progress | None = None
+    cache: FeatureCache | None = None
+    reused: list[str] = field(default_factory=list)
+
+    def images(
+        self, source: ImageSource, needs: Mapping[Output, Need], desc: str
+    ) -> dict[Output, Gathered]:
+        """What is needed of the images of a source, in one pass at most.
+
+        Raises:
+            CorruptImages: images cannot be read.
+        """
+        found = self._cached(source.info, needs) if self.cache is not None else {}
+        self.reused += [f"{desc}, {output.network}.{output.name}" for output in found]
+        absent = {output: need for output, need in needs.items() if output not in found}
+        if not absent:
+            return found
+        new = gather(
+            source,
+            self.networks,
+            absent,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+            desc=f"features of {desc}",
+        )
+        # What could not be read is lacking, or others stand in its place.
+        whole = not source.corrupt and all(found.count == len(source) for found in new.values())
+        if self.cache is not None and whole and processes.rank_and_count()[0] == 0:
+            for output, gathered in new.items():
+                if not absent[output].conditions:
+                    self.cache.put(self._facts(source.info, output, absent[output]), gathered)
+        return found | new
+
+    def _cached(self, info: SourceInfo, needs: Mapping[Output, Need]) -> dict[Output, Gathered]:
+        """What every process finds in the cache."""
+        assert self.cache is not None
+        found = {}
+        for output, need in needs.items():
+            if need.conditions:
+                continue
+            stored = self.cache.get(self._facts(info, output, need))
+            if all(processes.to_all(stored is not None)) and stored is not None:
+                found[output] = stored
+        return found
+
+    def _facts(self, info: SourceInfo, output: Output, need: Need) -> dict[str, Any]:
+        """All that decides what is gathered."""
+        network = self.networks[output.network]
+        return {
+            "source": info.sha256,
+            "count": info.count,
+            "network": network.name,
+            "weights": network.weights_sha256,
+            "resize": network.resize.describe(),
+            "output": output.name,
+            "device": torch.device(self.device).type,
+            "tf32": uses_tf32(self.device),
+            "statistics": need.statistics,
+            "keep": need.keep,
+            "seed": self.seed if need.keep < info.count else None,
+        }

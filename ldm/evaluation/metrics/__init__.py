@@ -1,0 +1,1 @@
+"""Distances and scores as functions of features or images."""

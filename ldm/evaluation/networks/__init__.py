@@ -1,0 +1,1 @@
+"""Feature networks, and how images are resized for them."""

@@ -1,0 +1,160 @@
+"""Inception v3 as published FIDs and Inception scores use it, by way of torch-fidelity."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.checkpoint import file_sha256
+from ldm.errors import CheckpointError, UserError
+from ldm.evaluation.networks.base import PublishedWeights
+from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
+
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""The file of torch-fidelity: the weights of the TensorFlow network of 2015."""
+WEIGHTS = PublishedWeights("Inception", WEIGHTS_FILE, "6726825d", "the releases of torch-fidelity")
+SIDE = 299
+
+_TO_MIXED_6D = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
+    *("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d"),
+    *("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d"),
+)
+_TO_POOL = ("Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool")
+_SPATIAL_CHANNELS, _SPATIAL_SIDE = 7, 17
+
+
+class InceptionNetwork(nn.Module):
+    """Three outputs of Inception v3; a :class:`~ldm.evaluation.Network`.
+
+    - ``pool``: the 2048 pooled features, for FID.
+    - ``spatial``: 7 channels of a map of 17 x 17, for the sFID of ADM (Nash et al. 2021), whose
+      script calls it ``mixed_6/conv``; these are the first channels of ``Mixed_6d``. Channels vary
+      fastest, as in ADM's reference files.
+    - ``logits``: of 1008 classes, without the bias, as in published Inception scores. Their order
+      is TensorFlow's, not that of ImageNet.
+
+    Args:
+        network: torch-fidelity's ``FeatureExtractorInceptionV3`` with weights.
+        resize: name of a resizer; ``network``: TensorFlow's bilinear, inside.
+        weights_file: where the weights came from, for reports.
+        weights_sha256: digest of that file.
+    """
+
+    name = "inception"
+    input_size = SIDE
+
+    def __init__(
+        self,
+        network: nn.Module,
+        resize: str = NETWORK,
+        weights_file: str = "",
+        weights_sha256: str = "",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.resize = resizer(resize, SIDE)
+        self.weights_file, self.weights_sha256 = weights_file, weights_sha256
+        self.remark = WEIGHTS.remark(weights_sha256)
+        self.outputs: Mapping[str, int] = {
+            "pool": 2048,
+            "spatial": _SPATIAL_CHANNELS * _SPATIAL_SIDE**2,
+            "logits": 1008,
+        }
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, h, w) in [0, 255], uint8 or float, to features (B, D) by name."""
+        net: Any = self.network
+        x = (tf1_bilinear(images.float(), (SIDE, SIDE)) - 128) / 128
+        for name in _TO_MIXED_6D:
+            x = getattr(net, name)(x)
+        spatial = x[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        for name in _TO_POOL:
+            x = getattr(net, name)(x)
+        pool = x.flatten(1)
+        return {"pool": pool, "spatial": spatial, "logits": pool.mm(net.fc.weight.T)}
+
+
+def inception(weights: str | Path | None = None, resize: str = NETWORK) -> InceptionNetwork:
+    """Inception v3 with the weights of a file; arguments as for ``networks.network``.
+
+    Raises:
+        UserError: torch-fidelity is not installed.
+        CheckpointError: the weights are absent or damaged.
+    """
+    _package()
+    path = WEIGHTS.find(weights)
+    return InceptionNetwork(_load(path), resize, str(path), file_sha256(path)).eval()
+
+
+class InceptionFeatures(nn.Module):
+    """The 2048 pooled features of Inception v3; images are resized as the TensorFlow code did.
+
+    Args:
+        weights: path of ``WEIGHTS_FILE``; None = PyTorch's folder of downloaded checkpoints.
+            Nothing is downloaded.
+
+    Raises:
+        UserError: torch-fidelity is not installed.
+        CheckpointError: the weights are absent or damaged.
+    """
+
+    name = "InceptionV3 (torch-fidelity, 2048 features)"
+    dim = 2048
+    num_classes = 1008
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        _package()
+        self.network = _load(WEIGHTS.find(weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 2048) of images (B, 3, H, W) in [-1, 1], taken at 8 bits."""
+        return self.features_and_logits(images)[0]
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, 2048) and the logits (B, 1008) of the published Inception scores.
+
+        Those are the output of the classifier without its bias: the code by which Inception scores
+        are published left it out.
+        """
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        features, logits = self.network(pixels)
+        return features, logits
+
+
+def _package() -> Any:
+    """Class of torch-fidelity's network."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise UserError(
+            "Inception features need the package torch-fidelity: pip install torch-fidelity"
+        ) from None
+    return FeatureExtractorInceptionV3
+
+
+def _load(path: Path) -> nn.Module:
+    """torch-fidelity's network with the weights of a file."""
+    kind = _package()
+    try:
+        # torch-fidelity unpickles the file: make sure first that it holds tensors only.
+        torch.load(path, map_location="meta", weights_only=True)
+        network: nn.Module = kind(
+            "inception-v3-compat",
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=str(path),
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"'{path}' does not hold the Inception weights ({reason}): fetch {WEIGHTS_FILE} of "
+            "torch-fidelity again"
+        ) from error
+    return network

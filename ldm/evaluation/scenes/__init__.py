@@ -1,0 +1,1 @@
+"""An exact judge of synthetic scenes."""

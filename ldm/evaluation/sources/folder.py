@@ -1,0 +1,186 @@
+"""The image files of a folder, nested or as the sampling scripts leave them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.data.captions import Captions, find_captions, read_text
+from ldm.data.image_io import read_image
+from ldm.data.listing import find_classes, list_folder
+from ldm.errors import DataError, UserError
+from ldm.evaluation.sources.base import (
+    Content,
+    ContentCache,
+    ContentCounter,
+    Head,
+    Item,
+    ReadSource,
+    SourceInfo,
+    Unreadable,
+    describe_labels,
+    describe_selection,
+    first_of,
+    read_ahead,
+    read_head,
+)
+
+RECORD = "samples.json"
+DECODING = f"Pillow {PIL.__version__}, upright by EXIF, transparency laid over white"
+SHOWN_CLASSES = 5
+
+
+class FolderSource(ReadSource):
+    """PNG, JPEG and WebP files below a folder.
+
+    Where the folder has a samples.json of the sampling scripts, the images are those that it lists,
+    in its order, with their prompts and labels (grid.png and the like do not count). Else they are
+    all image files in the order of their paths; the first-level folders are classes, and captions
+    are found as ``ldm.data.captions`` does.
+
+    The hash is of relative paths and bytes of the files.
+
+    Args:
+        where: the folder.
+        num: use the first so many.
+        skip_corrupt: leave out what cannot be read.
+        classes: auto, folder or none, see ``ldm.data.listing.find_classes``, or the names of
+            the class folders by class id.
+        cache: remembers the hash.
+
+    Raises:
+        DataError: the folder is missing or empty.
+        UserError: there are fewer images than ``num``, listed ones are absent, or a class folder
+            has none of the given names.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        num: int | None = None,
+        skip_corrupt: bool = False,
+        classes: str | Sequence[str] = "auto",
+        cache: ContentCache | None = None,
+    ) -> None:
+        self.root = Path(where).expanduser()
+        recorded = (self.root / RECORD).is_file()
+        listed = _recorded(self.root) if recorded else _found(self.root, classes)
+        super().__init__(where, first_of(len(listed.files), num, where), skip_corrupt)
+        self._listed, self._cache = listed, cache or ContentCache()
+
+    def _items(self, rank: int, processes: int) -> Iterator[Item | Unreadable]:
+        return read_ahead(self._item, range(rank, len(self), processes))
+
+    def _item(self, index: int) -> Item | Unreadable:
+        file = self._listed.files[index]
+        try:
+            image, _ = read_image(self.root / file)
+        except DataError as error:
+            return Unreadable(file, str(error.__cause__ or error))
+        labels, captions = self._listed.labels, self._listed.captions
+        caption = None if captions is None else _caption(captions.get(file, ("",)))
+        return Item(index, pixels(image), None if labels is None else labels[index], caption)
+
+    def _info(self) -> SourceInfo:
+        used = self._listed.files[: len(self)]
+        files = [self.root / file for file in used]
+        content = self._cache.content("folder", files, lambda: self._scan(used))
+        labels = None if self._listed.labels is None else self._listed.labels[: len(self)]
+        about = {
+            **content.about(),
+            "dtype": "uint8",
+            "decoding": DECODING,
+            "selection": describe_selection(len(self), len(self._listed.files)),
+            "labels": describe_labels(labels),
+            "captions": self._listed.captions is not None,
+            **self._listed.record,
+        }
+        return SourceInfo("folder", self.where, len(self), content.sha256, about)
+
+    def _scan(self, files: Sequence[str]) -> Content:
+        counter = ContentCounter()
+        for head in read_ahead(self._head, files):
+            counter.add(head)
+        return counter.content()
+
+    def _head(self, file: str) -> Head:
+        try:
+            return read_head(file, (self.root / file).read_bytes())
+        except OSError:
+            return Head(file, "", "unreadable")
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Files with what is known about them; ``record``: entries of ``SourceInfo.about``."""
+
+    files: list[str]
+    labels: list[int] | None
+    captions: Captions | None
+    record: dict[str, Any]
+
+
+def _found(root: Path, classes: str | Sequence[str]) -> _Listed:
+    listing = list_folder(root)
+    names = _class_names(root, listing.images, classes)
+    ids = {name: i for i, name in enumerate(names)}
+    labels = [ids[file.split("/", 1)[0]] for file in listing.images] if names else None
+    return _Listed(listing.images, labels, find_captions(root, listing, "auto"), {})
+
+
+def _class_names(root: Path, images: Sequence[str], classes: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(classes, str):
+        return find_classes(root, images, classes)
+    unknown = sorted(set(find_classes(root, images, "folder")) - set(classes))
+    if unknown:
+        raise UserError(
+            f"folder '{root}' has the class folder '{unknown[0]}', which is not one of the "
+            f"{len(classes)} classes {', '.join(classes[:SHOWN_CLASSES])}, ..."
+        )
+    return classes
+
+
+def _recorded(root: Path) -> _Listed:
+    """What ``samples.json`` lists, whose images must all be there."""
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        entries = record["samples"]
+        files = [str(entry["file"]) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"'{root / RECORD}' was not written by the sampling scripts: remove it, and all images "
+            "of the folder count"
+        ) from None
+    absent = [file for file in files if not (root / file).is_file()]
+    if absent or not files:
+        first = f", first {absent[0]}" if absent else ""
+        raise UserError(
+            f"'{root}': {len(absent)} of the {len(files)} images that {RECORD} lists are "
+            f"absent{first}: repeat the sampling command, it goes on where it stopped"
+        )
+    labels, prompts = ([entry.get(key) for entry in entries] for key in ("label", "prompt"))
+    captions: Captions | None = None
+    if all(isinstance(prompt, str) for prompt in prompts):
+        captions = {file: (prompt,) for file, prompt in zip(files, prompts, strict=True)}
+    known = all(isinstance(label, int) for label in labels)
+    about = {name: record[name] for name in ("settings", "made_by") if name in record}
+    return _Listed(files, labels if known else None, captions, about)
+
+
+def _caption(found: Path | tuple[str, ...]) -> str:
+    """The caption of an image; the first one, where there are several."""
+    return read_text(found) if isinstance(found, Path) else found[0]

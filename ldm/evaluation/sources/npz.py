@@ -1,0 +1,234 @@
+"""Images in one array of an npz file, as in the evaluation suite of Dhariwal & Nichol (2021).
+
+All samples in one file, in the format of the evaluation suite of Dhariwal & Nichol (2021).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import read_image
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.evaluation.sources.base import (
+    Content,
+    ContentCache,
+    ContentCounter,
+    Head,
+    Item,
+    ReadSource,
+    SourceInfo,
+    describe_labels,
+    describe_selection,
+    first_of,
+)
+from ldm.files import write_atomically
+
+IMAGES, LABELS = "arr_0", "arr_1"
+
+_DAMAGE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+class NpzSource(ReadSource):
+    """``arr_0`` uint8 (N, H, W, 3) or (N, H, W, 1), and the labels ``arr_1`` (N,) if there are any.
+
+    The file is streamed: memory holds a batch, whatever its size. The hash is of the pixels.
+
+    Args:
+        where: the file.
+        num: use the first so many.
+        cache: remembers the hash.
+
+    Raises:
+        UserError: the file is absent, damaged or holds something else, which is said.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        num: int | None = None,
+        cache: ContentCache | None = None,
+    ) -> None:
+        self._path, self._cache = Path(where).expanduser(), cache or ContentCache()
+        with _opened(self._path, IMAGES) as stream:
+            shape, dtype = _array_header(stream, self._path)
+        self._shape = _checked(shape, dtype, self._path)
+        self._labels = _labels(self._path, shape[0])
+        super().__init__(where, first_of(shape[0], num, where), False)
+
+    def _items(self, rank: int, processes: int) -> Iterator[Item]:
+        labels = self._labels
+        for index, data in self._arrays(rank, processes):
+            yield Item(index, self._image(data), None if labels is None else labels[index])
+
+    def _image(self, data: bytes) -> Tensor:
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(self._shape[1:])
+        return values.permute(2, 0, 1).expand(3, -1, -1).contiguous()
+
+    def _arrays(self, rank: int, processes: int) -> Iterator[tuple[int, bytes]]:
+        length = int(np.prod(self._shape[1:]))
+        try:
+            with _opened(self._path, IMAGES) as stream:
+                _array_header(stream, self._path)
+                stream.seek(rank * length, 1)
+                for index in range(rank, len(self), processes):
+                    data = stream.read(length)
+                    if len(data) < length:
+                        raise EOFError(f"it ends within image {index}")
+                    yield index, data
+                    stream.seek((processes - 1) * length, 1)
+        except _DAMAGE as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"'{self._path}' is damaged ({error}): write it again") from error
+
+    def _info(self) -> SourceInfo:
+        content = self._cache.content(f"npz {len(self)}", [self._path], self._scan)
+        about = {
+            **content.about(),
+            "dtype": "uint8",
+            "selection": describe_selection(len(self), self._shape[0]),
+            "labels": describe_labels(self._labels and self._labels[: len(self)]),
+            "captions": False,
+        }
+        return SourceInfo("npz", self.where, len(self), content.sha256, about)
+
+    def _scan(self) -> Content:
+        counter, (_, height, width, channels) = ContentCounter(), self._shape
+        mode = "RGB" if channels == 3 else "L"
+        for _, data in self._arrays(0, 1):
+            digest = hashlib.sha256(data).hexdigest()
+            counter.add(Head(f"{height}x{width}", digest, "npz", mode, (height, width)))
+        return counter.content()
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays in an npz file.
+
+    Raises:
+        UserError: it is absent or no npz file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except FileNotFoundError:
+        raise UserError(f"'{path}' does not exist") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"'{path}' is no npz file, or is cut short ({error}): write it with numpy.savez"
+        ) from error
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of an npz file; one with Python objects, which may run code, is refused.
+
+    Raises:
+        UserError: it is absent, damaged or refused.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values: np.ndarray = arrays[name]
+            return values
+    except (*_DAMAGE, KeyError) as error:
+        raise UserError(f"'{path}': {name} cannot be read ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+    names = array_names(path)
+    if name not in names:
+        raise UserError(
+            f"'{path}' holds {', '.join(names) or 'nothing'}: images must be called {IMAGES}, "
+            "stored statistics mu and sigma"
+        )
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        yield stream
+
+
+def _array_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype; the stream stands at the values then."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read(stream)
+    except (*_DAMAGE, KeyError) as error:
+        raise UserError(f"'{path}': {IMAGES} is no array ({error}): write it again") from error
+    if fortran:
+        raise UserError(f"'{path}': {IMAGES} is in Fortran order: write it in C order")
+    return shape, dtype
+
+
+def _checked(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> tuple[int, ...]:
+    name = f"'{path}': {IMAGES} of shape {shape}"
+    if dtype.kind == "f":
+        raise UserError(
+            f"{name} is {dtype}, not uint8: how images become 8-bit numbers changes what is "
+            "measured, so do it yourself: whole numbers from 0 to 255"
+        )
+    if dtype != np.uint8:
+        raise UserError(f"{name} is {dtype}: images are uint8, from 0 to 255")
+    if len(shape) != 4 or shape[3] not in (1, 3):
+        turned = len(shape) == 4 and shape[1] in (1, 3)
+        advice = ": put the channels last, transpose(0, 2, 3, 1)" if turned else ""
+        raise UserError(f"{name}: images are (N, H, W, 3) or (N, H, W, 1){advice}")
+    if 0 in shape:
+        raise UserError(f"{name} holds no images")
+    return shape
+
+
+def _labels(path: Path, count: int) -> list[int] | None:
+    if LABELS not in array_names(path):
+        return None
+    labels = read_array(path, LABELS)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"'{path}': {LABELS} is {labels.dtype} {labels.shape}, not the whole number of a class "
+            f"for each of the {count} images: correct or drop it"
+        )
+    return [int(label) for label in labels]
+
+
+def write_npz(out: Path, files: Sequence[Path], labels: Sequence[int | None]) -> None:
+    """``arr_0``: images (N, H, W, C), uint8; ``arr_1``: labels (N,), int64, if there are any.
+
+    One image after another is read and written, so that memory does not limit their number.
+
+    Raises:
+        UserError: the images are not of one size.
+    """
+    write_atomically(out, lambda file: _write(file, files, labels))
+
+
+def _write(file: Any, paths: Sequence[Path], labels: Sequence[int | None]) -> None:
+    channels, height, width = read_image(str(paths[0])).shape
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:
+            _write_header(array, np.uint8, (len(paths), height, width, channels))
+            for path in tqdm(paths, desc="npz", unit="image", dynamic_ncols=True):
+                pixels = read_image(str(path))
+                if pixels.shape != (channels, height, width):
+                    raise UserError("--npz: the images are not all of one size")
+                array.write(pixels.permute(1, 2, 0).contiguous().numpy().tobytes())
+        if None not in labels:
+            with archive.open("arr_1.npy", "w") as array:
+                _write_header(array, np.int64, (len(labels),))
+                array.write(np.array(labels, np.int64).tobytes())
+
+
+def _write_header(array: IO[bytes], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(array, header)

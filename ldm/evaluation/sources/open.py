@@ -1,0 +1,92 @@
+"""Any source of images, or of what is known of images, by what the user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.data.image_io import EXTENSIONS
+from ldm.errors import UserError
+from ldm.evaluation.sources.base import Batch, ContentCache, CorruptImages, ImageSource, SourceInfo
+from ldm.evaluation.sources.dataset import open_dataset
+from ldm.evaluation.sources.folder import RECORD, FolderSource
+from ldm.evaluation.sources.npz import NpzSource
+from ldm.evaluation.sources.shards import ShardSource
+from ldm.evaluation.sources.statistics import StoredStatistics, holds_statistics, read_statistics
+
+__all__ = [
+    "Batch",
+    "CorruptImages",
+    "ImageSource",
+    "SourceInfo",
+    "StoredStatistics",
+    "open_source",
+]
+
+FORMS = (
+    "a folder of images, an npz file, tar shards (FOLDER/*.tar, {00..09}.tar) or a YAML with a "
+    "data node (DATA.yaml, DATA.yaml#train)"
+)
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+
+def open_source(
+    where: str,
+    *,
+    skip_corrupt: bool = False,
+    num: int | None = None,
+    classes: str | Sequence[str] = "auto",
+    cache: Path | None = None,
+) -> ImageSource | StoredStatistics:
+    """Open what a user names.
+
+    Args:
+        where: one of ``FORMS``. An npz with mu and sigma is stored statistics, with images besides
+            where it also holds arr_0.
+        skip_corrupt: leave out images that cannot be read instead of raising at the end of a pass.
+        num: use the first so many images, in order.
+        classes: of a folder: auto, folder, none, or the names of the class folders by class id.
+        cache: folder that remembers hashes of what is slow to read.
+
+    Raises:
+        UserError: it is none of these, is empty, or has fewer images than ``num``.
+    """
+    path, remembered = Path(where).expanduser(), ContentCache(cache)
+    if path.is_dir():
+        if _is_shard_folder(path):
+            return ShardSource(where, num, skip_corrupt, remembered)
+        return FolderSource(where, num, skip_corrupt, classes, remembered)
+    if path.suffix == ".npz":
+        if holds_statistics(path):
+            return read_statistics(where, num, remembered)
+        return NpzSource(where, num, remembered)
+    if where.partition("#")[0].endswith((".yaml", ".yml")):
+        return open_dataset(where, num, skip_corrupt, remembered)
+    if where.endswith(_ARCHIVES):
+        return ShardSource(where, num, skip_corrupt, remembered)
+    problem = "is none of the known forms" if path.exists() else "does not exist"
+    raise UserError(f"'{where}' {problem}: give {FORMS}")
+
+
+def _is_shard_folder(folder: Path) -> bool:
+    """Whether shards are what it holds.
+
+    Raises:
+        UserError: it is a run, or could be meant in two ways.
+    """
+    if (folder / RECORD).is_file():
+        return False
+    if (folder / "config.yaml").is_file() and (folder / "status.json").is_file():
+        raise UserError(
+            f"'{folder}' is a run, not a folder of images: sample it first, and name the folder of "
+            "the samples"
+        )
+    if not any(folder.glob("*.tar")):
+        return False
+    loose = next((f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS), None)
+    if loose is not None:
+        raise UserError(
+            f"'{folder}' holds shards and images ({loose.name}): name one, {folder}/*.tar for the "
+            "shards, or move the images to a folder of their own"
+        )
+    return True

@@ -1,0 +1,194 @@
+"""Mean and covariance of features that were computed before, from an npz file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.evaluation.metrics.fid import FeatureStatistics
+from ldm.evaluation.sources.base import ContentCache, ImageSource, SourceInfo
+from ldm.evaluation.sources.npz import IMAGES, NpzSource, array_names, read_array
+
+ADM_NETWORK = "inception-adm"
+"""The network of ADM's reference batches, whose files do not name it."""
+FEATURE_NAMES = {"": "pool", "_s": "spatial"}
+"""Features by the endings of mu and sigma; others are ``mu_NAME``, ``sigma_NAME``."""
+FEATURES = "features_"
+"""Before the name of a feature: an array of features themselves."""
+NAMED = ("network", "weights_sha256", "resize", "source_sha256")
+"""Texts that our own files carry."""
+
+_UNKNOWN_COUNT = 2
+_ASYMMETRY = 1e-4
+
+
+@dataclass(frozen=True)
+class StoredStatistics:
+    """What is known of images without looking at them again.
+
+    Attributes:
+        info: kind "statistics"; ``count`` is 0 where the file does not say of how many images they
+            are, as in ADM's reference batches. The hash is of the arrays.
+        statistics: by name of the feature, such as "pool" and "spatial". Where the count is not
+            known, theirs is the least that has a covariance, 2.
+        features: features (N, D) themselves, by name, where the file has them.
+        network: what computed them; None: not recorded.
+        weights_sha256: of that network; None: not recorded.
+        images: images in the same file (ADM: 10,000, for precision and recall), not necessarily all
+            of those behind the statistics.
+    """
+
+    info: SourceInfo
+    statistics: dict[str, FeatureStatistics]
+    features: dict[str, Tensor] = field(default_factory=dict)
+    network: str | None = None
+    weights_sha256: str | None = None
+    images: ImageSource | None = None
+
+    def of(
+        self, feature: str, dim: int, network: str, weights_sha256: str | None = None
+    ) -> FeatureStatistics:
+        """The statistics of a feature, to be compared with features of a network.
+
+        Args:
+            feature: its name.
+            dim: its length.
+            network: name of the network whose features they will be compared with.
+            weights_sha256: of that network.
+
+        Raises:
+            UserError: they are of another network or other weights, or there are none.
+        """
+        where = f"'{self.info.where}'"
+        if feature not in self.statistics:
+            names = ", ".join(self.statistics)
+            raise UserError(f"{where} holds statistics of {names}, not of the feature '{feature}'")
+        found = self.statistics[feature]
+        same = self.network in (None, network)
+        if self.network == ADM_NETWORK:
+            same = "inception" in network.lower()
+        if not same or found.dim != dim:
+            raise UserError(
+                f"{where} holds statistics of {found.dim} features '{feature}' of "
+                f"{self.network or 'a network that it does not name'}, not of the {dim} of "
+                f"{network}: they cannot be compared; name the images instead"
+            )
+        if None not in (self.weights_sha256, weights_sha256) and (
+            self.weights_sha256 != weights_sha256
+        ):
+            raise UserError(
+                f"{where} holds statistics of {network} with other weights "
+                f"({str(self.weights_sha256)[:12]}..., not {str(weights_sha256)[:12]}...)"
+            )
+        return found
+
+
+def holds_statistics(path: Path) -> bool:
+    """Whether an npz file has mean and covariance of features.
+
+    Raises:
+        UserError: it is absent or no npz file.
+    """
+    return bool(_endings(array_names(path)))
+
+
+def read_statistics(
+    where: str, num: int | None = None, cache: ContentCache | None = None
+) -> StoredStatistics:
+    """Read what ``ldm.evaluation.metrics.fid.save_statistics``, ADM or clean-fid wrote.
+
+    That is mu and sigma, perhaps mu_s and sigma_s (spatial), count, network, weights_sha256, resize
+    and source_sha256, and images (arr_0).
+
+    Args:
+        where: the file.
+        num: use the first so many images; the statistics are what they are.
+        cache: remembers the hash of the images.
+
+    Raises:
+        UserError: the file is damaged, or what it holds does not fit together.
+    """
+    path = Path(where).expanduser()
+    names = array_names(path)
+    if num is not None and IMAGES not in names:
+        raise UserError(
+            f"{num} images of '{where}': it holds statistics, which cannot be cut down to some of "
+            "the images"
+        )
+    moments = {
+        FEATURE_NAMES.get(ending, ending[1:]): _moments(path, ending) for ending in _endings(names)
+    }
+    count = _count(path) if "count" in names else 0
+    said = {name: str(read_array(path, name)) for name in NAMED if name in names}
+    network = said.get("network", ADM_NETWORK if "mu_s" in names else None)
+    images = NpzSource(where, num, cache) if IMAGES in names else None
+    about: dict[str, Any] = {
+        "statistics": {feature: len(mean) for feature, (mean, _) in moments.items()},
+        "network": network or "not recorded",
+        **{name: said.get(name) for name in NAMED[1:]},
+        "images": 0 if images is None else len(images),
+    }
+    return StoredStatistics(
+        info=SourceInfo("statistics", where, count, _digest(moments), about),
+        statistics={
+            feature: FeatureStatistics.from_moments(mean, cov, count or _UNKNOWN_COUNT)
+            for feature, (mean, cov) in moments.items()
+        },
+        features={
+            name.removeprefix(FEATURES): torch.from_numpy(read_array(path, name))
+            for name in names
+            if name.startswith(FEATURES)
+        },
+        network=network,
+        weights_sha256=said.get("weights_sha256"),
+        images=images,
+    )
+
+
+def _endings(names: Sequence[str]) -> list[str]:
+    """What stands behind mu and sigma."""
+    found = [name.removeprefix("mu") for name in names if re.match(r"mu(_|$)", name)]
+    return [ending for ending in found if f"sigma{ending}" in names]
+
+
+def _moments(path: Path, ending: str) -> tuple[Tensor, Tensor]:
+    mean, cov = (read_array(path, f"{name}{ending}") for name in ("mu", "sigma"))
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or mean.dtype.kind != "f":
+        raise UserError(
+            f"'{path}': mu{ending} {mean.shape} and sigma{ending} {cov.shape} are no mean (D,) and "
+            "covariance (D, D)"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise UserError(f"'{path}': mu{ending} or sigma{ending} holds NaN or infinite values")
+    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    if np.abs(cov - cov.T).max() > _ASYMMETRY * np.abs(cov).max() or (np.diag(cov) < 0).any():
+        raise UserError(
+            f"'{path}': sigma{ending} is no covariance: it is not symmetric, or has a "
+            "negative variance"
+        )
+    return torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2)
+
+
+def _count(path: Path) -> int:
+    count = read_array(path, "count")
+    if count.size != 1 or count.dtype.kind not in "iu" or int(count.reshape(())) < 2:
+        raise UserError(f"'{path}': count is {count}, not the number of images, 2 or more")
+    return int(count.reshape(()))
+
+
+def _digest(moments: Mapping[str, tuple[Tensor, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for feature, arrays in moments.items():
+        digest.update(feature.encode())
+        for array in arrays:
+            digest.update(array.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Look at the data of a config, as training would get them."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from ldm.cli.app import say
+from ldm.cli.options.common import check_out_file
+from ldm.config import instantiate, load_config
+from ldm.errors import UserError
+from ldm.visualization.conditions import Item, item_cells
+from ldm.visualization.figure import Row, save_rows
+
+ACROSS = 8
+"""Pictures in a row of the sheet."""
+TEXT = 60
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read the arguments, look at samples, measure, write the sheet."""
+    if arguments.num < 1 or arguments.workers < 0 or arguments.seconds < 0:
+        raise UserError("--num must be at least 1, --workers and --seconds not negative")
+    check_out_file("--out", arguments.out)
+    files = [item for item in arguments.config if "=" not in item]
+    overrides = [item for item in arguments.config if "=" in item]
+    if not files:
+        raise UserError("give a config file; --help shows examples")
+    config = load_config(*files, overrides=overrides, complete=False)
+    dataset = _dataset(config, arguments.split)
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(arguments.epoch)
+    size = f"{len(dataset)} items" if hasattr(dataset, "__len__") else "no known length"
+    say(f"{arguments.split} data: {type(dataset).__name__}, {size}")
+    items, speed = _look(dataset, arguments)
+    _describe(items)
+    skipped = _skipped(dataset)
+    counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    say(f"left out or replaced so far: {counts or 'none'}")
+    if speed is not None:
+        say(f"{speed:.1f} images/s with {arguments.workers} workers, once they run")
+    if any("image" not in item for item in items):
+        raise UserError("these items hold no image to draw, as those of a latent cache")
+    _write(items, dataset, arguments.out)
+    say(f"written to {arguments.out}")
+
+
+def _dataset(config: DictConfig, split: str) -> Any:
+    """One of the two data sets of a config, without building the other."""
+    if "data" not in config:
+        raise UserError("this config has no data: name the file of a data set after it")
+    text = OmegaConf.to_yaml(config.data)
+    for key in map(str, config):
+        if OmegaConf.is_missing(config, key) and f"${{{key}}}" in text:
+            raise UserError(f"the data set needs {key}: give {key}=VALUE after the files")
+    parts = config.data.get("params") or {}
+    if split in parts:
+        return instantiate(parts[split], f"data.params.{split}")
+    dataset = getattr(instantiate(config.data, "data"), split, None)
+    if dataset is None:
+        raise UserError(f"data: it has no {split} set")
+    return dataset
+
+
+def _look(dataset: Any, arguments: argparse.Namespace) -> tuple[list[Item], float | None]:
+    """The samples to show, and images per second after them."""
+    batches = _batches(dataset, arguments)
+    items: list[Item] = []
+    while len(items) < arguments.num and (batch := next(batches, None)) is not None:
+        items += batch
+    if not items:
+        raise UserError("the data set is empty")
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < arguments.seconds:
+        batch = next(batches, None)
+        if batch is None:
+            batches = _batches(dataset, arguments)
+            continue
+        count += len(batch)
+    elapsed = time.perf_counter() - start
+    return items[: arguments.num], count / elapsed if count else None
+
+
+def _batches(dataset: Any, arguments: argparse.Namespace) -> Iterator[list[Item]]:
+    """Lists of items as the loader of a training gives them, not collated."""
+    stream = isinstance(dataset, IterableDataset)
+    loader = DataLoader(
+        dataset,
+        batch_size=min(arguments.num, 16),
+        shuffle=False if stream else arguments.split == "train",
+        generator=torch.Generator().manual_seed(arguments.seed),
+        num_workers=arguments.workers,
+        collate_fn=_unchanged,
+    )
+    return iter(loader)
+
+
+def _unchanged(items: list[Item]) -> list[Item]:
+    return items
+
+
+def _describe(items: Sequence[Item]) -> None:
+    for key in dict.fromkeys(key for item in items for key in item):
+        values = [item[key] for item in items if key in item]
+        first = values[0]
+        note = f", in {len(values)} of {len(items)}" if len(values) < len(items) else ""
+        if isinstance(first, Tensor):
+            shapes = sorted({tuple(value.shape) for value in values})
+            numbers = torch.cat([value.reshape(-1).double() for value in values])
+            span = f"{numbers.min():.4g} to {numbers.max():.4g}" if len(numbers) else "empty"
+            kind = str(first.dtype).removeprefix("torch.")
+            say(f"  {key:<14} {kind:<8} {' '.join(map(str, shapes))}  {span}{note}")
+        elif isinstance(first, str):
+            say(f"  {key:<14} text     {first[:TEXT]!r}{note}")
+        else:
+            say(f"  {key:<14} {type(first).__name__:<8} {min(values)} to {max(values)}{note}")
+
+
+def _skipped(dataset: Any) -> dict[str, int]:
+    """What a data set and those inside it have left out."""
+    found: dict[str, int] = {}
+    inner = getattr(dataset, "images", None)
+    if inner is not None and inner is not dataset:
+        found.update(_skipped(inner))
+    if hasattr(dataset, "skips"):
+        for reason, count in dataset.skips.counts().items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def _write(items: Sequence[Item], dataset: Any, out: Path) -> None:
+    samples = item_cells(items, dataset)
+    each = max(1, ACROSS // max(len(cells) for cells in samples))
+    rows = [
+        Row("", [cell for cells in samples[i : i + each] for cell in cells])
+        for i in range(0, len(samples), each)
+    ]
+    save_rows(rows, out)

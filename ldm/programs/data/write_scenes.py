@@ -1,0 +1,158 @@
+"""Write synthetic scenes as files, to try the recipes of configs/data without a download."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ldm.cli.app import say
+from ldm.data.inpainting.masks import lama_masks
+from ldm.data.scenes.captions import CLASS_NAMES
+from ldm.data.scenes.dataset import SceneDataset
+from ldm.data.super_resolution.bicubic import Bicubic
+from ldm.errors import UserError
+from ldm.files import write_atomically
+from ldm.visualization.images import save_png
+
+RECORD = "scenes.json"
+FACTOR = 4
+HELD_OUT = 20
+"""Every so many scenes one is in validation.txt."""
+IN_TABLES = ("caption", "class_label", "boxes", "box_labels")
+CAPTIONS = ("metadata", "txt", "json", "csv", "none")
+
+Item = dict[str, Any]
+Named = Sequence[tuple[str, Item]]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write scenes, then the tables that name them."""
+    if arguments.num < 2 or arguments.size % FACTOR:
+        raise UserError(
+            f"--num {arguments.num} must be at least 2 (one is held out) and --size "
+            f"{arguments.size} a multiple of {FACTOR} (the small images)"
+        )
+    scenes = SceneDataset(
+        arguments.size, arguments.num, arguments.seed, arguments.split, arguments.num_objects
+    )
+    _begin(arguments)
+    named = []
+    for k in tqdm(range(arguments.num), desc="scenes", unit="scene", dynamic_ncols=True):
+        item = scenes[k]
+        name = f"{k:05d}"
+        if arguments.classes:
+            label = item["class_label"]
+            name = f"{label:02d}-{CLASS_NAMES[label].replace(' ', '-')}/{name}"
+        _write_pictures(arguments.out, name, item, np.random.default_rng((arguments.seed, k)))
+        named.append((name, {key: item[key] for key in IN_TABLES}))
+    _write_captions(arguments.out / "images", named, arguments.captions)
+    _write_layouts(arguments.out / "layouts.json", named)
+    for part in ("train", "validation"):
+        _write_list(arguments.out / f"{part}.txt", named, part == "validation")
+    say(f"{arguments.num} scenes in {arguments.out}; --help says what reads them")
+    if arguments.classes:
+        present = len({item["class_label"] for _, item in named})
+        say(f"{present} class folders: num_classes={present}")
+
+
+def _begin(arguments: argparse.Namespace) -> None:
+    """Refuse a folder that holds something else; say in it what it holds."""
+    out, record = arguments.out, arguments.out / RECORD
+    keys = ("size", "split", "seed", "num_objects", "captions", "classes")
+    settings = {"num": arguments.num} | {key: getattr(arguments, key) for key in keys}
+    if record.is_file():
+        try:
+            before = dict(json.loads(record.read_text()))
+        except (ValueError, TypeError):
+            raise UserError(f"{record} is damaged: delete {out} or give another OUT") from None
+        different = [key for key in keys if before.get(key) != settings[key]]
+        if different:
+            raise UserError(
+                f"{out} holds scenes of other settings ({', '.join(different)}; see {RECORD}): "
+                "delete it or give another OUT"
+            )
+        if before.get("num", 0) > arguments.num:
+            raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and was not written by this script: give another OUT")
+    _write_text(record, json.dumps(settings) + "\n")
+
+
+def _write_pictures(out: Path, name: str, item: Item, generator: np.random.Generator) -> None:
+    """Image, map, mask and small image of a scene, those that are not there."""
+    image = item["image"]
+    height, width = image.shape[-2:]
+    hole = lama_masks("thick-256")(height, width, generator)
+
+    def save(folder: str, array: np.ndarray) -> None:
+        path = out / folder / f"{name}.png"
+        if not path.is_file():
+            picture = Image.fromarray(array.astype(np.uint8))
+            write_atomically(path, lambda file: picture.save(file, format="PNG"))
+
+    for folder, shown in (("images", image), ("lr", Bicubic(FACTOR)(image, generator))):
+        if not (out / folder / f"{name}.png").is_file():
+            save_png(shown, out / folder / f"{name}.png")
+    save("maps", item["segmentation"].numpy())
+    save("masks", hole * 255)
+
+
+def _write_captions(images: Path, named: Named, kind: str) -> None:
+    pairs = [(f"{name}.png", item["caption"]) for name, item in named]
+    if kind == "txt":
+        for file, text in pairs:
+            _write_text((images / file).with_suffix(".txt"), text + "\n")
+    elif kind != "none":
+        name, write = _TABLES[kind]
+        _write_text(images / name, write(pairs))
+
+
+def _lines(pairs: Sequence[tuple[str, str]]) -> str:
+    rows = (json.dumps({"file_name": file, "text": text}) for file, text in pairs)
+    return "".join(row + "\n" for row in rows)
+
+
+def _csv(pairs: Sequence[tuple[str, str]]) -> str:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("file_name", "text"), *pairs])
+    return table.getvalue()
+
+
+_TABLES: dict[str, tuple[str, Callable[[Sequence[tuple[str, str]]], str]]] = {
+    "metadata": ("metadata.jsonl", _lines),
+    "json": ("captions.json", lambda pairs: json.dumps(dict(pairs), indent=1)),
+    "csv": ("captions.csv", _csv),
+}
+
+
+def _write_layouts(path: Path, named: Named) -> None:
+    layouts = []
+    for name, item in named:
+        pairs = zip(item["box_labels"].tolist(), item["boxes"].tolist(), strict=True)
+        objects = [{"class": CLASS_NAMES[k], "box": box} for k, box in pairs if k >= 0]
+        layouts.append(json.dumps({"name": f"{name}.png", "objects": objects}))
+    rows = ",\n  ".join(layouts)
+    classes = json.dumps(CLASS_NAMES)
+    _write_text(path, f'{{"classes": {classes},\n "layouts": [\n  {rows}\n ]}}\n')
+
+
+def _write_list(path: Path, named: Named, held_out: bool) -> None:
+    rows = [
+        f"images/{name}.png {item['class_label']}\n"
+        for k, (name, item) in enumerate(named)
+        if (k % HELD_OUT == 1) == held_out
+    ]
+    _write_text(path, "".join(rows))
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

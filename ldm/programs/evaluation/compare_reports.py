@@ -1,0 +1,56 @@
+"""May the numbers of two evaluations be compared? If not, what differs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ldm.cli.app import say
+from ldm.errors import UserError
+from ldm.evaluation.compare_reports import compare_reports, other_differences
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare, and say it."""
+    a, b = (read_report(path) for path in (arguments.a, arguments.b))
+    verdicts = compare_reports(a, b)
+    if not verdicts:
+        raise UserError(f"{arguments.a} and {arguments.b} have no number in common")
+    width = max(len(verdict.name) for verdict in verdicts)
+    for verdict in verdicts:
+        values = "  ".join(f"{_number(value):>10}" for value in verdict.values)
+        say(f"{verdict.name:{width}}  {values}  {'comparable' if verdict.comparable else 'NOT'}")
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for reason in verdict.reasons:
+            reasons.setdefault(reason, []).append(verdict.name)
+    for reason, names in reasons.items():
+        say(f"not comparable: {reason} ({', '.join(names)})")
+    for sentence in other_differences(a, b):
+        say(f"differs, too: {sentence}")
+    if reasons:
+        sys.exit(1)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of evaluate.py.
+
+    Raises:
+        UserError: it is none.
+    """
+    file = path / "metrics.json" if path.is_dir() else path
+    try:
+        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        [measurement["name"] + "" for measurement in report["measurements"]]
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such report; scripts/evaluate.py writes it") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: not a report of scripts/evaluate.py") from None
+    return report
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,192 @@
+"""Measure a first stage: how well it reconstructs, and whether its latents suit stage 2."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.cli.app import say
+from ldm.cli.data import (
+    Data,
+    add_comparison,
+    check_images,
+    describe_data,
+    describe_preprocessing,
+    feature_network,
+    image_batches,
+    load_data,
+    load_first_stage,
+    some_images,
+    write_report,
+)
+from ldm.cli.model import is_run, name_of, subject
+from ldm.errors import UserError
+from ldm.evaluation.comparison import FeatureComparison
+from ldm.evaluation.first_stage import FirstStageStatistics, assess
+from ldm.evaluation.latent_statistics import draw, kl_map
+from ldm.evaluation.report import EvaluationReport
+from ldm.losses.perceptual import SMALLEST_SIDE, lpips
+from ldm.visualization.images import as_rgb, difference, save_sheet, three_channels
+
+SHEET_IMAGES = 8
+GAIN = 4
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read model and data, measure, judge, and write the report."""
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
+    model, config = load_first_stage(arguments)
+    dataset, where = load_data(arguments, config, model)
+    images = some_images(dataset, arguments.num, where)
+    check_images(images[0]["image"], model, arguments, where)
+    networks = Networks.load(arguments, len(images))  # type: ignore[arg-type]
+    networks.check(images[0]["image"])
+    statistics, sheet = _measure(arguments, model, images, networks)
+
+    out = arguments.out or Path(
+        arguments.source if is_run(arguments.source) else f"evaluation-{name_of(arguments.source)}"
+    )
+    report = EvaluationReport(f"reconstruction by {arguments.source}")
+    about = {
+        "num_real": statistics.images,
+        "num_fake": statistics.images,
+        "resolution": tuple(images[0]["image"].shape[-2:]),
+        "data": describe_data(dataset, where),
+        "preprocessing": describe_preprocessing(dataset),
+    }
+    statistics.add_to(report, about)
+    networks.add_to(report, about)
+    readiness = assess(statistics.facts(config.get("scale_factor")))
+    report.details["subject"] = subject(arguments)
+    report.details["readiness"] = asdict(readiness)
+    out.mkdir(parents=True, exist_ok=True)
+    save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")
+    write_report(report, out / "metrics.json")
+    say(f"originals, reconstructions, difference x {GAIN}: {out / 'reconstructions.png'}")
+    say(f"\nverdict: {readiness.verdict}")
+    for reason in readiness.reasons:
+        say(f"  - {reason}")
+
+
+# -- the networks that compare ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Networks:
+    """LPIPS and a feature network, as far as they were asked for."""
+
+    distance: Any
+    comparison: FeatureComparison | None
+    choice: str | list[int] | None
+
+    @staticmethod
+    def load(arguments: argparse.Namespace, count: int) -> Networks:
+        """Load what the options ask for; ``count`` images will be seen."""
+        choice = _rgb(arguments.rgb)
+        distance = None
+        if arguments.lpips or arguments.vgg_weights:
+            distance = lpips(arguments.vgg_weights).to(arguments.device).eval()
+        extractor = feature_network(arguments)
+        if choice is not None and distance is None and extractor is None:
+            raise UserError("--rgb goes with --lpips or --features")
+        comparison = None
+        if extractor is not None:
+            comparison = FeatureComparison(extractor, arguments.device, count)
+        return Networks(distance, comparison, choice)
+
+    def check(self, image: Tensor) -> None:
+        """Refuse images (C, H, W) that they cannot see."""
+        if self.distance is not None and min(image.shape[1:]) < SMALLEST_SIDE:
+            raise UserError(f"--lpips needs images of {SMALLEST_SIDE} pixels or more on a side")
+        if self.distance is not None or self.comparison is not None:
+            try:
+                three_channels(image[None], self.choice)
+            except ValueError as error:
+                raise UserError(
+                    f"--lpips and --features see three channels, the images have {len(image)}: "
+                    "give --rgb repeat (of one channel), --rgb 3,2,1 (three of them), or leave "
+                    "the metrics out"
+                ) from error
+
+    @property
+    def note(self) -> str:
+        """What must be said of the numbers."""
+        if self.choice is None:
+            return ""
+        shown = "channel repeated" if self.choice == "repeat" else f"channels {self.choice}"
+        return f"; {shown} as RGB"
+
+    def lpips(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances of images (B, C, H, W)."""
+        result: Tensor = self.distance(
+            three_channels(x, self.choice), three_channels(y, self.choice)
+        )
+        return result
+
+    def compare(self, x: Tensor, y: Tensor) -> None:
+        """Add images and their reconstructions."""
+        if self.comparison is not None:
+            self.comparison.add_real(three_channels(x, self.choice))
+            self.comparison.add_fake(three_channels(y, self.choice))
+
+    def add_to(self, report: EvaluationReport, about: dict[str, Any]) -> None:
+        """Append their numbers, or say that there are none."""
+        if self.comparison is not None:
+            add_comparison(report, self.comparison, about, "r", self.note)
+        else:
+            report.remarks.append("rfid and ris were not computed: give --features inception")
+        if self.distance is None:
+            report.remarks.append("lpips (PSIM) was not computed: give --lpips")
+
+
+def _rgb(text: str | None) -> str | list[int] | None:
+    if text is None or text == "repeat":
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--rgb {text}: give repeat, or three indices such as 3,2,1") from None
+
+
+# -- the journey of an image -----------------------------------------------------------------
+
+
+@torch.no_grad()
+def _measure(
+    arguments: argparse.Namespace, model: Any, images: Data, networks: Networks
+) -> tuple[FirstStageStatistics, Tensor]:
+    """The numbers, and the pictures of the sheet: originals, reconstructions, differences."""
+    quantizer = getattr(model, "quantize", None)
+    statistics = FirstStageStatistics(
+        model.downsampling_factor,
+        model.latent_channels,
+        None if quantizer is None else quantizer.num_codes,
+        None if networks.distance is None else networks.lpips,
+        networks.note,
+    )
+    sheet: list[Tensor] = []
+    total = len(images)  # type: ignore[arg-type]
+    with tqdm(total=total, unit="image", desc="reconstructing", dynamic_ncols=True) as bar:
+        for batch in image_batches(images, arguments.batch_size, arguments.workers):
+            x = batch.to(arguments.device)
+            posterior = model.encode(x)
+            if quantizer is None:
+                decoded, indices = model.decode(posterior.mode()), None
+            else:
+                quantized = quantizer(posterior.mode())
+                decoded, indices = model.decode(quantized.z, quantize=False), quantized.indices
+            seeds = range(statistics.images, statistics.images + len(x))
+            z = draw(posterior, seeds)
+            y = statistics.update(x, decoded, z, kl_map(posterior), indices)
+            networks.compare(x, y)
+            if len(sheet) < SHEET_IMAGES:
+                sheet += torch.stack([as_rgb(v) for v in (x, y, difference(x, y, GAIN))], 1).cpu()
+            bar.update(len(x))
+    return statistics, torch.stack(sheet[:SHEET_IMAGES], 1).flatten(0, 1)

@@ -1,0 +1,170 @@
+"""Send photographs through a first stage, at full resolution and of any height and width."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.autoencoders.tiled import reconstruct
+from ldm.cli.app import say
+from ldm.cli.data import image_mode, load_first_stage
+from ldm.cli.model import is_run, name_of, subject
+from ldm.data.framing import to_tensor
+from ldm.data.image_io import EXTENSIONS, read_image
+from ldm.data.listing import list_folder
+from ldm.errors import DataError, UserError
+from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
+from ldm.files import write_atomically
+from ldm.visualization.images import save_png
+
+RECORD = "reconstructions.json"
+SEED = 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Reconstruct one image after another."""
+    if arguments.max_side is not None and arguments.max_side < 1:
+        raise UserError(f"--max-side {arguments.max_side}: must be at least 1")
+    images = _targets(arguments.images)
+    model, _ = load_first_stage(arguments)
+    mode = image_mode(model, arguments.source)
+    out = arguments.out or _default_out(arguments.source)
+    record = _record(arguments, out)
+    failed = []
+    for target, file in images.items():
+        if _is_there(record, target, file, out):
+            say(f"{target}: is there already")
+            continue
+        try:
+            x = _read(file, mode, arguments.max_side)
+        except DataError as error:
+            say(f"{target}: left out, {error}")
+            failed.append(target)
+            continue
+        y = _reconstruct(model, x, arguments)
+        _write(x, y, out, target)
+        record["images"][target] = _numbers(x, y) | {"source": str(file)}
+        _save(record, out / RECORD)
+        say(_line(target, record["images"][target]))
+    say(f"{len(images) - len(failed)} images in {out}, beside their originals in {out / 'pairs'}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(images)} images could not be read; see above")
+
+
+def _default_out(source: str) -> Path:
+    if is_run(source):
+        return Path(source) / "reconstructed"
+    return Path(f"reconstructed-{name_of(source)}")
+
+
+def _targets(places: list[str]) -> dict[str, Path]:
+    """Path below OUT of each image that is to be read."""
+    found: list[tuple[PurePosixPath, Path]] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            names = list_folder(place).images
+            found += [(PurePosixPath(name), place / name) for name in names]
+        elif not place.is_file():
+            raise UserError(f"{place}: no such image or folder")
+        elif place.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"{place}: not one of {', '.join(EXTENSIONS)}")
+        else:
+            found.append((PurePosixPath(place.name), place))
+    if any(name.parts[0] == "pairs" for name, _ in found):
+        raise UserError("images in a folder 'pairs' would mix with the pairs: rename it")
+    plain = Counter(name.with_suffix(".png") for name, _ in found)
+    targets: dict[str, Path] = {}
+    for name, file in found:
+        target = name.with_suffix(".png")
+        if plain[target] > 1:  # a.jpg beside a.png
+            target = name.with_name(f"{name.name}.png")
+        if str(target) in targets:
+            raise UserError(
+                f"{targets[str(target)]} and {file} would both be written to {target}: give them "
+                "in two calls, with another --out"
+            )
+        targets[str(target)] = file
+    return targets
+
+
+def _record(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """What is known of the images in ``out``; refuses to mix those of other settings."""
+    settings = subject(arguments) | {"sample": arguments.sample, "max_side": arguments.max_side}
+    fresh = {"settings": settings, "images": {}}
+    file = out / RECORD
+    if arguments.overwrite or not file.exists():
+        return fresh
+    before: dict[str, Any] = json.loads(file.read_text())
+    relevant = settings.keys() - {"source", "checkpoint"}
+    if any(before["settings"].get(key) != settings[key] for key in relevant):
+        raise UserError(
+            f"{out} holds reconstructions by other weights or options (see {RECORD}): give another "
+            "--out, or --overwrite"
+        )
+    return before
+
+
+def _save(record: dict[str, Any], file: Path) -> None:
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomically(file, lambda opened: opened.write(text.encode()))
+
+
+def _is_there(record: dict[str, Any], target: str, file: Path, out: Path) -> bool:
+    known = record["images"].get(target, {}).get("source") == str(file)
+    return known and (out / target).exists() and (out / "pairs" / target).exists()
+
+
+def _read(file: Path, mode: str, max_side: int | None) -> Tensor:
+    """An image (1, C, H, W) in [-1, 1]."""
+    image, _ = read_image(file, mode=mode)
+    longest = max(image.size)
+    if max_side is not None and longest > max_side:
+        width, height = (max(1, round(side * max_side / longest)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return to_tensor(image)[None]
+
+
+@torch.no_grad()
+def _reconstruct(model: Any, x: Tensor, arguments: argparse.Namespace) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED) if arguments.sample else None
+    try:
+        y = reconstruct(model, x.to(arguments.device), generator)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        height, width = x.shape[2:]
+        raise UserError(
+            f"{height}x{width} pixels need more memory than there is: give --max-side"
+        ) from error
+    return y.float().clamp(-1, 1).cpu()
+
+
+def _write(x: Tensor, y: Tensor, out: Path, target: str) -> None:
+    for path, picture in ((out / target, y), (out / "pairs" / target, torch.cat([x, y], dim=3))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(picture[0], path)
+
+
+def _numbers(x: Tensor, y: Tensor) -> dict[str, Any]:
+    height, width = x.shape[2:]
+    ratio = float(psnr(x, y))
+    return {
+        "height": height,
+        "width": width,
+        "psnr": ratio if math.isfinite(ratio) else None,  # an exact copy; JSON has no infinity
+        "ssim": float(ssim(x, y)) if min(height, width) >= SSIM_WINDOW else None,
+    }
+
+
+def _line(target: str, numbers: dict[str, Any]) -> str:
+    ratio = "infinite" if numbers["psnr"] is None else f"{numbers['psnr']:.2f} dB"
+    similar = "" if numbers["ssim"] is None else f"  SSIM {numbers['ssim']:.4f}"
+    return f"{target}: {numbers['width']}x{numbers['height']}  PSNR {ratio}{similar}"

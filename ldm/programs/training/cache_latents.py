@@ -1,0 +1,210 @@
+"""Encode the images of a stage-2 config once, and train from their latents."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import platform
+from typing import Any
+
+import PIL
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+import ldm
+from ldm.cli.app import say
+from ldm.cli.latent_cache import SPLITS, Job, first_seed, read_job
+from ldm.cli.options.common import check_out_folder
+from ldm.cli.outputs import sole_writer
+from ldm.data.latents.manifest import FILE, Manifest, Split
+from ldm.data.latents.shard import describe, pack
+from ldm.data.latents.verify import verify_items, verify_sums
+from ldm.data.latents.writer import Writer
+from ldm.distributed import Processes, own_device
+from ldm.errors import UserError
+from ldm.files import write_atomically
+
+DATA = "data.yaml"
+SAMPLES = 16
+"""Items of a set that are encoded anew to verify a cache."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read the arguments; make the cache, or go on with it; verify it."""
+    _check(arguments)
+    processes = Processes.join()
+    job = read_job(arguments)
+    if arguments.verify:
+        manifest = Manifest.load(job.out)
+        _check_recipe(manifest, job)
+        if not manifest.complete:
+            raise UserError(f"{job.out} is not complete: repeat the call without --verify")
+    else:
+        manifest = _make(job, processes)
+    if processes.first:
+        _verify(job, manifest)
+        total = sum(shard.bytes for s in manifest.splits.values() for shard in s.shards)
+        shards = sum(s.count for s in manifest.splits.values())
+        say(
+            f"{job.out}: {total / 2**20:.1f} MiB in {shards} shards, key {manifest.recipe.key[:12]}"
+        )
+        say(f"train from it: the same config, then {job.out / DATA}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not any("=" not in item for item in arguments.config):
+        raise UserError("give a config file; --help shows examples")
+    if arguments.epochs < 1 or arguments.batch_size < 1 or arguments.workers < 0:
+        raise UserError("--epochs and --batch-size must be at least 1, --workers not negative")
+    if not 0 < arguments.shard_mib < 2**20:
+        raise UserError(f"--shard-mib {arguments.shard_mib}: must be positive")
+    arguments.device = own_device(arguments.device)
+    check_out_folder("--out", arguments.out)
+    if arguments.out.is_dir() and not (arguments.out / FILE).exists():
+        left = [path.name for path in arguments.out.iterdir() if not path.name.startswith(".")]
+        if left:
+            raise UserError(f"--out {arguments.out}: holds other files ({min(left)}); name another")
+
+
+def _make(job: Job, processes: Processes) -> Manifest:
+    """Make what is missing of the cache."""
+    with sole_writer(job.out, processes.first):
+        manifest, missing = processes.from_first(lambda: _begin(job))
+        writer = Writer(
+            job.out, manifest, job.encode, job.arguments.batch_size, job.arguments.workers
+        )
+        total = sum(
+            stop - start
+            for split, numbers in missing.items()
+            for _, start, stop in map(manifest.splits[split].span, numbers)
+        )
+        with tqdm(
+            total=total, unit="item", desc="encoding", dynamic_ncols=True,
+            disable=not processes.first or not total,
+        ) as bar:  # fmt: skip
+
+            def progress(count: int) -> None:
+                bar.update(processes.add_done(count) - bar.n)
+
+            for split, numbers in missing.items():
+                mine = numbers[processes.rank :: processes.count]
+                writer.write(job.pairs[split], split, mine, progress)
+            processes.wait(meanwhile=lambda: progress(0))
+        return processes.from_first(lambda: _finish(job, writer))
+
+
+def _begin(job: Job) -> tuple[Manifest, dict[str, list[int]]]:
+    """Write the manifest of a new cache, or go on with one; which shards are missing."""
+    if (job.out / FILE).exists():
+        manifest = Manifest.load(job.out)
+        _check_recipe(manifest, job)
+    else:
+        manifest = _plan(job)
+        manifest.save(job.out)
+    writer = Writer(job.out, manifest, job.encode, 1, 0)
+    missing = {split: writer.missing(split) for split in manifest.splits}
+    for split, about in manifest.splits.items():
+        kinds = "plain and mirrored" if about.mirrored else "plain only"
+        say(
+            f"{split}: {about.items} items, {kinds}, {about.epochs} epochs, {job.encode.entry} in "
+            f"{manifest.recipe.dtype}; {about.count - len(missing[split])} of {about.count} shards "
+            "are there"
+        )
+    return manifest, missing
+
+
+def _plan(job: Job) -> Manifest:
+    _check_draws(job)
+    schema, sizes, splits = None, set(), {}
+    for name, pairs in job.pairs.items():
+        plain, mirrored = pairs[0]
+        sizes.add(tuple(plain["image"].shape[-2:]))
+        kept = job.encode([plain], f"item 0 of the {name} set")
+        found = describe(kept[0])
+        if schema is not None and found != schema:
+            odd = min(k for k in found.keys() | schema.keys() if found.get(k) != schema.get(k))
+            raise UserError(
+                f"{odd!r} of training and validation set differ: {schema.get(odd)} and "
+                f"{found.get(odd)}; make them alike, or leave it out with --without {odd}"
+            )
+        schema = found
+        twins = job.encode([mirrored], "item 0") if mirrored is not None else []
+        columns = pack(kept, twins, schema).values()
+        each = sum(column.numel() * column.element_size() for column in columns)
+        step = job.arguments.batch_size
+        rows = max(1, int(job.arguments.shard_mib * 2**20 / max(each, 1)) // step) * step
+        epochs = job.arguments.epochs if name == "train" else 1
+        splits[name] = Split(len(pairs), epochs, mirrored is not None, rows)
+    assert schema is not None
+    (image_size, *others) = sizes
+    if others:
+        raise UserError(f"images of training and validation set have different sizes: {sizes}")
+    versions = {
+        "ldm": ldm.__version__,
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
+    return Manifest(job.recipe, image_size, schema, splits, versions)
+
+
+def _check_draws(job: Job) -> None:
+    """Refuse to keep one draw of what training draws anew in every epoch."""
+    found = job.pairs["train"].changing_entry()
+    epochs = job.arguments.epochs
+    if found is not None and epochs == 1:
+        raise UserError(
+            f"{found[1]!r} of training item {found[0]} is drawn anew in every epoch (random crops, "
+            "masks, degradations, captions): keep K epochs of draws with --epochs K, or turn them "
+            "off, e.g. data.params.train.params.crop=center (of tar shards: "
+            "data.params.train.params.framing.params.crop=center)"
+        )
+    if found is None and epochs > 1:
+        raise UserError(
+            f"--epochs {epochs}: all epochs of the training set are alike; leave it out"
+        )
+
+
+def _check_recipe(manifest: Manifest, job: Job) -> None:
+    if manifest.recipe != job.recipe:
+        names = {"autoencoder": "the autoencoder", "dtype": "--dtype"}
+        odd = [names.get(key, key) for key in manifest.recipe.differences(job.recipe)]
+        raise UserError(
+            f"{job.out} is stale: it was made with another value of {', '.join(odd[:5])}; delete "
+            "it, or give another --out"
+        )
+    for name, about in manifest.splits.items():
+        if about.items != len(job.pairs[name]):
+            raise UserError(
+                f"{job.out} is stale: it is of {about.items} {name} items, there are "
+                f"{len(job.pairs[name])} now; delete it, or give another --out"
+            )
+
+
+def _finish(job: Job, writer: Writer) -> Manifest:
+    manifest = writer.finish()
+    data = {name: _node(job, manifest, name) for name in SPLITS}
+    tree = {"data": {"params": data}, "uncached": job.nodes}  # the images, for evaluations
+    text = "# Written by scripts/cache_latents.py: the data node to train with, after the config.\n"
+    text += OmegaConf.to_yaml(OmegaConf.create(tree))
+    write_atomically(job.out / DATA, lambda file: file.write(text.encode()))
+    return manifest
+
+
+def _node(job: Job, manifest: Manifest, split: str) -> dict[str, Any]:
+    params: dict[str, Any] = {"root": str(job.out), "split": split, "key": manifest.recipe.key}
+    if split == "train":
+        params |= {"flip": job.flip, "seed": first_seed(job.nodes["train"])}
+    if "image_size" in job.config:
+        params["image_size"] = "${image_size}"
+    return {"target": "ldm.data.CachedLatents", "params": params}
+
+
+def _verify(job: Job, manifest: Manifest) -> None:
+    total = sum(shard.bytes for s in manifest.splits.values() for shard in s.shards)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verifying", dynamic_ncols=True) as bar:
+        verify_sums(job.out, manifest, bar.update)
+    check = functools.partial(verify_items, job.out, manifest)
+    worst = max(check(name, pairs, job.encode, SAMPLES) for name, pairs in job.pairs.items())
+    say(f"verified: all checksums; {SAMPLES} items of each set encoded anew, off by {worst:.1e}")

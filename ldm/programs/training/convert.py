@@ -1,0 +1,135 @@
+"""Convert checkpoints between this library, the original code (CompVis) and diffusers."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from ldm.checkpoint import SUFFIXES
+from ldm.cli.app import say
+from ldm.config import load_config
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.errors import ConfigError, UserError
+from ldm.export import (
+    FILES,
+    differences,
+    export,
+    part_of,
+    read_back,
+    round_parameters,
+)
+from ldm.load.model import inline_pretrained, load_model, run_config
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TOLERANCE = 1e-4
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read a model, write it in another format and prove that it is the same."""
+    out = Path(os.path.abspath(arguments.out))
+    _check_out(out, Path(arguments.source), arguments.overwrite)
+    if arguments.scale_factor is not None and arguments.to != "diffusers":
+        raise UserError("--scale-factor stands in config.json of diffusers only; leave it out")
+    if arguments.part == "denoiser" and arguments.to == "compvis":
+        raise UserError("--part denoiser: compvis has no such files; choose native or diffusers")
+    model, config = _source(arguments)
+    if arguments.part != "all":
+        model, config = part_of(model, config, arguments.part)
+    whole = isinstance(model, LatentDiffusion)
+    if whole and arguments.scale_factor is not None:
+        raise UserError("--scale-factor: a whole model has its own; leave it out")
+    factor = arguments.scale_factor or config.get("scale_factor") or 1.0
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        report = _write(model, config, temporary, arguments.to, factor, DTYPES[arguments.dtype])
+        _replace(out, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    count = sum(p.numel() for p in model.parameters())
+    say(f"{out}: {type(model).__name__}, {count / 1e6:.3f} M parameters, {arguments.dtype}")
+    say(report)
+    if arguments.to == "diffusers" and hasattr(model, "encode") and not whole:
+        say(f"  scaling_factor {factor:g} in config.json (--scale-factor X changes it)")
+    elif arguments.to == "compvis" and whole:
+        say("  without config.yaml: use the config of the original code that fits the source")
+
+
+def _check_out(out: Path, source: Path, overwrite: bool) -> None:
+    if out.suffix in SUFFIXES:
+        raise UserError(f"--out {out}: name a folder, not a file")
+    if out.resolve() in (source.resolve(), source.resolve().parent):
+        raise UserError(f"--out {out} is where the source lies; name another folder")
+    if not out.exists():
+        return
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name]
+    others = [name for name in names if name not in FILES]
+    if others:
+        raise UserError(f"--out {out} is there already, with {others[0]} in it; name a new folder")
+    if names and not overwrite:
+        raise UserError(f"--out {out} is there already; name another folder or give --overwrite")
+
+
+def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
+    source, ema = arguments.source, not arguments.no_ema
+    if not arguments.config:
+        config = inline_pretrained(run_config(source))
+        return load_model(source, arguments.checkpoint, ema), config
+    if Path(source).is_dir() or arguments.checkpoint:
+        raise UserError("--config goes with a checkpoint file as SOURCE, and without --checkpoint")
+    files = [item for item in arguments.config if "=" not in item]
+    overrides = [item for item in arguments.config if "=" in item]
+    config = inline_pretrained(load_config(*files, overrides=overrides, complete=False))
+    return load_model(config, source, ema), config
+
+
+def _write(
+    model: nn.Module,
+    config: DictConfig,
+    folder: Path,
+    format: str,
+    factor: float,
+    dtype: torch.dtype,
+) -> str:
+    """Write the files, compare what they hold with the model and say how it differs."""
+    rounded = model
+    if dtype != torch.float32:
+        rounded = copy.deepcopy(model)
+        round_parameters(rounded, dtype)
+    try:
+        export(rounded, config, folder, format, factor, dtype)
+    except ConfigError as error:
+        if format != "diffusers" or not isinstance(rounded, LatentDiffusion):
+            raise
+        raise UserError(f"{error} (--part autoencoder, --part denoiser)") from error
+    written = differences(rounded, read_back(folder, config))
+    if not all(value <= TOLERANCE for value in written.values()):
+        raise UserError(
+            f"the {format} files do not hold the same model ({_listed(written)}); nothing was kept"
+        )
+    report = f"  read back, at most: {_listed(written)}"
+    if rounded is not model:
+        report += f"\n  by rounding, at most: {_listed(differences(model, rounded))}"
+    return report
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} differ by {value:.2g}" for name, value in values.items())
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Let ``new`` become ``out``; an earlier ``out`` goes last."""
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old, ignore_errors=True)

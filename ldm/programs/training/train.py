@@ -1,0 +1,64 @@
+"""Train one stage of a latent diffusion model from a config."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from omegaconf import DictConfig
+
+from ldm.cli.app import say
+from ldm.load.init_from import InitFrom
+from ldm.load.model import inline_pretrained
+from ldm.training.launch import give_way_to_main_process, is_main_process
+from ldm.training.run import begin, build, open_run, train
+from ldm.training.run_folder import RunFolder
+from ldm.training.trainer import trainer_options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Start, continue or rehearse a run; of several processes one reports what went wrong."""
+    try:
+        _train(options)
+    except Exception:
+        give_way_to_main_process()
+        raise
+
+
+def _train(options: argparse.Namespace) -> None:
+    config, folder = options.config, RunFolder(options.folder)
+    init = InitFrom(options.init_from, options.init_partial) if options.init_from else None
+    if options.dry_run:
+        _dry_run(config, init)
+        return
+    if options.resume:
+        if is_main_process():
+            say(f"continuing {folder.path}")
+        train(config, folder, resume=True, say=say)
+    else:
+        open_run(folder, config, options.if_exists, say, init)
+    if is_main_process():
+        _summary(folder)
+
+
+def _dry_run(config: DictConfig, init: InitFrom | None) -> None:
+    trainer_options(config)
+    with torch.device("meta"):
+        task, data = build(inline_pretrained(config))
+        task.configure_optimizers()
+    if init is not None:
+        begin(task, init, say)
+    say(f"{config.name}: builds")
+    for name, module in task.model.named_children():
+        total = sum(p.numel() for p in module.parameters())
+        trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        say(f"  {name:<16} {total / 1e6:9.3f} M parameters, {trainable / 1e6:9.3f} M trained")
+    say(f"  training set     {len(data.train)} items, validation set {len(data.validation)} items")
+
+
+def _summary(folder: RunFolder) -> None:
+    status = folder.status()
+    say(
+        f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s"
+    )
+    say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")

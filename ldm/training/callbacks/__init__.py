@@ -1,0 +1,1 @@
+"""What happens beside a step: averages, pictures, figures, checkpoints."""

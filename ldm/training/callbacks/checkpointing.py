@@ -1,0 +1,183 @@
+"""When a run saves its state, and when it stops for a signal.
+
+Checkpoints that are either there and whole, or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from ldm.checkpoint import load_training_checkpoint, save
+from ldm.errors import CheckpointError, TrainingError
+from ldm.training.launch import from_main_process
+from ldm.training.resume import Resumed
+from ldm.training.run_folder import RunFolder
+from ldm.training.signals import Stop, StopSignals
+
+
+class SaveCheckpoints(Checkpoint):
+    """Saves ``last.ckpt`` between optimiser steps, and ends the run there if it was asked to.
+
+    All processes call it; the main one writes.
+
+    Args:
+        folder: the run's folder.
+        every: optimiser steps between checkpoints.
+        keep: each of so many steps stays as ``step-N.ckpt`` for ever; 0: none.
+        signals: whether the run was asked to end.
+    """
+
+    def __init__(self, folder: RunFolder, every: int, keep: int, signals: StopSignals) -> None:
+        self._folder = folder
+        self._every = every
+        self._keep = keep
+        self._signals = signals
+        self._begun = self._saved = self._step = 0
+        self._stepping = self._changed = False
+
+    def on_load_checkpoint(self, _trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the best of a run that was moved or copied: Lightning knows it by its old place."""
+        place = self._folder.checkpoints.resolve()
+        for state in checkpoint.get("callbacks", {}).values():
+            if not (isinstance(state, dict) and state.get("best_model_path")):
+                continue
+            for name in ("best_model_path", "kth_best_model_path"):
+                state[name] = str(place / Path(state[name]).name) if state[name] else ""
+            known = state["best_k_models"].items()
+            state["best_k_models"] = {str(place / Path(path).name): score for path, score in known}
+            state["dirpath"] = str(place)
+
+    def setup(self, trainer: Any, _task: Any, stage: str) -> None:
+        """Keep Lightning from taking the signals.
+
+        Its own handlers talk to the other processes from within, whatever these are doing, and
+        under SLURM write checkpoints of another kind and requeue the job.
+        """
+        trainer._signal_connector.register_signal_handlers = self._signals.listen
+
+    def on_train_start(self, trainer: Any, _task: Any) -> None:
+        """Count steps from where a resumed run stands.
+
+        Lightning asks the other processes before each batch whether its handler of a signal was
+        called, for which a GPU is waited for; it never is.
+        """
+        self._begun = self._saved = self._step = trainer.global_step
+        self._signals.listen()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self._note_change)
+
+    def _note_change(self, *_: Any) -> None:
+        self._changed = True
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """From here on weights may be changed in part, unless a guard stops the step."""
+        self._stepping = True
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Save if it is time or the run ends.
+
+        Raises:
+            Stop: the run was asked to end; its state is saved.
+        """
+        step = trainer.global_step
+        if step == self._step:
+            return  # gradients are being accumulated, or the batch was left out
+        self._step = step
+        self._stepping = self._changed = False
+        asked = self._signals.agreed(trainer.strategy.root_device)
+        kept = self._keep > 0 and step % self._keep == 0
+        if asked or kept or step % self._every == 0:
+            self._save(trainer)
+        if kept and trainer.is_global_zero:
+            self._give_name_for_ever(step)
+        if asked and step != trainer.max_steps:
+            raise Stop
+
+    def on_train_end(self, trainer: Any, _task: Any) -> None:
+        """Save the end of a run, once more if the last step is saved: by now it is logged, too."""
+        if trainer.global_step != self._begun:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Any, _task: Any, exception: BaseException) -> None:
+        """Save where steps would be lost and the state is that between two steps.
+
+        A ``TrainingError`` is raised by a guard, before the step changes anything. Not with several
+        processes: the others may be anywhere, and saving waits for them.
+        """
+        untouched = not self._stepping or isinstance(exception, TrainingError)
+        clean = trainer.training and untouched and not self._changed
+        if (
+            self._saved != self._step
+            and clean
+            and trainer.world_size == 1
+            and not isinstance(exception, CheckpointError)
+        ):
+            with contextlib.suppress(CheckpointError):  # the exception says more
+                self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        trainer.save_checkpoint(self._folder.last)
+        self._saved = self._step
+
+    def _give_name_for_ever(self, step: int) -> None:
+        kept = self._folder.kept(step)
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(self._folder.last)
+        except OSError:  # a file system where files have one name
+            shutil.copyfile(self._folder.last, kept)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes to a temporary file and renames it; reads without ever running code.
+
+    What ``last.ckpt`` held before stays as ``previous.ckpt``.
+
+    Args:
+        folder: the run's folder.
+        resumed: the checkpoint that the run is resumed from, which the main process has read.
+    """
+
+    def __init__(self, folder: RunFolder, resumed: Resumed | None = None) -> None:
+        self._folder = folder
+        self._resumed = resumed
+        self._last_step = None if resumed is None else resumed.step
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``, replacing it only once the new file is complete.
+
+        Raises:
+            CheckpointError: it cannot be written, or the folder of the run is gone.
+        """
+        path, step = Path(path), checkpoint["global_step"]
+        if not self._folder.config.exists():
+            raise CheckpointError(
+                f"{self._folder.path} was removed or renamed while it was trained: the state at "
+                f"step {step} cannot be saved"
+            )
+        is_last = path == self._folder.last
+        new_step = is_last and step != self._last_step
+        save(checkpoint, path, keep=self._folder.previous if new_step else None)
+        if is_last:
+            self._last_step = step
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain values, from the file that the main process has chosen."""
+        path = from_main_process(str(path))
+        content = None if self._resumed is None else self._resumed.take()
+        return content or load_training_checkpoint(path, map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint that a better one replaces."""
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Batches whose order and random numbers are functions of seed and place."""

@@ -1,0 +1,212 @@
+"""Learning-rate schedules: functions from the optimiser step to a factor, for ``LambdaLR``.
+
+The original's rule for learning rates: so much per sample of the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.errors import ConfigError
+from ldm.training.launch import is_main_process
+
+
+class StepSchedule(LambdaLR):
+    """Multiplies learning rates by ``factor(step)``; a checkpoint brings the step and no more.
+
+    A resumed run thus has the learning rate that its config says, from its first step on, also
+    where the config was changed: torch would go on with the schedule and, for one step, the rate
+    that were saved.
+
+    Args:
+        optimizer: whose rates.
+        factor: of the step, from 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were taken."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the learning rates of an optimiser whose own state was loaded before."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict.get("_step_count", self.last_epoch + 1)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        rates = [base * factor for base, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, base, rate in zip(
+            self.optimizer.param_groups, self.base_lrs, rates, strict=True
+        ):
+            group["initial_lr"] = base
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = rates
+
+
+def scheduler(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
+    """The torch scheduler that multiplies learning rates by ``factor(step)``."""
+    return StepSchedule(optimizer, factor)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Factor 1, after an optional linear warm-up over ``warmup_steps`` steps."""
+
+    warmup_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        return min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear from ``start`` to ``peak``, then half a cosine down to ``end`` at ``decay_steps``.
+
+    Attributes:
+        warmup_steps: length of the linear part.
+        decay_steps: step at which ``end`` is reached, counted from the beginning; it stays there.
+        start: factor at step 0.
+        peak: factor after the warm-up.
+        end: last factor.
+    """
+
+    warmup_steps: int
+    decay_steps: int
+    start: float = 0.0
+    peak: float = 1.0
+    end: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.start + (self.peak - self.start) * step / self.warmup_steps
+        u = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
+        return self.end + 0.5 * (self.peak - self.end) * (1 + math.cos(math.pi * min(u, 1.0)))
+
+
+@dataclass(frozen=True)
+class CosineCycles:
+    """Several ``WarmupCosine`` one after the other; all attributes have one entry per cycle.
+
+    A step on the border of two cycles belongs to the earlier one. After the last cycle its ``end``
+    is kept.
+
+    Attributes:
+        cycle_lengths: lengths in steps.
+        warmup_steps: lengths of the linear parts.
+        start: factors at the beginning.
+        peak: factors after the warm-up.
+        end: factors at the end.
+    """
+
+    cycle_lengths: Sequence[int]
+    warmup_steps: Sequence[int]
+    start: Sequence[float]
+    peak: Sequence[float]
+    end: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _check_cycles(self)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        i, step = _find_cycle(self.cycle_lengths, step)
+        cycle = WarmupCosine(
+            self.warmup_steps[i], self.cycle_lengths[i], self.start[i], self.peak[i], self.end[i]
+        )
+        return cycle(step)
+
+
+@dataclass(frozen=True)
+class LinearCycles:
+    """Cycles of a linear warm-up and a linear decay; attributes as for ``CosineCycles``.
+
+    As published, the decay is the line from ``peak`` at the beginning of the cycle to ``end`` at
+    its end, so there is a small drop after the warm-up.
+    """
+
+    cycle_lengths: Sequence[int]
+    warmup_steps: Sequence[int]
+    start: Sequence[float]
+    peak: Sequence[float]
+    end: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _check_cycles(self)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        i, step = _find_cycle(self.cycle_lengths, step)
+        if step < self.warmup_steps[i]:
+            return self.start[i] + (self.peak[i] - self.start[i]) * step / self.warmup_steps[i]
+        left = max(self.cycle_lengths[i] - step, 0) / self.cycle_lengths[i]
+        return self.end[i] + (self.peak[i] - self.end[i]) * left
+
+
+def _check_cycles(cycles: CosineCycles | LinearCycles) -> None:
+    values = (cycles.cycle_lengths, cycles.warmup_steps, cycles.start, cycles.peak, cycles.end)
+    if len({len(v) for v in values}) != 1 or not cycles.cycle_lengths:
+        raise ValueError(
+            f"{type(cycles).__name__}: cycle_lengths, warmup_steps, start, peak and end need the "
+            f"same number of entries, at least one; got {[len(v) for v in values]}"
+        )
+
+
+def _find_cycle(lengths: Sequence[int], step: int) -> tuple[int, int]:
+    """Index of the cycle that a step belongs to, and the step counted from its beginning."""
+    for i, length in enumerate(lengths[:-1]):
+        if step <= length:
+            return i, step
+        step -= length
+    return len(lengths) - 1, step
+
+
+logger = logging.getLogger(__name__)
+
+
+class LRPerSample:
+    """Makes optimisers whose learning rate is ``base_lr`` times the batch of an optimiser step.
+
+    The original multiplies its ``base_learning_rate`` by the batch per device, the number of
+    devices and that of accumulated batches. Their product is ``data.params.batch_size`` here, so a
+    config refers to it: ``batch_size: ${data.params.batch_size}``. The value is logged.
+
+    Args:
+        optimizer: makes the optimiser; called with the parameters and ``lr``.
+        base_lr: learning rate per sample.
+        batch_size: samples per optimiser step over all devices and accumulated batches.
+
+    Raises:
+        ConfigError: one of the numbers is not positive.
+    """
+
+    def __init__(
+        self, optimizer: Callable[..., Optimizer], base_lr: float, batch_size: int
+    ) -> None:
+        if base_lr <= 0 or batch_size < 1:
+            raise ConfigError(
+                f"base_lr {base_lr} and batch_size {batch_size} must be positive: the learning "
+                "rate is their product"
+            )
+        self.lr = base_lr * batch_size
+        self._optimizer = optimizer
+        self._text = f"learning rate {self.lr:.4g} = base_lr {base_lr:g} x batch {batch_size}"
+
+    def __call__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
+        """The optimiser over some parameters."""
+        if is_main_process():
+            logger.info(self._text)
+        return self._optimizer(parameters, lr=self.lr)

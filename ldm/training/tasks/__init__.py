@@ -1,0 +1,1 @@
+"""What is optimised: a task is a ``LightningModule`` around a model."""

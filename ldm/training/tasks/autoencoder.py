@@ -1,0 +1,359 @@
+"""Stage 1: train an autoencoder against reconstruction, regularisation and a discriminator.
+
+Use of a codebook over a whole epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from ldm.autoencoders.quantizer import VectorQuantizer
+from ldm.errors import ConfigError, DataError
+from ldm.evaluation.metrics.reconstruction import psnr
+from ldm.layers.codebook import code_counts, codes_used, perplexity
+from ldm.layers.rng import BatchGenerator
+from ldm.training.checks import check_clip
+from ldm.training.nan_guard import FiniteGuard
+from ldm.training.optim import Constant, scheduler
+from ldm.training.tasks.base import log_values, over_processes, unscale
+
+
+class CodeUsage:
+    """Counts chosen codes until asked; a single batch says little about a large codebook.
+
+    Args:
+        num_codes: size of the codebook.
+    """
+
+    def __init__(self, num_codes: int) -> None:
+        self.num_codes = num_codes
+        self._counts: Tensor | None = None
+
+    def add(self, indices: Tensor) -> None:
+        """Count the codes of a batch; indices have any shape."""
+        counts = code_counts(indices, self.num_codes)
+        before = self._counts
+        self._counts = counts if before is None else before.to(counts.device) + counts
+
+    def state(self) -> Tensor | None:
+        """What all processes have counted since the last summary, for a checkpoint."""
+        return None if self._counts is None else _over_processes(self._counts.clone())
+
+    def load(self, counts: Tensor | None) -> None:
+        """Go on counting from a state, in one of the processes."""
+        first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+        if counts is not None:
+            self._counts = counts if first else torch.zeros_like(counts)
+
+    def to(self, device: torch.device) -> None:
+        """Count there: processes of GPUs can only add what lies on them."""
+        self._counts = None if self._counts is None else self._counts.to(device)
+
+    def summary(self) -> dict[str, Tensor]:
+        """What was seen in all processes since the last call.
+
+        Returns:
+            ``epoch_perplexity`` and ``codebook_usage``, the share of codes used at least once;
+            nothing if no batch was seen.
+        """
+        counts, self._counts = self._counts, None
+        if counts is None:
+            return {}
+        counts = _over_processes(counts)
+        share = codes_used(counts).float() / self.num_codes
+        return {"epoch_perplexity": perplexity(counts), "codebook_usage": share}
+
+
+def _over_processes(counts: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    return counts
+
+
+def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Means over the parts of a batch, for scalars that all parts have."""
+    return {key: torch.stack([entry[key].float() for entry in logs]).mean() for key in logs[0]}
+
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class AutoencoderTask(pl.LightningModule):
+    """Alternates one step of the autoencoder and one of the discriminator on every batch.
+
+    ``trainer.max_steps`` and ``disc_start`` both count batches: the discriminator's optimiser is
+    stepped past Lightning's counter, which would otherwise count two steps per batch. With
+    ``trainer.accumulate_grad_batches`` = n a batch is worked on in n parts, one after the other, to
+    save memory; it is still one batch, one step.
+
+    Args:
+        model: autoencoder; called with images (B, C, H, W) in [-1, 1].
+        objective: ``KLObjective`` or ``VQObjective``.
+        optimizer: makes the optimiser of the autoencoder from its parameters.
+        discriminator_optimizer: the same for the discriminator.
+        lr_schedule: multiplier of both learning rates as a function of the step.
+        gradient_clip: largest gradient norm of the autoencoder; None does not clip.
+        on_nonfinite: ``skip`` or ``stop``: what a batch does whose loss or gradient is NaN or
+            infinite; see :class:`~ldm.training.nan_guard.FiniteGuard`.
+    """
+
+    monitor = "val/rec_loss"
+    generator: torch.Generator | None = None
+    """Of the draws of the present batch, see :class:`~ldm.training.data.seeded.StepRandomness`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
+        gradient_clip: float | None = None,
+        on_nonfinite: str = "skip",
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.micro_batches = 1
+        self.model: Any = model
+        self.objective: Any = objective
+        if hasattr(objective, "logvar"):
+            objective.logvar.requires_grad_(False)  # in no optimiser, as published
+        self._optimizer = optimizer
+        self._discriminator_optimizer = discriminator_optimizer
+        self._lr_schedule = lr_schedule
+        self._gradient_clip = check_clip(gradient_clip)
+        self.guard = FiniteGuard(on_nonfinite)
+        quantizer = self._quantizer
+        self._usage = {
+            split: CodeUsage(quantizer.num_codes)
+            for split in ("train", "val")
+            if quantizer is not None
+        }
+
+    @property
+    def _quantizer(self) -> VectorQuantizer | None:
+        quantizer = getattr(self.model, "quantize", None)
+        return quantizer if isinstance(quantizer, VectorQuantizer) else None
+
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Refuse images that the model cannot take, before a run begins.
+
+        Raises:
+            DataError: it names the size or the channels, and what is needed.
+        """
+        channels, *sides = item["image"].shape
+        taken = self.model.image_channels
+        if channels != taken:
+            raise DataError(
+                f"the images have {channels} channels, the model takes {taken}: "
+                "set its in_channels (image_channels of configs/autoencoder) or image_mode"
+            )
+        factor = self.model.downsampling_factor
+        if any(side % factor for side in sides):
+            size = "x".join(map(str, sides))
+            raise DataError(
+                f"the images have {size} pixels, but the sides must be multiples of the model's "
+                f"downsampling factor f = {factor}: change image_size"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Two optimisers, each with the same learning-rate schedule."""
+        generator = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
+        discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
+        optimizers = [generator, discriminator]
+        return optimizers, [scheduler(optimizer, self._lr_schedule) for optimizer in optimizers]
+
+    def on_fit_start(self) -> None:
+        """Tell the objective in how many parts batches come."""
+        gradients = self.objective.gradients  # of a checkpoint, which is read to the CPU
+        gradients.extend([gradients.popleft().to(self.device) for _ in range(len(gradients))])
+        self.objective.work_in_parts(self.micro_batches)
+        for usage in self._usage.values():
+            usage.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the balance of the losses remembers of earlier parts, and codes counted."""
+        checkpoint["gradients"] = list(self.objective.gradients)
+        checkpoint["left_out_in_a_row"] = self.guard.in_a_row
+        checkpoint["code_usage"] = {split: usage.state() for split, usage in self._usage.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with the balance and the counts as they were."""
+        self.guard.in_a_row = checkpoint.get("left_out_in_a_row", 0)
+        gradients = checkpoint.get("gradients", [])
+        self.objective.gradients = deque(gradients, maxlen=max(1, len(gradients)))
+        for split, counts in checkpoint.get("code_usage", {}).items():
+            self._usage[split].load(counts)
+
+    def training_step(self, batch: dict[str, Any], _index: int) -> None:
+        """One step of the autoencoder, then one of the discriminator."""
+        step = self.global_step
+        parts = self._parts(batch["image"])
+        trained = self._autoencoder_step(parts, step)
+        if trained is None:
+            return
+        reconstructions, logs = trained
+        complete = True
+        if self.objective.adversarial(step):
+            complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
+            logs |= disc_logs
+        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        for schedule in cast("list[Any]", self.lr_schedulers()):
+            schedule.step()
+        if complete:
+            self.guard.stepped()
+        logs = over_processes(self, logs) | {"lr": lr}
+        log_values(self, "train", logs, step + 1)
+        self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
+
+    def _autoencoder_step(
+        self, parts: list[Tensor], step: int
+    ) -> tuple[list[Tensor], dict[str, Tensor]] | None:
+        """The reconstructions and what to log; None if the batch had to be left out."""
+        optimizer = cast("list[Any]", self.optimizers())[0]
+        optimizer.zero_grad()
+        if self._quantizer is not None:
+            self._quantizer.forget()  # a batch that was left out
+        reconstructions, logs = [], []
+        with self._frozen_discriminator():
+            for i, images in enumerate(parts):
+                output = self.model(images, generator=self._generator_of(i, len(images)))
+                reconstruction = output.image.detach()
+                seen = {"images": images, "reconstruction": reconstruction}
+                # before it reaches any running statistics
+                if not self.guard.passes(step + 1, seen):
+                    return None
+                loss, terms = self.objective.generator(images, output, self.model.last_layer, step)
+                with self._synchronised(i == len(parts) - 1):
+                    self.manual_backward(loss / len(parts))
+                reconstructions.append(reconstruction)
+                logs.append(terms)
+                if output.indices is not None:
+                    self._usage["train"].add(output.indices)
+        means = mean_logs(logs)
+        if not self._scaled:
+            means["grad_norm"] = self._clip(optimizer.optimizer, self._gradient_clip)
+        if not self.guard.passes(step + 1, means):
+            self.objective.gradients.clear()
+            return None
+        optimizer.step()
+        if self._quantizer is not None:
+            self._quantizer.update_codebook()
+        return reconstructions, means
+
+    def _discriminator_step(
+        self, parts: list[Tensor], reconstructions: list[Tensor], step: int
+    ) -> tuple[bool, dict[str, Tensor]]:
+        """Whether the step was taken, and what to log."""
+        optimizer = cast("list[Any]", self.optimizers())[1].optimizer
+        optimizer.zero_grad()
+        logs = []
+        for i, (images, copies) in enumerate(zip(parts, reconstructions, strict=True)):
+            loss, terms = self.objective.discriminator_loss(images, copies, step)
+            with self._synchronised(i == len(parts) - 1):
+                self.manual_backward(loss / len(parts))
+            logs.append(terms)
+        means = mean_logs(logs)
+        if not self._scaled:
+            means["disc_grad_norm"] = self._clip(optimizer, None)
+        fit = self.guard.passes(step + 1, means)
+        if fit:
+            self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
+        return fit, means
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        if len(images) % self.micro_batches:
+            raise ConfigError(
+                f"trainer.accumulate_grad_batches: {self.micro_batches} parts of a batch need a "
+                f"batch size per device that they divide; it is {len(images)}"
+            )
+        return list(images.chunk(self.micro_batches))
+
+    def _generator_of(self, part: int, size: int) -> torch.Generator | None:
+        """The source of the draws of a part of the present batch."""
+        if not isinstance(self.generator, BatchGenerator):
+            return self.generator
+        return self.generator.narrow(part * size, size)
+
+    @contextmanager
+    def _frozen_discriminator(self) -> Iterator[None]:
+        """Let gradients pass through the discriminator, but not into its weights."""
+        self.objective.discriminator.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.objective.discriminator.requires_grad_(True)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Average gradients over the processes only once per step, with those of the last part."""
+        no_sync = getattr(self.trainer.strategy.model, "no_sync", nullcontext)
+        return nullcontext() if last else no_sync()
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether gradients are scaled against float16's underflow until the optimiser's step."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def _clip(self, optimizer: Optimizer, limit: float | None) -> Tensor:
+        """Clip by norm if there is a limit; the norm before that."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return clip_grad_norm_(parameters, math.inf if limit is None else limit)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the autoencoder's gradients where they have only now been unscaled."""
+        generator = cast("list[Any]", self.optimizers())[0].optimizer
+        if self._scaled and self._gradient_clip is not None and optimizer is generator:
+            unscale(self.trainer, optimizer)
+            norm = self._clip(optimizer, self._gradient_clip)
+            log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
+
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
+        """Reconstruction from a posterior sample, with the same noise at every validation."""
+        images = batch["image"]
+        output = self.model(images, generator=self.generator)
+        _, logs = self.objective.generator(images, output, self.model.last_layer, self.global_step)
+        for name in ("d_weight", "disc_factor"):  # a ratio of gradients: not there in validation
+            logs.pop(name, None)
+        latents = output.posterior.mode().float()
+        logs |= {"latent_mean": latents.mean(), "latent_std": latents.std()}
+        logs["psnr"] = psnr(images, output.image.clamp(-1, 1)).mean()
+        log_values(self, "val", logs, self.global_step, batch_size=len(images))
+        if output.indices is not None:
+            self._usage["val"].add(output.indices)
+
+    def on_train_epoch_start(self) -> None:
+        """Log the use of the codebook in an epoch at whose very end the run was killed."""
+        summary = self._usage["train"].summary() if self._usage else {}
+        values = {f"train/{name}": float(value) for name, value in summary.items()}
+        for logger in self.trainer.loggers if values else ():
+            logger.log_metrics(values, step=self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        """Log how evenly the codebook was used in this epoch."""
+        self._log_usage("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how evenly the codebook was used on the validation set."""
+        self._log_usage("val")
+
+    def _log_usage(self, split: str) -> None:
+        summary = self._usage[split].summary() if split in self._usage else {}
+        if summary:
+            log_values(self, split, summary, self.global_step)
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any], count: int = 8) -> Tensor:
+        """Images above their reconstructions, (2 * count, C, H, W), ``count`` per row."""
+        images = batch["image"][:count].to(self.device)
+        return torch.cat([images, self.model.decode(self.model.encode(images).mode())])

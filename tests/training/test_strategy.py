@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+from pytorch_lightning.strategies import FSDPStrategy
+
+from ldm.errors import ConfigError
+from ldm.training.strategy import check_sharding, whole_norm
+
+TASK = SimpleNamespace(
+    automatic_optimization=True, preview=None, model=SimpleNamespace(has_scale_factor=False)
+)
+
+
+def test_all_that_has_to_change_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"ema_decay=null, every.images=0, a number for scale"):
+        check_sharding("fsdp_cpu_offload", TASK, 0.99, 500)
+    known = SimpleNamespace(
+        automatic_optimization=True, preview=None, model=SimpleNamespace(has_scale_factor=True)
+    )
+    check_sharding("fsdp", known, None, 0)
+    check_sharding("ddp", TASK, 0.99, 500)
+    with pytest.raises(ConfigError, match="two optimisers"):
+        check_sharding("fsdp", SimpleNamespace(automatic_optimization=False), None, 0)
+    with pytest.raises(ConfigError, match="deepspeed_stage_2 is not supported"):
+        check_sharding("deepspeed_stage_2", TASK, None, 0)
+
+
+def test_the_norm_counts_gradients_of_all_processes_where_each_has_a_part() -> None:
+    parts = torch.tensor([3.0, 4.0])
+    assert whole_norm(Mock(), parts) == 5
+    sharded = Mock(spec=FSDPStrategy)
+    sharded.reduce = lambda value, reduce_op: value + 144 if reduce_op == "sum" else None
+    assert whole_norm(sharded, parts) == 13
