@@ -64,7 +64,7 @@ import sys
 import torch
 import torch.distributed as dist
 from ldm.evaluation.extraction import gather
-from tests.evaluation.test_gathering import FEATURES, LOGITS, NEEDS, gathered, source, sums
+from tests.evaluation.test_extraction import FEATURES, LOGITS, NEEDS, gathered, source, sums
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=rank, world_size=2)

@@ -337,7 +337,7 @@ def test_processes_decide_alike_and_each_names_its_items(tmp_path: Path) -> None
     assert "process 0" not in log  # it is not to blame
 
 
-HERE = "tests.training.test_step_guard"
+HERE = "tests.training.test_nan_guard"
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def _prediction(parameterization: Any, path: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}.parameterization: expected eps, x0 or v, got {parameterization!r}"
         )
-    return node(f"ldm.diffusion.prediction.{_PREDICTIONS[parameterization]}")
+    return node(f"ldm.diffusion.{_PREDICTIONS[parameterization]}")
 
 
 def _weighting(values: dict[str, Any]) -> dict[str, Any] | None:

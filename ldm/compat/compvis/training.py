@@ -101,7 +101,7 @@ def _objective(native: str, values: dict[str, Any]) -> dict[str, Any]:
         channels = "repeat" if sizes["in_channels"] == 1 else None
         perceptual = node("ldm.losses.lpips", channels=channels)
     return node(
-        f"ldm.losses.autoencoder.{native}",
+        f"ldm.losses.{native}",
         discriminator=discriminator,
         perceptual=perceptual,
         **values,

@@ -21,7 +21,7 @@ from ldm.compat.rules import Ignored, Inert, Renamed, Required, Same, Table, app
 from ldm.errors import ConfigError
 
 SCHEDULE_NAME = "ldm.diffusion.NoiseSchedule"
-PREDICTION = "ldm.diffusion.prediction."
+PREDICTION = "ldm.diffusion."
 _KINDS = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "squaredcos_cap_v2"}
 _PREDICTIONS = {"Eps": "epsilon", "X0": "sample", "V": "v_prediction"}
 _SCHEDULERS = (

@@ -274,7 +274,7 @@ def test_frozen_text_encoders(
     tree = xattn(node, cond_stage_key="txt")
     tree["params"]["cond_stage_trainable"] = False
     (text,) = translate(tree)["params"]["conditioners"]
-    kind = "clip.CLIPText" if name == "FrozenCLIPEmbedder" else "open_clip.OpenCLIPText"
+    kind = "CLIPText" if name == "FrozenCLIPEmbedder" else "OpenCLIPText"
     assert text["target"] == f"ldm.conditioners.{kind}"
     tokenizer = text["params"].pop("tokenizer")
     assert text["params"] == expected

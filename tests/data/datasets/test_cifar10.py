@@ -14,7 +14,7 @@ from ldm.data.datasets.cifar10 import CLASSES, Cifar10
 from ldm.data.framing import make_framing
 from ldm.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "cifar10"
 
 
 def batch(path: Path, count: int, seed: int) -> np.ndarray:

@@ -157,7 +157,7 @@ def _seconds_per_item(dataset: SceneDataset, start: int) -> float:
 
 def test_vocabulary_tokenises_every_word() -> None:
     transformers = pytest.importorskip("transformers")
-    path = Path(__file__).parents[2] / "data" / "scenes" / "vocab.txt"
+    path = Path(__file__).parents[3] / "data" / "scenes" / "vocab.txt"
     vocab = path.read_text(encoding="utf-8").split()
     assert vocab[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(set(vocab)) == len(vocab)

@@ -56,7 +56,7 @@ import sys
 import torch
 import torch.distributed as dist
 from ldm.evaluation.metrics.fid import FeatureStatistics
-from tests.evaluation.test_statistics import FEATURES
+from tests.evaluation.metrics.test_fid import FEATURES
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=rank, world_size=2)
@@ -70,7 +70,7 @@ dist.destroy_process_group()
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROCESS, str(tmp_path)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     processes = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     want = FeatureStatistics(6).update(FEATURES)
