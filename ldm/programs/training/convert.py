@@ -14,7 +14,6 @@ from torch import nn
 
 from ldm.checkpoint import SUFFIXES
 from ldm.cli.app import say
-from ldm.config import load_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, UserError
 from ldm.export import (
@@ -35,10 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Read a model, write it in another format and prove that it is the same."""
     out = Path(os.path.abspath(arguments.out))
     _check_out(out, Path(arguments.source), arguments.overwrite)
-    if arguments.scale_factor is not None and arguments.to != "diffusers":
-        raise UserError("--scale-factor stands in config.json of diffusers only; leave it out")
-    if arguments.part == "denoiser" and arguments.to == "compvis":
-        raise UserError("--part denoiser: compvis has no such files; choose native or diffusers")
     model, config = _source(arguments)
     if arguments.part != "all":
         model, config = part_of(model, config, arguments.part)
@@ -80,14 +75,10 @@ def _check_out(out: Path, source: Path, overwrite: bool) -> None:
 
 def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
     source, ema = arguments.source, not arguments.no_ema
-    if not arguments.config:
+    if arguments.config is None:
         config = inline_pretrained(run_config(source))
         return load_model(source, arguments.checkpoint, ema), config
-    if Path(source).is_dir() or arguments.checkpoint:
-        raise UserError("--config goes with a checkpoint file as SOURCE, and without --checkpoint")
-    files = [item for item in arguments.config if "=" not in item]
-    overrides = [item for item in arguments.config if "=" in item]
-    config = inline_pretrained(load_config(*files, overrides=overrides, complete=False))
+    config = inline_pretrained(arguments.config)
     return load_model(config, source, ema), config
 
 

@@ -15,23 +15,20 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm.cli.app import say
-from ldm.cli.options.samplers import check_sampler_options
 from ldm.cli.samplers import choose_sampler
-from ldm.config import instantiate, load_config
+from ldm.config import instantiate
 from ldm.data.scenes.points import PointCloud, pixel_centres, silhouette
 from ldm.diffusion.sampling import NoiseSource, Step
 from ldm.diffusion.trajectory import evenly_spaced, noised
 from ldm.distributed import own_device
-from ldm.errors import UserError
 from ldm.evaluation.metrics.points import fit
-from ldm.files import configs_folder, write_atomically
+from ldm.files import write_atomically
 from ldm.load.model import load_model
 from ldm.samplers.noise import SeededNoise
 from ldm.training.run import open_run
 from ldm.training.run_folder import RunFolder
 from ldm.visualization.video import check_film, write_film
 
-CONFIGS = configs_folder() / "toy"
 COLOURS = ("#1f4e9c", "#c8452d", "#2e7d4f", "#7b4ea3")
 LIMIT = 1.4
 PIXEL = 2 / 200
@@ -44,16 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Train unless that is done, then sample, measure and draw."""
     arguments.device = own_device(arguments.device)
     torch.set_num_threads(1)  # so small a network gains little; on a busy CPU threads wait
-    out = arguments.out
-    film = arguments.film or out / "animation.gif"
-    if arguments.points < 100:
-        raise UserError(f"--points {arguments.points}: give at least 100, to see a shape")
+    out, film, config = arguments.out, arguments.film, arguments.config
     check_film(film, arguments.fps)
-    check_sampler_options(arguments)
-    config = _config(arguments)
-    choose_sampler(
-        arguments, instantiate(config.model.params.schedule)
-    )  # refuses it before training
+    if arguments.image is not None:
+        silhouette(arguments.image)  # a bad picture is said at once
+    schedule = instantiate(config.model.params.schedule)
+    choose_sampler(arguments, schedule)  # refuses it before training
     data = PointCloud(config.shapes, 2 * arguments.points, split="test")
     folder = RunFolder(out)
     open_run(folder, config, "resume", say)
@@ -65,17 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
     process = out / "process.png"
     _draw_process(model, data, states, process)
     say(f"film {film}   forward and reverse process {process}   model {out}")
-
-
-def _config(arguments: argparse.Namespace) -> DictConfig:
-    wrong = [item for item in arguments.set if "=" not in item]
-    if wrong:
-        raise UserError(f"--set {wrong[0]}: give KEY=VALUE, e.g. trainer.max_steps=6000")
-    if arguments.image is None:
-        return load_config(CONFIGS / "silhouettes.yaml", overrides=arguments.set)
-    silhouette(arguments.image)  # a bad picture is said at once
-    picture = f"picture={arguments.image.resolve()}"
-    return load_config(CONFIGS / "picture.yaml", overrides=[picture, *arguments.set])
 
 
 @torch.no_grad()

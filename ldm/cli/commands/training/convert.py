@@ -28,8 +28,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldm.cli.options.common import new_parser
+from ldm.cli.options.configs import read_config
+from ldm.errors import UserError
 
 FORMATS = ("native", "compvis", "diffusers")
 """Of ``ldm.export.FORMATS``."""
@@ -39,8 +42,23 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``config`` is the configuration that --config names, or None."""
+    options = _parser().parse_args(arguments)
+    source = Path(options.source)
+    if not source.exists():
+        missing = "checkpoint file" if source.suffix else "run folder or config; train it first"
+        raise UserError(f"{source}: no such {missing}")
+    if options.scale_factor is not None and options.to != "diffusers":
+        raise UserError("--scale-factor stands in config.json of diffusers only; leave it out")
+    if options.part == "denoiser" and options.to == "compvis":
+        raise UserError("--part denoiser: compvis has no such files; choose native or diffusers")
+    if options.config:
+        if source.is_dir() or options.checkpoint:
+            raise UserError(
+                "--config goes with a checkpoint file as SOURCE, and without --checkpoint"
+            )
+        options.config = read_config(options.config, complete=False)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

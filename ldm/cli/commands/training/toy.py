@@ -22,14 +22,41 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.model import add_device_option
-from ldm.cli.options.samplers import add_sampler_options
+from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
+from ldm.config import load_config
+from ldm.errors import UserError
+from ldm.experiment import check_experiment
+from ldm.files import configs_folder
+
+CONFIGS = configs_folder() / "toy"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``config`` is what is trained, ``film`` the file to write."""
+    options = _parser().parse_args(arguments)
+    options.film = options.film or options.out / "animation.gif"
+    if options.points < 100:
+        raise UserError(f"--points {options.points}: give at least 100, to see a shape")
+    check_sampler_options(options)
+    options.config = _config(options)
+    check_experiment(options.config)
+    return options
+
+
+def _config(options: argparse.Namespace) -> DictConfig:
+    wrong = [item for item in options.set if "=" not in item]
+    if wrong:
+        raise UserError(f"--set {wrong[0]}: give KEY=VALUE, e.g. trainer.max_steps=6000")
+    if options.image is None:
+        return load_config(CONFIGS / "silhouettes.yaml", overrides=options.set)
+    if not options.image.is_file():
+        raise UserError(f"{options.image}: no image file")
+    picture = f"picture={options.image.resolve()}"
+    return load_config(CONFIGS / "picture.yaml", overrides=[picture, *options.set])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,12 +27,20 @@ computers, SLURM: docs/clusters.md.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from ldm.cli.options.common import new_parser
+from ldm.cli.options.configs import read_config
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
+from ldm.experiment import check_experiment
+
+_RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
+"""Variables by which launchers tell a process which of several it is."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -42,32 +50,46 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         The options; ``config`` is the merged configuration, ``folder`` the run folder.
     """
     options = _parser().parse_intermixed_args(arguments)
-    _check_init(options)
-    files = [item for item in options.config if "=" not in item]
-    overrides = [item for item in options.config if "=" in item]
-    if options.resume:
-        if files:
-            raise UserError(f"--resume takes its config from the run; leave out {files[0]}")
-        options.folder = Path(options.resume)
-        saved = options.folder / "config.yaml"
-        if not saved.exists():
-            raise UserError(f"--resume {options.folder}: no such run (it has no config.yaml)")
-        options.config = load_config(saved, overrides=overrides)
-    elif files:
-        options.config = load_config(*files, overrides=overrides)
-        if "name" not in options.config:
-            raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
-        options.folder = Path(options.runs) / options.config.name
-    else:
-        raise UserError("give a config file, or --resume RUN; --help shows examples")
+    try:
+        _check_init(options)
+        options.config, options.folder = _config(options)
+        check_experiment(options.config)
+    except UserError:
+        if _RANKS & os.environ.keys():  # several processes meet the same: one reports
+            from ldm.training.launch import give_way_to_main_process
+
+            give_way_to_main_process()
+        raise
     return options
 
 
+def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
+    """What to train, and the folder of the run."""
+    if options.resume:
+        files = [item for item in options.config if "=" not in item]
+        if files:
+            raise UserError(f"--resume takes its config from the run; leave out {files[0]}")
+        folder = Path(options.resume)
+        saved = folder / "config.yaml"
+        if not saved.exists():
+            raise UserError(f"--resume {folder}: no such run (it has no config.yaml)")
+        return load_config(saved, overrides=options.config), folder
+    if all("=" in item for item in options.config):
+        raise UserError("give a config file, or --resume RUN; --help shows examples")
+    config = read_config(options.config)
+    if "name" not in config:
+        raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
+    return config, Path(options.runs) / config.name
+
+
 def _check_init(options: argparse.Namespace) -> None:
-    if options.init_from is None and options.init_partial:
-        raise UserError("--init-partial goes with --init-from")
-    if options.init_from is not None and options.resume:
+    if options.init_from is None:
+        if options.init_partial:
+            raise UserError("--init-partial goes with --init-from")
+    elif options.resume:
         raise UserError("--resume continues with the run's own weights; leave out --init-from")
+    elif not Path(options.init_from).exists():
+        raise UserError(f"--init-from {options.init_from}: no such checkpoint file or folder")
 
 
 def _parser() -> argparse.ArgumentParser:
