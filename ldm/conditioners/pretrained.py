@@ -72,7 +72,9 @@ def freeze_pretrained(
         CheckpointError: see :meth:`PretrainedModule.fill`.
     """
     if source is None and not in_checkpoint:
-        raise ConfigError(f"in_checkpoint=False of {conditioner.key!r} needs pretrained weights")
+        raise ConfigError(
+            f"in_checkpoint=False of {conditioner.key!r} needs pretrained weights: give the path"
+        )
     conditioner.freeze(in_checkpoint)
     if not in_checkpoint:
         network.fill()
