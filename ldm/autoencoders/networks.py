@@ -1,7 +1,4 @@
-"""Convolutional encoder and decoder of the first stages (LDM, appendix G).
-
-Blocks of the convolutional encoder and decoder.
-"""
+"""Convolutional encoder and decoder of the first stages (LDM, appendix G; VQGAN)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ from ldm.layers.basics import GROUPS, group_norm
 from ldm.layers.convolution import (
     Conv3x3,
     DownsampleRightBottom,
-    PointwiseConv2d,
     Upsample,
     project,
     to_map,
@@ -50,7 +46,7 @@ class ResnetBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = Conv3x3(out_channels, out_channels)
         self.nin_shortcut = (
-            nn.Identity() if channels == out_channels else PointwiseConv2d(channels, out_channels)
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""A first stage that works on large images in overlapping tiles.
-
-First stages on images of any height and width.
-"""
+"""First stages on images of any size: too large for memory, or with sides f does not divide."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.autoencoders.base import Autoencoder, Deterministic, DiagonalGaussian, Reconstruction
-from ldm.layers.tiling import Tiling
+from ldm.layers.tiling import StandIn, Tiling
 
 
-class TiledAutoencoder(nn.Module):
+class TiledAutoencoder(StandIn):
     """A trained first stage whose memory is bounded by the tile, not by the image.
 
     Means and log-variances (or the latents before quantisation) of the tiles are blended, and so
@@ -31,6 +28,8 @@ class TiledAutoencoder(nn.Module):
         autoencoder: the first stage.
         tiling: tiles in cells of the *latent*; those of the image are f times as large.
     """
+
+    replaces = "autoencoder"
 
     def __init__(self, autoencoder: Autoencoder, tiling: Tiling) -> None:
         super().__init__()
@@ -78,16 +77,6 @@ class TiledAutoencoder(nn.Module):
         quantized = self.quantize(z)
         image = self.decode(quantized.z, quantize=False)
         return Reconstruction(image, posterior, quantized.loss, quantized.indices)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # not through self: a half-built copy has no modules yet, and would ask for ever
-            inner = self.__dict__.get("_modules", {}).get("autoencoder")
-            if inner is None:
-                raise
-            return getattr(inner, name)
 
 
 def _tensor(posterior: Any) -> Tensor:

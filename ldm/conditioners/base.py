@@ -1,9 +1,4 @@
-"""The contract that all conditioners keep.
-
-Checks of the values that conditioners get.
-
-Conditioners that do not learn, as nodes of a config.
-"""
+"""The contract that all conditioners keep, and checks of the values that they get."""
 
 from __future__ import annotations
 

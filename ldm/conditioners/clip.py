@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from ldm.conditioners.base import Conditioner
-from ldm.conditioners.pretrained import PretrainedModule, hub_file, read_weights
-from ldm.conditioners.text import check_droppable, check_tokens, check_value, empty_text
+from ldm.conditioners.pretrained import (
+    PretrainedModule,
+    freeze_pretrained,
+    hub_file,
+    read_weights,
+)
+from ldm.conditioners.text import check_tokens, check_value, empty_text
 from ldm.conditioners.tokenizers import Tokenizer
 from ldm.errors import CheckpointError, ConfigError
 
@@ -77,8 +82,6 @@ class CLIPText(Conditioner):
         super().__init__(key, "crossattn", drop_prob)
         if layer not in get_args(Layer):
             raise ConfigError(f"layer must be one of {', '.join(get_args(Layer))}, got {layer!r}")
-        if path is None and not in_checkpoint:
-            raise ConfigError(f"in_checkpoint=False of {key!r} needs the path of the weights")
         self.layer = layer
         self.length = length
         self.tokenizer = tokenizer
@@ -86,11 +89,9 @@ class CLIPText(Conditioner):
         sizes = self.transformer.text_model.config
         self.dim: int = sizes.hidden_size
         self.vocab_size: int = sizes.vocab_size
-        check_tokens(key, length, sizes.max_position_embeddings, self.vocab_size, tokenizer)
-        check_droppable(key, drop_prob, tokenizer)
-        self.freeze(in_checkpoint)
-        if not in_checkpoint:
-            self.transformer.fill()
+        longest = sizes.max_position_embeddings
+        check_tokens(key, length, longest, self.vocab_size, tokenizer, drop_prob)
+        freeze_pretrained(self, self.transformer, path, in_checkpoint)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B, L) with L <= length -> (B, L, D)."""

@@ -1,6 +1,7 @@
 """Frozen encoders of OpenCLIP: text as Stable Diffusion v2 uses it, and images for retrieval.
 
-The two halves of a model of OpenCLIP, each without the other, and their weights.
+``TextTower`` and ``ImageTower`` are the two halves of a model of the package ``open_clip``, each
+built and filled without the other; the conditioners at the end put them to use.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.conditioners.base import Conditioner, check_tensor
-from ldm.conditioners.pretrained import PretrainedModule, hub_file, read_weights
-from ldm.conditioners.text import check_droppable, check_tokens, check_value, empty_text
+from ldm.conditioners.pretrained import (
+    PretrainedModule,
+    freeze_pretrained,
+    hub_file,
+    read_weights,
+)
+from ldm.conditioners.text import check_tokens, check_value, empty_text
 from ldm.conditioners.tokenizers import Tokenizer
 from ldm.errors import CheckpointError, ConfigError
 
@@ -272,9 +278,8 @@ class OpenCLIPText(Conditioner):
         self.model = TextTower(arch, pretrained)
         self.dim = self.model.embed_dim if layer == "pooled" else self.model.width
         self.vocab_size = self.model.vocab_size
-        check_tokens(key, length, self.model.longest, self.vocab_size, tokenizer)
-        check_droppable(key, drop_prob, tokenizer)
-        _freeze(self, self.model, pretrained, in_checkpoint)
+        check_tokens(key, length, self.model.longest, self.vocab_size, tokenizer, drop_prob)
+        freeze_pretrained(self, self.model, pretrained, in_checkpoint)
 
     def forward(self, value: Tensor) -> Tensor:
         """Ids (B, L) with L <= length -> (B, L, D), or (B, 1, D) pooled."""
@@ -326,7 +331,7 @@ class OpenCLIPImage(Conditioner):
         mean, std = pixel_statistics(arch, pretrained)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        _freeze(self, self.model, pretrained, in_checkpoint)
+        freeze_pretrained(self, self.model, pretrained, in_checkpoint)
 
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
@@ -344,13 +349,3 @@ class OpenCLIPImage(Conditioner):
     def _prepare(self, images: Tensor) -> Tensor:
         """Resized, cropped and standardised as for CLIP."""
         return prepare_pixels(images, self.model.side, self.mean, self.std)
-
-
-def _freeze(
-    conditioner: Conditioner, tower: PretrainedModule, pretrained: str | None, in_checkpoint: bool
-) -> None:
-    if pretrained is None and not in_checkpoint:
-        raise ConfigError(f"in_checkpoint=False of {conditioner.key!r} needs pretrained weights")
-    conditioner.freeze(in_checkpoint)
-    if not in_checkpoint:
-        tower.fill()

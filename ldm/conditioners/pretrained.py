@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.errors import CheckpointError
+from ldm.conditioners.base import Conditioner
+from ldm.errors import CheckpointError, ConfigError
 from ldm.safe_pickle import first_line, load_inert, load_plain
 
 
@@ -59,6 +60,24 @@ class PretrainedModule(nn.Module):
         elif brought and self._read is not None:  # a few only: the others come from the file
             self.fill()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def freeze_pretrained(
+    conditioner: Conditioner, network: PretrainedModule, source: str | None, in_checkpoint: bool
+) -> None:
+    """Let a conditioner learn no more; fill its network now if no checkpoint will bring weights.
+
+    Raises:
+        ConfigError: neither a file (``source``) nor checkpoints are to hold the weights.
+        CheckpointError: see :meth:`PretrainedModule.fill`.
+    """
+    if source is None and not in_checkpoint:
+        raise ConfigError(
+            f"in_checkpoint=False of {conditioner.key!r} needs pretrained weights: give the path"
+        )
+    conditioner.freeze(in_checkpoint)
+    if not in_checkpoint:
+        network.fill()
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""Text, through a transformer that is trained together with the diffusion model.
+"""Text, through a transformer that is trained together with the diffusion model (LDM, E.2.1).
 
-What all encoders of token ids check, and the ids of the empty text.
+Below it, what all encoders of token ids check, and the ids of the empty text.
 """
 
 from __future__ import annotations
@@ -43,16 +43,7 @@ class TextTransformer(Conditioner):
         embedding_std: float = 0.02,
     ) -> None:
         super().__init__(key, "crossattn", drop_prob)
-        if tokenizer is None and drop_prob > 0:
-            raise ConfigError(f"drop_prob={drop_prob} of {key!r} needs a tokenizer")
-        if tokenizer is not None and (
-            tokenizer.length != length or (tokenizer.vocab_size or 0) > vocab_size
-        ):
-            raise ConfigError(
-                f"the tokenizer of {key!r} makes {tokenizer.length} ids of "
-                f"{tokenizer.vocab_size}, but the transformer takes length={length} ids of "
-                f"vocab_size={vocab_size}"
-            )
+        check_tokens(key, length, length, vocab_size, tokenizer, drop_prob)
         self.tokenizer = tokenizer
         self.dim = dim
         self.vocab_size = vocab_size
@@ -69,15 +60,32 @@ class TextTransformer(Conditioner):
 
     def null(self, n: int, like: Tensor) -> Tensor:
         """Ids of the empty text, n times."""
-        if self.tokenizer is None:
-            raise ConfigError(f"guidance needs a tokenizer in the conditioner of {self.key!r}")
-        return self.tokenizer("").to(like.device).expand(n, -1)
+        return empty_text(self.key, self.tokenizer, n, like)
 
 
 def check_tokens(
-    key: str, length: int, longest: int, vocab_size: int, tokenizer: Tokenizer | None
+    key: str,
+    length: int,
+    longest: int,
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+    drop_prob: float = 0.0,
 ) -> None:
-    """Refuse texts longer than the encoder takes, and the tokenizer of another encoder."""
+    """Refuse texts longer than the encoder takes, and no tokenizer or that of another encoder.
+
+    Args:
+        key: name of the batch entry, for messages.
+        length: ids per text.
+        longest: most ids that the encoder takes.
+        vocab_size: number of token ids of the encoder.
+        tokenizer: makes the ids.
+        drop_prob: share of the texts that become the empty one, which only a tokenizer knows.
+
+    Raises:
+        ConfigError: it says what does not fit.
+    """
+    if tokenizer is None and drop_prob > 0:
+        raise ConfigError(f"drop_prob={drop_prob} of {key!r} needs a tokenizer")
     if not 1 <= length <= longest:
         raise ConfigError(f"length={length} of {key!r}: the encoder takes 1 to {longest} tokens")
     if tokenizer is not None and (
@@ -87,12 +95,6 @@ def check_tokens(
             f"the tokenizer of {key!r} makes {tokenizer.length} ids of {tokenizer.vocab_size}, but "
             f"the encoder takes length={length} ids of {vocab_size}"
         )
-
-
-def check_droppable(key: str, drop_prob: float, tokenizer: Tokenizer | None) -> None:
-    """Refuse dropout of texts without a way to make the empty one."""
-    if tokenizer is None and drop_prob > 0:
-        raise ConfigError(f"drop_prob={drop_prob} of {key!r} needs a tokenizer")
 
 
 def check_value(key: str, value: Tensor, length: int, vocab_size: int) -> None:

@@ -1,7 +1,4 @@
-"""Word pieces of BERT, as token ids for the text transformer.
-
-Byte pairs of CLIP (Radford et al., 2021), as token ids for its text encoders.
-"""
+"""Token ids of texts: word pieces of BERT, and byte pairs of CLIP (Radford et al., 2021)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from ldm.errors import ConfigError, DataError
+from ldm.conditioners.pretrained import hub_file
+from ldm.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BytePairs
@@ -78,7 +76,7 @@ class BertTokenizer:
     def __call__(self, texts: str | list[str]) -> Tensor:
         """One text or B texts -> ids (B, length), int64."""
         if isinstance(texts, str):
-            return self._remembered(texts)
+            return _remembered(self._memory, texts, lambda text: self._encode([text])).clone()
         check_texts(texts)
         return self._encode(list(texts))
 
@@ -86,15 +84,6 @@ class BertTokenizer:
         """The words of a text that do not fit, from the first that is cut on; "" if all do."""
         pieces = self._pieces()
         return words_beyond(self.length - 2, text, lambda word: len(pieces.tokenize(word)))
-
-    def _remembered(self, text: str) -> Tensor:
-        """Ids (1, length) of a text; captions come back every epoch and tokenising them is slow."""
-        ids = self._memory.get(text)
-        if ids is None:
-            ids = self._encode([text])
-            if len(self._memory) < MEMORY:
-                self._memory[text] = ids
-        return ids.clone()
 
     def _encode(self, texts: list[str]) -> Tensor:
         encoded = self._pieces()(
@@ -106,6 +95,16 @@ class BertTokenizer:
         if self._word_pieces is None:
             self._word_pieces = _word_pieces(_from_hub(self.vocab))
         return self._word_pieces
+
+
+def _remembered(memory: dict[str, Tensor], text: str, encode: Callable[[str], Tensor]) -> Tensor:
+    """Ids of a text; captions come back every epoch and tokenising them is slow."""
+    ids = memory.get(text)
+    if ids is None:
+        ids = encode(text)
+        if len(memory) < MEMORY:
+            memory[text] = ids
+    return ids
 
 
 def check_texts(texts: object) -> None:
@@ -150,14 +149,9 @@ def _word_pieces(file: Path) -> WordPieces:
 
 
 def _from_hub(name: str) -> Path:
-    import huggingface_hub
-
     try:
-        try:
-            return Path(huggingface_hub.hf_hub_download(name, "vocab.txt", local_files_only=True))
-        except OSError:
-            return Path(huggingface_hub.hf_hub_download(name, "vocab.txt"))
-    except (OSError, ValueError) as error:
+        return hub_file(name, ("vocab.txt",), ADVICE)
+    except CheckpointError as error:
         raise DataError(f"no vocabulary {name!r} here or on the hub: {ADVICE}") from error
 
 
@@ -207,7 +201,7 @@ class ClipTokenizer:
         """
         texts = [texts] if isinstance(texts, str) else texts
         check_texts(texts)
-        rows = [self._remembered(text) for text in texts]
+        rows = [_remembered(self._memory, text, self._encode) for text in texts]
         return torch.stack(rows) if rows else torch.empty(0, self.length, dtype=torch.int64)
 
     def cut_off(self, text: str) -> str:
@@ -217,15 +211,6 @@ class ClipTokenizer:
         """
         pairs = self._pairs()
         return words_beyond(self.length - 2, _clean(text), lambda word: len(pairs.encode(word).ids))
-
-    def _remembered(self, text: str) -> Tensor:
-        """Ids (length,) of a text; captions come back every epoch and tokenising them is slow."""
-        ids = self._memory.get(text)
-        if ids is None:
-            ids = self._encode(text)
-            if len(self._memory) < MEMORY:
-                self._memory[text] = ids
-        return ids
 
     def _encode(self, text: str) -> Tensor:
         pieces = self._pairs().encode(_clean(text)).ids[: self.length - 2]

@@ -15,7 +15,7 @@ from ldm.denoisers.unet import (
     downsampling_half,
 )
 from ldm.layers.attention import AttentionPool
-from ldm.layers.basics import GROUPS, group_norm, timestep_embedding, zeroed
+from ldm.layers.basics import GROUPS, group_norm, of_arguments, timestep_embedding, zeroed
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 _HIDDEN = 2048
@@ -87,24 +87,7 @@ class EncoderUNet(nn.Module):
         self.pool = pool
         self.downsampling_factor = 2 ** (len(channel_mult) - 1)
         emb_channels = 4 * model_channels
-        make = LayerFactory(
-            emb_channels=emb_channels,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
-            num_heads_upsample=UNSET,
-            use_spatial_transformer=False,
-            transformer_depth=1,
-            context_dim=None,
-            dropout=dropout,
-            conv_resample=conv_resample,
-            use_scale_shift_norm=use_scale_shift_norm,
-            resblock_updown=resblock_updown,
-            use_new_attention_order=use_new_attention_order,
-            legacy=True,
-            use_checkpoint=use_checkpoint,
-            norm_groups=norm_groups,
-            use_linear_in_transformer=False,
-        )
+        make = of_arguments(LayerFactory, locals())
         widths = [mult * model_channels for mult in channel_mult]
         attend = [2**level in attention_resolutions for level in range(len(widths))]
 

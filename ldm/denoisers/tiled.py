@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from ldm.layers.tiling import Tiling
+from ldm.layers.tiling import StandIn, Tiling
 
 
-class TiledDenoiser(nn.Module):
+class TiledDenoiser(StandIn):
     """A trained denoiser for latents larger than it can, or should, see at once.
 
     Every prediction is the weighted mean of those of the tiles that cover a place. All tiles share
@@ -24,6 +22,8 @@ class TiledDenoiser(nn.Module):
         denoiser: network called as ``denoiser(x, t, context=..., y=...)``.
         tiling: tiles in cells of the latent. Best as large as the latents of its training.
     """
+
+    replaces = "denoiser"
 
     def __init__(self, denoiser: nn.Module, tiling: Tiling) -> None:
         super().__init__()
@@ -51,13 +51,3 @@ class TiledDenoiser(nn.Module):
             return prediction
 
         return self.tiling.apply(predict, x)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # not through self: a half-built copy has no modules yet, and would ask for ever
-            inner = self.__dict__.get("_modules", {}).get("denoiser")
-            if inner is None:
-                raise
-            return getattr(inner, name)

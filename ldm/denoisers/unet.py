@@ -1,6 +1,6 @@
-"""The time-conditional UNet of latent diffusion models.
+"""The time-conditional UNet of latent diffusion models (Dhariwal & Nichol 2021; LDM, appendix E).
 
-The layers that a UNet is put together from, chosen by its options.
+``LayerFactory`` knows which layer the options ask for, ``UNet`` the order of the layers.
 """
 
 from __future__ import annotations
@@ -13,58 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.layers.attention import AttentionBlock, SpatialTransformer
-from ldm.layers.basics import GROUPS, group_norm, timestep_embedding, zeroed
+from ldm.layers.basics import GROUPS, group_norm, of_arguments, timestep_embedding, zeroed
 from ldm.layers.convolution import Downsample, Upsample
 from ldm.layers.resblock import ResBlock
 
 UNSET = -1
 """Value of an option about heads that is not given, as in published configurations."""
-
-
-def attention_heads(
-    channels: int,
-    *,
-    num_heads: int,
-    num_head_channels: int,
-    num_heads_upsample: int,
-    use_spatial_transformer: bool,
-    legacy: bool,
-    upsampling: bool,
-) -> tuple[int, int]:
-    """Number and width of the heads of one attention layer, as the published code chooses them.
-
-    With ch channels, n = ``num_heads``, w = ``num_head_channels``, u = ``num_heads_upsample``:
-
-    ===================  ======  =====  ==============================  ===================
-    layer                legacy  given  heads                           width of a head
-    ===================  ======  =====  ==============================  ===================
-    AttentionBlock       either  w      ch // w                         w
-    AttentionBlock       True    n      n; u in the upsampling half     ch // heads
-    AttentionBlock       False   n      n (u has no effect)             ch // n
-    SpatialTransformer   either  n      n (u has no effect)             ch // n
-    SpatialTransformer   True    w      ch // w                         ch // heads
-    SpatialTransformer   False   w      ch // w                         w
-    ===================  ======  =====  ==============================  ===================
-
-    w wins where both are given, u is n where it is not given. So ``legacy`` matters only for u,
-    and for spatial transformers where w does not divide ch.
-
-    Raises:
-        ValueError: If not a single head fits.
-    """
-    if num_head_channels != UNSET:
-        heads = channels // num_head_channels if num_head_channels > 0 else 0
-    elif legacy and upsampling and not use_spatial_transformer and num_heads_upsample != UNSET:
-        heads = num_heads_upsample
-    else:
-        heads = num_heads
-    if not 1 <= heads <= channels:
-        raise ValueError(
-            f"no attention head fits {channels} channels with num_heads={num_heads}, "
-            f"num_head_channels={num_head_channels}, num_heads_upsample={num_heads_upsample}"
-        )
-    exact = num_head_channels != UNSET and not (legacy and use_spatial_transformer)
-    return heads, num_head_channels if exact else channels // heads
 
 
 class TimestepBlock(nn.ModuleList):
@@ -84,24 +38,61 @@ class TimestepBlock(nn.ModuleList):
 
 @dataclass(frozen=True)
 class LayerFactory:
-    """Makes the layers of one UNet; the fields are options of :class:`~ldm.denoisers.UNet`."""
+    """Makes the layers of one network; the fields are arguments of :class:`UNet`."""
 
     emb_channels: int
     num_heads: int
     num_head_channels: int
-    num_heads_upsample: int
-    use_spatial_transformer: bool
-    transformer_depth: int
-    context_dim: int | None
-    dropout: float
-    conv_resample: bool
-    use_scale_shift_norm: bool
-    resblock_updown: bool
-    use_new_attention_order: bool
-    legacy: bool
-    use_checkpoint: bool
-    norm_groups: int
-    use_linear_in_transformer: bool
+    num_heads_upsample: int = UNSET
+    use_spatial_transformer: bool = False
+    transformer_depth: int = 1
+    context_dim: int | None = None
+    dropout: float = 0.0
+    conv_resample: bool = True
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    legacy: bool = True
+    use_checkpoint: bool = False
+    norm_groups: int = GROUPS
+    use_linear_in_transformer: bool = False
+
+    def heads(self, channels: int, upsampling: bool = False) -> tuple[int, int]:
+        """Number and width of the heads of one attention layer, as the published code chooses them.
+
+        With ch channels, n = ``num_heads``, w = ``num_head_channels``, u = ``num_heads_upsample``:
+
+        ===================  ======  =====  ==============================  ===================
+        layer                legacy  given  heads                           width of a head
+        ===================  ======  =====  ==============================  ===================
+        AttentionBlock       either  w      ch // w                         w
+        AttentionBlock       True    n      n; u in the upsampling half     ch // heads
+        AttentionBlock       False   n      n (u has no effect)             ch // n
+        SpatialTransformer   either  n      n (u has no effect)             ch // n
+        SpatialTransformer   True    w      ch // w                         ch // heads
+        SpatialTransformer   False   w      ch // w                         w
+        ===================  ======  =====  ==============================  ===================
+
+        w wins where both are given, u is n where it is not given. So ``legacy`` matters only for u,
+        and for spatial transformers where w does not divide ch.
+
+        Raises:
+            ValueError: If not a single head fits.
+        """
+        count, width = self.num_heads, self.num_head_channels
+        if width != UNSET:
+            heads = channels // width if width > 0 else 0
+        elif self.legacy and upsampling and not self.use_spatial_transformer:
+            heads = count if self.num_heads_upsample == UNSET else self.num_heads_upsample
+        else:
+            heads = count
+        if not 1 <= heads <= channels:
+            raise ValueError(
+                f"no attention head fits {channels} channels with num_heads={count}, "
+                f"num_head_channels={width}, num_heads_upsample={self.num_heads_upsample}"
+            )
+        exact = width != UNSET and not (self.legacy and self.use_spatial_transformer)
+        return heads, width if exact else channels // heads
 
     def residual(
         self, channels: int, out_channels: int, up: bool = False, down: bool = False
@@ -121,15 +112,7 @@ class LayerFactory:
 
     def attention(self, channels: int, upsampling: bool = False) -> nn.Module:
         """Attention over positions, and over the context if there is one."""
-        heads, head_dim = attention_heads(
-            channels,
-            num_heads=self.num_heads,
-            num_head_channels=self.num_head_channels,
-            num_heads_upsample=self.num_heads_upsample,
-            use_spatial_transformer=self.use_spatial_transformer,
-            legacy=self.legacy,
-            upsampling=upsampling,
-        )
+        heads, head_dim = self.heads(channels, upsampling)
         if not self.use_spatial_transformer:
             if channels != heads * head_dim and self.num_head_channels != UNSET:
                 raise ValueError(
@@ -183,7 +166,7 @@ class UNet(nn.Module):
         num_head_channels: Width of a head, wins over ``num_heads``; -1: not given. If neither is
             given, heads are 32 wide.
         num_heads_upsample: Heads in the upsampling half; -1: as ``num_heads``. When it counts is
-            told by :func:`~ldm.denoisers.unet.attention_heads`.
+            told by :meth:`LayerFactory.heads`.
         use_spatial_transformer: Attention layers are transformers that can attend to a context.
         transformer_depth: Transformer blocks per spatial transformer.
         context_dim: Width of the context; None: no context.
@@ -193,7 +176,7 @@ class UNet(nn.Module):
         use_scale_shift_norm: The step embedding scales and shifts normalised features.
         resblock_updown: Residual blocks go up and down instead.
         use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
-        legacy: See :func:`~ldm.denoisers.unet.attention_heads`.
+        legacy: See :meth:`LayerFactory.heads`.
         use_checkpoint: Recompute activations in the backward pass: less memory, slower.
         norm_groups: Groups of all normalisations, 32 as published; see
             :func:`~ldm.layers.basics.group_norm`.
@@ -245,24 +228,7 @@ class UNet(nn.Module):
         self.num_classes = num_classes
         self.downsampling_factor = 2 ** (len(channel_mult) - 1)
         emb_channels = 4 * model_channels
-        make = LayerFactory(
-            emb_channels=emb_channels,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
-            num_heads_upsample=num_heads_upsample,
-            use_spatial_transformer=use_spatial_transformer,
-            transformer_depth=transformer_depth,
-            context_dim=context_dim,
-            dropout=dropout,
-            conv_resample=conv_resample,
-            use_scale_shift_norm=use_scale_shift_norm,
-            resblock_updown=resblock_updown,
-            use_new_attention_order=use_new_attention_order,
-            legacy=legacy,
-            use_checkpoint=use_checkpoint,
-            norm_groups=norm_groups,
-            use_linear_in_transformer=use_linear_in_transformer,
-        )
+        make = of_arguments(LayerFactory, locals())
         widths = [mult * model_channels for mult in channel_mult]
         attend = [2**level in attention_resolutions for level in range(len(widths))]
 

@@ -1,17 +1,15 @@
-"""Group normalisation as the published networks use it.
+"""What all networks share.
 
-Activation checkpointing: recompute in the backward pass instead of storing.
-
-Weights at the start of training.
-
-Sinusoidal embedding of the diffusion step.
+Group normalisation, layers that start at zero, the sinusoidal embedding of the diffusion step, and
+activation checkpointing (recomputing in the backward pass instead of storing).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -95,3 +93,15 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     frequencies = torch.exp(-math.log(max_period) * index / half)
     angles = t.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+T = TypeVar("T")
+
+
+def of_arguments(cls: type[T], arguments: Mapping[str, Any]) -> T:
+    """A dataclass made of those arguments of a function (its ``locals()``) that are its fields.
+
+    So a list of options that a constructor shares with a dataclass is not written out once more.
+    """
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: arguments[name] for name in names if name in arguments})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ldm.layers.basics import GROUPS, group_norm, run, zeroed
-from ldm.layers.convolution import Conv3x3, PointwiseConv2d, double, halve
+from ldm.layers.convolution import Conv3x3, double, halve
 
 
 class ResBlock(nn.Module):
@@ -61,7 +61,7 @@ class ResBlock(nn.Module):
             zeroed(Conv3x3(out_channels, out_channels)),
         )
         self.skip_connection = (
-            nn.Identity() if out_channels == channels else PointwiseConv2d(channels, out_channels)
+            nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.layers.basics import run
 
@@ -152,6 +152,26 @@ class Tiling:
                 f"tiles of {self.size} cells that overlap by {self.overlap} on a map of {shape}: "
                 f"all must be multiples of {down}"
             )
+
+
+class StandIn(nn.Module):
+    """A module in the place of another one, which it holds and whose attributes are also its own.
+
+    Attributes:
+        replaces: under which name it holds the other.
+    """
+
+    replaces: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # not through self: a half-built copy has no modules yet, and would ask for ever
+            inner = self.__dict__.get("_modules", {}).get(self.replaces)
+            if inner is None:
+                raise
+            return getattr(inner, name)
 
 
 def border_distance(height: int, width: int) -> Tensor:

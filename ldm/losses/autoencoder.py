@@ -1,6 +1,7 @@
-"""Training objectives of the autoencoders: reconstruction, regulariser and discriminator.
+"""Training objectives of the autoencoders (LDM, section 3.1 and appendix G; VQGAN, eq. 6 and 7).
 
-What the objectives of all autoencoders share: reconstruction and adversarial term.
+``Objective`` holds what all have in common, reconstruction and adversarial term; ``KLObjective``
+and ``VQObjective`` add the regulariser of their latents.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import ConfigError
+from ldm.layers.basics import of_arguments
 from ldm.layers.codebook import code_counts, codes_used, perplexity
 from ldm.losses.adversarial import D_LOSSES, Adversarial, adaptive_weight, r1_penalty
 
@@ -175,12 +177,12 @@ class KLObjective(Objective):
         perceptual_weight: weight of the perceptual term.
         kl_weight: weight of the KL divergence.
         logvar_init: initial value of ``logvar``.
-        disc_start: batch from which the discriminator takes part.
+        disc_start: this and all that follow but ``pixel_loss``: see :class:`Adversarial`.
         disc_weight: factor of the adaptive weight.
         disc_factor: factor of both adversarial losses.
         disc_loss: "hinge" or "vanilla".
         pixel_loss: "l1" or "l2".
-        disc_warmup: this and the following: see :class:`~ldm.losses.Adversarial`.
+        disc_warmup: batches in which the generator's adversarial term grows.
         max_weight: limit of the adaptive weight.
         r1_weight: weight of the discriminator's gradient penalty.
         r1_every: steps from one penalty to the next.
@@ -203,16 +205,7 @@ class KLObjective(Objective):
         r1_weight: float = 0.0,
         r1_every: int = 16,
     ) -> None:
-        settings = Adversarial(
-            disc_start,
-            disc_weight,
-            disc_factor,
-            disc_loss,
-            disc_warmup,
-            max_weight,
-            r1_weight,
-            r1_every,
-        )
+        settings = of_arguments(Adversarial, locals())
         super().__init__(discriminator, perceptual, perceptual_weight, pixel_loss, settings)
         self.kl_weight = kl_weight
         self.logvar = nn.Parameter(torch.tensor(float(logvar_init)))
@@ -257,11 +250,11 @@ class VQObjective(Objective):
         codebook_weight: weight of the quantiser's loss.
         pixel_loss: "l1" or "l2".
         num_codes: size of the codebook; if given, perplexity and cluster_usage are logged.
-        disc_start: batch from which the discriminator takes part.
+        disc_start: this and all that follow: see :class:`Adversarial`, and ``KLObjective``.
         disc_weight: factor of the adaptive weight.
         disc_factor: factor of both adversarial losses.
         disc_loss: "hinge" or "vanilla".
-        disc_warmup: this and the following: see :class:`~ldm.losses.Adversarial`.
+        disc_warmup: batches in which the generator's adversarial term grows.
         max_weight: limit of the adaptive weight.
         r1_weight: weight of the discriminator's gradient penalty.
         r1_every: steps from one penalty to the next.
@@ -284,16 +277,7 @@ class VQObjective(Objective):
         r1_weight: float = 0.0,
         r1_every: int = 16,
     ) -> None:
-        settings = Adversarial(
-            disc_start,
-            disc_weight,
-            disc_factor,
-            disc_loss,
-            disc_warmup,
-            max_weight,
-            r1_weight,
-            r1_every,
-        )
+        settings = of_arguments(Adversarial, locals())
         super().__init__(discriminator, perceptual, perceptual_weight, pixel_loss, settings)
         self.codebook_weight = codebook_weight
         self.num_codes = num_codes

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.timesteps import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Level, SpacedSampler, Spacing
 
 
 def ddim_sigma(level: Level, target: Level, eta: float) -> float:
@@ -24,7 +24,7 @@ def ddim_sigma(level: Level, target: Level, eta: float) -> float:
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(SpacedSampler):
     """x_prev = alpha_prev x0 + sqrt(1 - a_prev - sigma^2) eps + sigma noise.
 
     Attributes:
@@ -42,11 +42,7 @@ class DDIM:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"DDIM: eta must lie in [0, 1], got {self.eta}")
-        check_spacing(self.spacing, self.steps)
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
+        super().__post_init__()
 
     def __call__(
         self,
@@ -58,10 +54,9 @@ class DDIM:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; no noise is drawn where it has no effect."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         for index in range(begin, len(times)):
-            t, target = int(times[index]), levels[index + 1]
+            t, target = times[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
             x0, eps = denoise(x, same_time(t, x))

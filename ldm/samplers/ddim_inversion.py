@@ -11,11 +11,11 @@ from ldm.diffusion.sampling import Denoise, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
 from ldm.samplers.karras import euler_step
-from ldm.samplers.timesteps import Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import SpacedSampler, Spacing
 
 
 @dataclass(frozen=True)
-class DDIMInversion:
+class DDIMInversion(SpacedSampler):
     """From data to the noise that ``DDIM(steps, spacing=spacing)`` turns into them (eta 0).
 
     An update of DDIM goes from x_high to x_low with the noise estimate at x_high, which going back
@@ -35,17 +35,16 @@ class DDIMInversion:
     refinements: int = 2
 
     def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
+        super().__post_init__()
         if self.refinements < 0:
             raise ConfigError(f"inversion: refinements must not be negative: {self.refinements}")
 
     def __call__(self, denoise: Denoise, x: Tensor, schedule: NoiseSchedule) -> Iterator[Step]:
         """Noise data x (B, ...), step by step; the last state is that at the noisiest time step."""
-        times = descending_times(self.spacing, self.steps, schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         for index in range(len(times)):
             place = len(times) - 1 - index
-            t, low, high = int(times[place]), levels[place + 1], levels[place]
+            t, low, high = times[place], levels[place + 1], levels[place]
             guess = x
             for _ in range(1 + self.refinements):
                 x0, eps = denoise(guess, same_time(t, x))

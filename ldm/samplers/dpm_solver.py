@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.timesteps import Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import SpacedSampler, Spacing
 
 FEW_STEPS = 15
 """With fewer, the last update to a noisy level is of first order: extrapolation overshoots there.
@@ -19,7 +19,7 @@ FEW_STEPS = 15
 
 
 @dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(SpacedSampler):
     """Multi-step DPM-Solver++ (2M), and its stochastic form (SDE-DPM-Solver++ 2M).
 
     With lambda = log(alpha / sigma), h its increase and D the estimate of x0 in the middle of the
@@ -45,13 +45,9 @@ class DPMSolver:
     stochastic: bool = False
 
     def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
+        super().__post_init__()
         if self.order not in (1, 2):
             raise ConfigError(f"DPM-Solver++: order must be 1 or 2, got {self.order}")
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
 
     def __call__(
         self,
@@ -63,11 +59,10 @@ class DPMSolver:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; noise is drawn in the stochastic form only."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         previous: Tensor | None = None
         for index in range(begin, len(times)):
-            t, here, there = int(times[index]), levels[index], levels[index + 1]
+            t, here, there = times[index], levels[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
             x0, _ = denoise(x, same_time(t, x))

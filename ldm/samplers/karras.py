@@ -1,6 +1,6 @@
-"""Heun's method on the probability flow (Karras et al. 2022, algorithm 1).
+"""The probability flow as an equation d(x / alpha) = eps d(sigma / alpha) (Karras et al. 2022).
 
-Euler's method on the probability flow (Karras et al. 2022): DDIM, written as an equation.
+Solved by Heun's method (algorithm 1 there) and by Euler's, which is DDIM.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
-from ldm.samplers.timesteps import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Level, SpacedSampler, Spacing
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(SpacedSampler):
     """Second order: every update but the last averages the slopes at both of its ends.
 
     In x / alpha and s = sigma / alpha the slope is eps. Euler's guess with the first one,
@@ -37,13 +37,6 @@ class Heun:
     steps: int = 25
     spacing: Spacing = "karras"
 
-    def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
-
     def __call__(
         self,
         denoise: Denoise,
@@ -54,16 +47,15 @@ class Heun:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; no noise is drawn."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         for index in range(begin, len(times)):
-            t, here, there = int(times[index]), levels[index], levels[index + 1]
+            t, here, there = times[index], levels[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
             x0, eps = denoise(x, same_time(t, x))
             x = there.alpha * x0 + there.sigma * eps
             if index + 1 < len(times):
-                later, _ = denoise(x, same_time(int(times[index + 1]), x))
+                later, _ = denoise(x, same_time(times[index + 1], x))
                 weight = 0.5 * math.expm1(there.log_snr - here.log_snr)
                 x = x + there.alpha * weight * (later - x0)
             yield Step(index, t, x, x0)
@@ -80,7 +72,7 @@ def euler_step(x: Tensor, slope: Tensor, level: Level, target: Level) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Euler:
+class Euler(SpacedSampler):
     """First order, one evaluation an update; equal to DDIM with eta 0 on the same time steps.
 
     In x / alpha and s = sigma / alpha the probability flow is d(x / alpha) = eps ds (Karras et al.
@@ -97,13 +89,6 @@ class Euler:
 
     steps: int = 50
     spacing: Spacing = "karras"
-
-    def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.timesteps import Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import SpacedSampler, Spacing
 
 EQUAL_STEPS = ("uniform", "leading", "trailing", "linspace")
 ADAMS_BASHFORTH = {
@@ -21,7 +21,7 @@ ADAMS_BASHFORTH = {
 
 
 @dataclass(frozen=True)
-class PLMS:
+class PLMS(SpacedSampler):
     """Adams-Bashforth combinations of the last four estimates of the noise, in a DDIM update.
 
     The first update has no history: it averages the estimates at both of its ends (where there is
@@ -37,16 +37,12 @@ class PLMS:
     spacing: Spacing = "uniform"
 
     def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
+        super().__post_init__()
         if isinstance(self.spacing, str) and self.spacing not in EQUAL_STEPS:
             raise ConfigError(
                 f"PLMS takes equal steps of t, not spacing {self.spacing!r}: choose "
                 f"{', '.join(EQUAL_STEPS)}, or another sampler"
             )
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
 
     def __call__(
         self,
@@ -58,17 +54,16 @@ class PLMS:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; no noise is drawn."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         slopes: list[Tensor] = []  # the newest first
         for index in range(begin, len(times)):
-            t, here, there = int(times[index]), levels[index], levels[index + 1]
+            t, here, there = times[index], levels[index], levels[index + 1]
             if project is not None:
                 x = project(x, t)
             x0, eps = denoise(x, same_time(t, x))
             slopes = [eps, *slopes[:3]]
             if len(slopes) == 1:
-                following = int(times[min(index + 1, len(times) - 1)])
+                following = times[min(index + 1, len(times) - 1)]
                 guess = there.alpha * x0 + there.sigma * eps
                 _, end_slope = denoise(guess, same_time(following, x))
                 slope = 0.5 * (eps + end_slope)

@@ -71,6 +71,30 @@ def descending_times(spacing: Spacing, steps: int, schedule: NoiseSchedule) -> T
     return torch.from_numpy(_apart(ascending, total)).flip(0)
 
 
+class SpacedSampler:
+    """What samplers share that choose their time steps: dataclasses with ``steps`` and ``spacing``.
+
+    Attributes:
+        steps: number of updates, kept exactly.
+        spacing: which time steps, see ``descending_times``.
+    """
+
+    steps: int
+    spacing: Spacing
+
+    def __post_init__(self) -> None:
+        check_spacing(self.spacing, self.steps)
+
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """The chosen time steps, int64 (steps,), descending."""
+        return descending_times(self.spacing, self.steps, schedule)
+
+    def grid(self, schedule: NoiseSchedule) -> tuple[list[int], list[Level]]:
+        """The time steps and their noise levels, followed by the one at which sampling ends."""
+        times = self.times(schedule)
+        return times.tolist(), noise_levels(schedule, times, self.spacing)
+
+
 def check_spacing(spacing: Spacing, steps: int) -> None:
     """Refuse, before there is a schedule, what no schedule would make right.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_time
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.timesteps import Level, Spacing, check_spacing, descending_times, noise_levels
+from ldm.samplers.timesteps import Level, SpacedSampler, Spacing
 
 
 def integration_weights(h: float, nodes: Sequence[float]) -> list[float]:
@@ -36,7 +36,7 @@ def integration_weights(h: float, nodes: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(SpacedSampler):
     """Predictor-corrector of order p in the estimate of x0, lambda = log(alpha / sigma).
 
     The exact solution over a step h of lambda is
@@ -58,13 +58,9 @@ class UniPC:
     spacing: Spacing = "logsnr"
 
     def __post_init__(self) -> None:
-        check_spacing(self.spacing, self.steps)
+        super().__post_init__()
         if self.order not in (1, 2, 3):
             raise ConfigError(f"UniPC: order must be 1, 2 or 3, got {self.order}")
-
-    def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The chosen time steps, descending."""
-        return descending_times(self.spacing, self.steps, schedule)
 
     def __call__(
         self,
@@ -76,12 +72,11 @@ class UniPC:
         begin: int = 0,
     ) -> Iterator[Step]:
         """See ``Sampler``; no noise is drawn."""
-        times = self.times(schedule)
-        levels = noise_levels(schedule, times, self.spacing)
+        times, levels = self.grid(schedule)
         update: Update | None = None
         estimates: list[Tensor] = []  # of x0, the newest first
         for index in range(begin, len(times)):
-            t = int(times[index])
+            t = times[index]
             if project is not None:
                 x = project(x, t)
             x0, _ = denoise(x, same_time(t, x))

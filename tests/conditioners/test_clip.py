@@ -162,7 +162,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         ({"layer": "first"}, "layer must be one of last, penultimate, got 'first'"),
         ({"length": 9}, "length=9 of 'tokens': the encoder takes 1 to 8 tokens"),
         ({"drop_prob": 0.1}, r"drop_prob=0\.1 of 'tokens' needs a tokenizer"),
-        ({"in_checkpoint": False}, "needs the path"),
+        ({"in_checkpoint": False}, "needs pretrained weights: give the path"),
         ({"tokenizer": ClipTokenizer(7)}, "makes 7 ids of 49408, but .* length=8 ids of 49408"),
         ({"config": {**TEXT, "hidden_sizes": 8}}, r"config\.hidden_sizes: unknown"),
         ({"config": {**TEXT, "num_attention_heads": 3}}, "config: .* multiple"),

@@ -59,5 +59,5 @@ def test_without_a_tokenizer() -> None:
 def test_a_tokenizer_that_does_not_fit_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     tokenizer = BertTokenizer(write(tmp_path), length=6)
     sizes = {"vocab_size": 11, "dim": 16, "depth": 1, "length": 6, **options}
-    with pytest.raises(ConfigError, match="makes 6 ids of 11, but the transformer takes"):
+    with pytest.raises(ConfigError, match="makes 6 ids of 11, but the encoder takes"):
         TextTransformer(tokenizer=tokenizer, **sizes)

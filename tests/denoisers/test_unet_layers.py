@@ -1,20 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from ldm.denoisers.unet import attention_heads
+from ldm.denoisers.unet import LayerFactory
 
 
-def heads(channels: int, **options: int | bool) -> tuple[int, int]:
-    defaults = {
-        "num_heads": -1,
-        "num_head_channels": -1,
-        "num_heads_upsample": -1,
-        "use_spatial_transformer": False,
-        "legacy": True,
-        "upsampling": False,
-    }
-    return attention_heads(channels, **(defaults | options))  # type: ignore[arg-type]
+def heads(channels: int, upsampling: bool = False, **options: Any) -> tuple[int, int]:
+    defaults = {"emb_channels": 32, "num_heads": -1, "num_head_channels": -1}
+    return LayerFactory(**(defaults | options)).heads(channels, upsampling)
 
 
 @pytest.mark.parametrize("legacy", [True, False])

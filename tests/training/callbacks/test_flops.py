@@ -120,8 +120,8 @@ def test_full_precision_is_judged_by_what_may_compute_it(monkeypatch: pytest.Mon
 
 
 def test_convolutions_count_by_their_definition() -> None:
-    layer, x = Conv3x3(128, 64), torch.randn(1, 128, 32, 32)
+    layer, x = Conv3x3(128, 128), torch.randn(1, 128, 32, 32)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     with FlopCount() as count:
         layer(x).sum().backward()
-    assert count.total == 3 * 2 * 9 * 128 * 64 * 32 * 32
+    assert count.total == 3 * 2 * 9 * 128 * 128 * 32 * 32
