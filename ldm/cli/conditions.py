@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.class_label import ClassLabel
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.errors import UserError
@@ -23,13 +23,13 @@ OTHER_SCRIPTS = {
 """By the batch entry that a model needs."""
 
 
-def class_condition(job: Job) -> ClassLabel | None:
+def class_condition(session: SamplingSession) -> ClassLabel | None:
     """The class condition of a model, None if it is unconditional.
 
     Raises:
         UserError: it has other conditions; the line names the script for them.
     """
-    conditioners = list(job.model.conditioners)
+    conditioners = list(session.model.conditioners)
     if not conditioners:
         return None
     if len(conditioners) == 1 and isinstance(conditioners[0], ClassLabel):
@@ -37,7 +37,7 @@ def class_condition(job: Job) -> ClassLabel | None:
     keys = [conditioner.key for conditioner in conditioners]
     scripts = [OTHER_SCRIPTS[key] for key in keys if key in OTHER_SCRIPTS]
     raise UserError(
-        f"{job.arguments.source} is conditioned on {', '.join(keys)}: "
+        f"{session.options.source} is conditioned on {', '.join(keys)}: "
         + (f"use scripts/{scripts[0]}" if scripts else "no script knows how to; see docs")
     )
 
@@ -75,15 +75,15 @@ def choose_labels(policy: str, count: int, num_classes: int, seed: int) -> list[
     return [chosen[k % len(chosen)] for k in range(count)]
 
 
-def text_condition(job: Job) -> Any:
+def text_condition(session: SamplingSession) -> Any:
     """The conditioner of a text model, which has a ``tokenizer``.
 
     Raises:
         UserError: it has none, or needs more than a text.
     """
-    conditioners = list(job.model.conditioners)
+    conditioners = list(session.model.conditioners)
     texts = [part for part in conditioners if getattr(part, "tokenizer", None)]
-    source = job.arguments.source
+    source = session.options.source
     if not texts:
         raise UserError(f"{source}: this model has no text conditioner; see scripts/sample.py")
     others = [part.key for part in conditioners if part is not texts[0]]
@@ -92,14 +92,14 @@ def text_condition(job: Job) -> Any:
     return texts[0]
 
 
-def warn_of_cuts(job: Job, tokenizer: Any, prompts: Sequence[str]) -> None:
+def warn_of_cuts(session: SamplingSession, tokenizer: Any, prompts: Sequence[str]) -> None:
     """Say which words the text encoder will not see."""
     if not hasattr(tokenizer, "cut_off"):  # one of the user's own
         return
     for prompt in dict.fromkeys(prompts):
         cut = tokenizer.cut_off(prompt)
         if cut:
-            job.warn(
+            session.warn(
                 f"the prompt '{_shortened(prompt)}' is longer than the {tokenizer.length} tokens "
                 f"of the model, which will not see its end: '{_shortened(cut)}'"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.autoencoders.tiled import pad_to_multiple
 from ldm.cli.conditions import OTHER_SCRIPTS, warn_of_cuts
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.class_label import ClassLabel
 from ldm.data.framing import Framing, to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
@@ -74,20 +74,20 @@ def read_picture(file: Path, channels: int, size: Sequence[int] | None = None) -
     return to_tensor(image if size is None else Framing(size[0], size[1])(image, lambda: 0.0))
 
 
-def image_channels(job: Job) -> int:
+def image_channels(session: SamplingSession) -> int:
     """Channels of the images of a model."""
-    return int(getattr(job.model.autoencoder, "image_channels", 3))
+    return int(getattr(session.model.autoencoder, "image_channels", 3))
 
 
-def denoiser_factor(job: Job) -> int:
+def denoiser_factor(session: SamplingSession) -> int:
     """What sides of latents are best multiples of."""
-    denoiser: Any = job.model.denoiser
+    denoiser: Any = session.model.denoiser
     return int(getattr(denoiser, "downsampling_factor", 1))
 
 
-def multiple_of(job: Job) -> int:
+def multiple_of(session: SamplingSession) -> int:
     """What sides of images are best multiples of: for the first stage and for the denoiser."""
-    return int(job.model.autoencoder.downsampling_factor) * denoiser_factor(job)
+    return int(session.model.autoencoder.downsampling_factor) * denoiser_factor(session)
 
 
 def padded(pictures: Sequence[Tensor], multiple: int) -> list[Tensor]:
@@ -123,19 +123,23 @@ def cut_back(results: Sequence[Tensor], pictures: Sequence[Tensor], scale: int =
     ]
 
 
-def check_count(arguments: Any) -> None:
+def check_count(options: Any) -> None:
     """Refuse --per-image below 1."""
-    if arguments.per_image < 1:
-        raise UserError(f"--per-image {arguments.per_image}: must be at least 1")
+    if options.per_image < 1:
+        raise UserError(f"--per-image {options.per_image}: must be at least 1")
 
 
 def check_conditions(
-    job: Job, prompt: str | None, label: int | None, given: Collection[str] = (), prefix: str = ""
+    session: SamplingSession,
+    prompt: str | None,
+    label: int | None,
+    given: Collection[str] = (),
+    prefix: str = "",
 ) -> None:
     """Refuse a prompt or label that the model does not know, and models that need other things.
 
     Args:
-        job: the model.
+        session: the model.
         prompt: of a text model.
         label: class id.
         given: keys of the conditions that do not come from here.
@@ -144,8 +148,8 @@ def check_conditions(
     Raises:
         UserError: it names the option, or the script that is for such a model.
     """
-    source = job.arguments.source
-    conditioners = [part for part in job.model.conditioners if part.key not in given]
+    source = session.options.source
+    conditioners = [part for part in session.model.conditioners if part.key not in given]
     texts = [part for part in conditioners if getattr(part, "tokenizer", None) is not None]
     classes = [part for part in conditioners if isinstance(part, ClassLabel)]
     for part in conditioners:
@@ -166,30 +170,34 @@ def check_conditions(
         if label is not None and not 0 <= label < part.num_classes:
             raise UserError(f"--{prefix}label {label}: not within 0 to {part.num_classes - 1}")
     for part in texts:
-        warn_of_cuts(job, part.tokenizer, [prompt or ""])
+        warn_of_cuts(session, part.tokenizer, [prompt or ""])
 
 
 def conditions(
-    job: Job, prompt: str | None, label: int | None, count: int, given: Collection[str] = ()
+    session: SamplingSession,
+    prompt: str | None,
+    label: int | None,
+    count: int,
+    given: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Batch entries of ``count`` images under one prompt or label; None: the empty text, no class.
 
     They must have passed ``check_conditions``.
     """
     batch = {}
-    for part in job.model.conditioners:
+    for part in session.model.conditioners:
         if part.key in given:
             continue
         if isinstance(part, ClassLabel):
             batch[part.key] = torch.tensor([part.null_index if label is None else label] * count)
         else:
             batch[part.key] = part.tokenizer([prompt or ""] * count)
-    return job.to_device(batch)
+    return session.to_device(batch)
 
 
-def common_multiple(job: Job, factor: int) -> int:
+def common_multiple(session: SamplingSession, factor: int) -> int:
     """As ``multiple_of``, and a multiple of another factor, too."""
-    return math.lcm(multiple_of(job), factor)
+    return math.lcm(multiple_of(session), factor)
 
 
 def on_cpu(images: Tensor) -> Tensor:

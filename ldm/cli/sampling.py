@@ -36,54 +36,54 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 @dataclass(frozen=True)
-class Job:
+class SamplingSession:
     """A model and how to sample from it, from the command line.
 
     Attributes:
-        arguments: parsed options of ``sampling_parser``.
+        options: parsed options of ``sampling_parser``.
         config: that of the model.
         model: the model, ready to sample.
         sampler: the sampler.
         processes: those that share the work.
     """
 
-    arguments: argparse.Namespace
+    options: argparse.Namespace
     config: DictConfig
     model: LatentDiffusion
     sampler: Sampler
     processes: Processes
 
     @staticmethod
-    def load(arguments: argparse.Namespace) -> Job:
+    def load(options: argparse.Namespace) -> SamplingSession:
         """Read the model; refuse options that cannot be followed.
 
         Raises:
             UserError: one line that says which, and why.
         """
-        if arguments.batch_size < 1:
-            raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
-        check_sampler_options(arguments)
-        model, config = load_latent_diffusion(arguments)
-        sampler = choose_sampler(arguments, model.schedule)
-        job = Job(arguments, config, model, sampler, Processes.join())
-        job._check_guidance()
-        _use_precision(model, arguments)
-        _use_tiles(model, arguments)
-        return job
+        if options.batch_size < 1:
+            raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
+        check_sampler_options(options)
+        model, config = load_latent_diffusion(options)
+        sampler = choose_sampler(options, model.schedule)
+        session = SamplingSession(options, config, model, sampler, Processes.join())
+        session._check_guidance()
+        _use_precision(model, options)
+        _use_tiles(model, options)
+        return session
 
     @property
     def out(self) -> Path:
         """Folder to write."""
-        source = self.arguments.source
-        name = self.arguments.folder_name
+        source = self.options.source
+        name = self.options.folder_name
         own = Path(source) / name if is_run(source) else Path(f"{name}-{name_of(source)}")
-        out: Path | None = self.arguments.out
+        out: Path | None = self.options.out
         return out or own
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return torch.device(self.arguments.device)
+        return torch.device(self.options.device)
 
     @property
     def progress(self) -> Progress | None:
@@ -98,10 +98,10 @@ class Job:
         Raises:
             UserError: nobody says, or the model has no images of this size.
         """
-        given = getattr(self.arguments, "size", None)
+        given = getattr(self.options, "size", None)
         side = given or self.config.get("image_size")
         if side is None:
-            source = self.arguments.source
+            source = self.options.source
             raise UserError(f"{source}: its config has no image_size; give --size H W")
         height, width = (side, side) if isinstance(side, int) else side
         if min(height, width) < 1:
@@ -134,7 +134,7 @@ class Job:
             size=size or self.size(),
             sampler=self.sampler,
             noise=SeededNoise(seeds),
-            guidance_scale=self.arguments.guidance if guidance is None else guidance,
+            guidance_scale=self.options.guidance if guidance is None else guidance,
             count=len(seeds),
             progress=self.progress,
             guide=guide,
@@ -155,7 +155,7 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """All that decides what the images are."""
-        options = self.arguments
+        options = self.options
         weights = subject(options)
         return {
             "run": weights.pop("source"),
@@ -173,51 +173,51 @@ class Job:
         }
 
     def _check_guidance(self) -> None:
-        scale, conditioners = self.arguments.guidance, list(self.model.conditioners)
+        scale, conditioners = self.options.guidance, list(self.model.conditioners)
         if scale == 1:
             return
         if not conditioners:
             raise UserError(
-                f"--guidance {scale:g} has no effect: {self.arguments.source} has no conditions"
+                f"--guidance {scale:g} has no effect: {self.options.source} has no conditions"
             )
         if not any(conditioner.drop_prob > 0 for conditioner in conditioners):
             self.warn(
-                f"--guidance {scale:g}: the config of {self.arguments.source} does not drop "
+                f"--guidance {scale:g}: the config of {self.options.source} does not drop "
                 "conditions in training (drop_prob); unless the weights were trained so all the "
                 "same, the images get worse"
             )
 
 
-def _use_precision(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
-    if arguments.precision == "fp32":
+def _use_precision(model: LatentDiffusion, options: argparse.Namespace) -> None:
+    if options.precision == "fp32":
         return
-    kind = torch.device(arguments.device).type
-    cast = torch.autocast(kind, dtype=PRECISIONS[arguments.precision])
+    kind = torch.device(options.device).type
+    cast = torch.autocast(kind, dtype=PRECISIONS[options.precision])
     setattr(model.denoiser, "forward", cast(model.denoiser.forward))  # noqa: B010
 
 
-def _use_tiles(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
-    if arguments.tile is None and arguments.decode_tile is None:
-        if arguments.tile_overlap is not None:
+def _use_tiles(model: LatentDiffusion, options: argparse.Namespace) -> None:
+    if options.tile is None and options.decode_tile is None:
+        if options.tile_overlap is not None:
             raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
         return
     from ldm.autoencoders.tiled import TiledAutoencoder
     from ldm.denoisers.tiled import TiledDenoiser
 
-    if arguments.tile is not None:
-        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", arguments))
-    if arguments.decode_tile is not None:
-        tiling = _tiling("--decode-tile", arguments)
+    if options.tile is not None:
+        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", options))
+    if options.decode_tile is not None:
+        tiling = _tiling("--decode-tile", options)
         model.autoencoder = TiledAutoencoder(model.autoencoder, tiling)
 
 
-def _tiling(option: str, arguments: argparse.Namespace) -> Any:
+def _tiling(option: str, options: argparse.Namespace) -> Any:
     from ldm.layers.tiling import Tiling
 
-    size = arguments.tile if option == "--tile" else arguments.decode_tile
+    size = options.tile if option == "--tile" else options.decode_tile
     if size < 2:
         raise UserError(f"{option} {size}: must be at least 2")
-    overlap = size // 2 if arguments.tile_overlap is None else arguments.tile_overlap
+    overlap = size // 2 if options.tile_overlap is None else options.tile_overlap
     if not 0 <= overlap < size:
         raise UserError(f"--tile-overlap {overlap}: must be within 0 and {size - 1}")
     return Tiling(size, overlap)

@@ -39,14 +39,14 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_source(arguments: argparse.Namespace) -> None:
+def check_source(options: argparse.Namespace) -> None:
     """Refuse a model that is not there, before PyTorch is loaded.
 
     Raises:
         UserError: there is no such file or folder.
     """
-    if not Path(arguments.source).exists():
-        raise UserError(f"{arguments.source}: no such run folder or checkpoint")
+    if not Path(options.source).exists():
+        raise UserError(f"{options.source}: no such run folder or checkpoint")
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:

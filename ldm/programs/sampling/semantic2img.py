@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.cli.app import say
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.spatial import SpatialRescaler
 from ldm.data.label_maps import (
     EXTENSIONS,
@@ -31,35 +31,35 @@ from ldm.visualization.figure import Cell, Row, save_rows
 MOST_ROWS = 16
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read the maps, sample, and draw them beside the samples."""
-    if arguments.per_map < 1:
-        raise UserError(f"--per-map {arguments.per_map}: must be at least 1")
-    if arguments.resize and min(arguments.resize) < 1:
-        raise UserError(f"--resize {arguments.resize[0]} {arguments.resize[1]}: must be positive")
+    if options.per_map < 1:
+        raise UserError(f"--per-map {options.per_map}: must be at least 1")
+    if options.resize and min(options.resize) < 1:
+        raise UserError(f"--resize {options.resize[0]} {options.resize[1]}: must be positive")
 
-    files = map_files(arguments.maps)
-    job = Job.load(arguments)
-    conditioner = map_conditioner(job)
-    read = functools.partial(read_map, conditioner=conditioner, size=arguments.resize)
+    files = map_files(options.maps)
+    session = SamplingSession.load(options)
+    conditioner = map_conditioner(session)
+    read = functools.partial(read_map, conditioner=conditioner, size=options.resize)
     digests = {name: digest(read(file)) for name, file in files.items()}  # finds bad maps now
-    requests = [file for file in files.values() for _ in range(arguments.per_map)]
-    multiple = multiple_of(job)
+    requests = [file for file in files.values() for _ in range(options.per_map)]
+    multiple = multiple_of(session)
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         maps = [read(requests[i]) for i in indices]
-        return make_images(job, conditioner.key, maps, seeds, multiple)
+        return make_images(session, conditioner.key, maps, seeds, multiple)
 
     records = [
         {"file": f"images/{name}_{i}.png", "map": file.name, "map_sha256": digests[name]}
         for name, file in files.items()
-        for i in range(arguments.per_map)
+        for i in range(options.per_map)
     ]
-    settings = {"resize": arguments.resize, "sides_multiple_of": multiple}
-    generate(job, make, records, columns=arguments.per_map, settings=settings)
-    if job.processes.first:
+    settings = {"resize": options.resize, "sides_multiple_of": multiple}
+    generate(session, make, records, columns=options.per_map, settings=settings)
+    if session.processes.first:
         maps = {name: read(file) for name, file in list(files.items())[:MOST_ROWS]}
-        draw(job, maps, conditioner.in_channels)
+        draw(session, maps, conditioner.in_channels)
 
 
 def map_files(path: Path) -> dict[str, Path]:
@@ -77,14 +77,14 @@ def map_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def map_conditioner(job: Job) -> SpatialRescaler:
+def map_conditioner(session: SamplingSession) -> SpatialRescaler:
     """The conditioner that reads maps, if that is all the model reads."""
-    conditioners = list(job.model.conditioners)
+    conditioners = list(session.model.conditioners)
     if len(conditioners) == 1 and isinstance(conditioners[0], SpatialRescaler):
         return conditioners[0]
     kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
     raise UserError(
-        f"{job.arguments.source} is conditioned on {kinds}, not on a label map (SpatialRescaler)"
+        f"{session.options.source} is conditioned on {kinds}, not on a label map (SpatialRescaler)"
     )
 
 
@@ -95,16 +95,16 @@ def read_map(file: Path, conditioner: SpatialRescaler, size: Sequence[int] | Non
     return resize_label_map(ids, (size[0], size[1])) if size else ids
 
 
-def multiple_of(job: Job) -> int:
+def multiple_of(session: SamplingSession) -> int:
     """What sides of images must be multiples of: for the first stage and for the denoiser."""
-    denoiser: Any = job.model.denoiser
+    denoiser: Any = session.model.denoiser
     return int(
-        job.model.autoencoder.downsampling_factor * getattr(denoiser, "downsampling_factor", 1)
+        session.model.autoencoder.downsampling_factor * getattr(denoiser, "downsampling_factor", 1)
     )
 
 
 def make_images(
-    job: Job,
+    session: SamplingSession,
     key: str,
     maps: Sequence[Tensor],
     seeds: Sequence[int],
@@ -116,7 +116,7 @@ def make_images(
     for size in dict.fromkeys((ids.shape[0], ids.shape[1]) for ids in padded):
         group = [k for k, ids in enumerate(padded) if ids.shape == size]
         batch = {key: torch.stack([padded[k] for k in group])}
-        made = job.images(batch, [seeds[k] for k in group], size)
+        made = session.images(batch, [seeds[k] for k in group], size)
         images |= dict(zip(group, made, strict=True))
     return [images[k][:, : ids.shape[0], : ids.shape[1]] for k, ids in enumerate(maps)]
 
@@ -126,12 +126,12 @@ def digest(ids: Tensor) -> str:
     return hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()
 
 
-def draw(job: Job, maps: dict[str, Tensor], num_classes: int) -> None:
+def draw(session: SamplingSession, maps: dict[str, Tensor], num_classes: int) -> None:
     """Write maps.png."""
     rows = []
     for name, ids in maps.items():
-        samples = [job.out / f"images/{name}_{i}.png" for i in range(job.arguments.per_map)]
+        samples = [session.out / f"images/{name}_{i}.png" for i in range(session.options.per_map)]
         drawn = colour_label_map(ids, num_classes)
         rows.append(Row(name, [Cell(drawn), *(Cell(sample) for sample in samples)]))
-    save_rows(rows, job.out / "maps.png")
-    say(f"maps beside their images: {job.out / 'maps.png'}")
+    save_rows(rows, session.out / "maps.png")
+    say(f"maps beside their images: {session.out / 'maps.png'}")

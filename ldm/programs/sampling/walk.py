@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm.cli.app import say
 from ldm.cli.images import check_conditions, conditions, image_channels, on_cpu, read_picture
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.diffusion.conditioning import Conditioning
 from ldm.diffusion.sampling import run_sampler
 from ldm.errors import UserError
@@ -47,44 +47,44 @@ class Key:
         return told | ({"image": str(self.image)} if self.image else {"noise": self.seed})
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Plan the walk, make its frames and the film."""
-    if arguments.frames < 1:
-        raise UserError(f"--frames {arguments.frames}: must be at least 1")
-    if arguments.images and (arguments.sampler != "ddim" or arguments.eta):
+    if options.frames < 1:
+        raise UserError(f"--frames {options.frames}: must be at least 1")
+    if options.images and (options.sampler != "ddim" or options.eta):
         raise UserError("--images: goes with --sampler ddim and --eta 0, whose way can be inverted")
-    if arguments.images and arguments.spacing is None:
-        arguments.spacing = INVERSION_GRID
-    keys = _keys(arguments)
-    job = Job.load(arguments)
-    film = arguments.film or job.out / "walk.gif"
-    check_film(film, arguments.fps)
+    if options.images and options.spacing is None:
+        options.spacing = INVERSION_GRID
+    keys = _keys(options)
+    session = SamplingSession.load(options)
+    film = options.film or session.out / "walk.gif"
+    check_film(film, options.fps)
     for key in keys:
-        check_conditions(job, key.prompt, key.label)
-    walk = Walk(job, keys)
-    places = frame_places(len(keys), arguments.frames, arguments.loop)
+        check_conditions(session, key.prompt, key.label)
+    walk = Walk(session, keys)
+    places = frame_places(len(keys), options.frames, options.loop)
     records = [
         {"seed": keys[0].seed, "from": keys[a].record, "to": keys[b].record, "weight": weight}
         for a, b, weight in places
     ]
-    generate(job, walk.maker(places), records, settings={"fixed_noise": arguments.fixed_noise})
-    if job.processes.first:
-        files = [job.out / "images" / f"{k:05d}.png" for k in range(len(places))]
+    generate(session, walk.maker(places), records, settings={"fixed_noise": options.fixed_noise})
+    if session.processes.first:
+        files = [session.out / "images" / f"{k:05d}.png" for k in range(len(places))]
         frames = (_enlarged(file) for file in files)
-        write_film(frames, film, arguments.fps, hold=0.0 if arguments.loop else 1.0)
+        write_film(frames, film, options.fps, hold=0.0 if options.loop else 1.0)
         say(f"film of {len(files)} frames {film}")
 
 
-def _keys(arguments: argparse.Namespace) -> list[Key]:
+def _keys(options: argparse.Namespace) -> list[Key]:
     """The key frames of the command line.
 
     Raises:
         UserError: there are fewer than two, of more than one kind, or seeds that do not fit.
     """
-    prompts = arguments.prompt + read_prompts(arguments.prompts)
-    images = arguments.images or []
-    labels = _numbers("--labels", arguments.labels)
-    seeds = _numbers("--seeds", arguments.seeds)
+    prompts = options.prompt + read_prompts(options.prompts)
+    images = options.images or []
+    labels = _numbers("--labels", options.labels)
+    seeds = _numbers("--seeds", options.seeds)
     kinds = [kind for kind in (prompts, labels, images) if kind]
     if len(kinds) > 1:
         raise UserError("give key frames of one kind: prompts, --labels or --images")
@@ -94,11 +94,11 @@ def _keys(arguments: argparse.Namespace) -> list[Key]:
             "a walk needs two key frames or more: --prompt twice, --prompts FILE, --labels 3,5, "
             "--images A B, or --seeds 0,1 for noise only"
         )
-    if seeds and (arguments.fixed_noise or len(seeds) != count or images):
+    if seeds and (options.fixed_noise or len(seeds) != count or images):
         raise UserError(f"--seeds: gives the noise of {count} key frames; not with --fixed-noise")
     if not seeds:
-        first = arguments.seed
-        seeds = [first + (0 if arguments.fixed_noise else k) for k in range(count)]
+        first = options.seed
+        seeds = [first + (0 if options.fixed_noise else k) for k in range(count)]
     return [
         Key(
             seed,
@@ -130,12 +130,12 @@ class Walk:
     """Makes frames between key frames.
 
     Args:
-        job: model and settings.
+        session: model and settings.
         keys: the key frames.
     """
 
-    def __init__(self, job: Job, keys: Sequence[Key]) -> None:
-        self._job, self._keys = job, keys
+    def __init__(self, session: SamplingSession, keys: Sequence[Key]) -> None:
+        self._job, self._keys = session, keys
         self._known: dict[int, tuple[Tensor, Conditioning, Conditioning]] = {}
 
     def maker(
@@ -149,7 +149,7 @@ class Walk:
             start = torch.cat([noise for noise, _, _ in frames])
             cond = _joined([cond for _, cond, _ in frames])
             uncond = _joined([none for _, _, none in frames])
-            model, scale = self._job.model, self._job.arguments.guidance
+            model, scale = self._job.model, self._job.options.guidance
             denoise = model.denoise(cond, uncond if model.conditioners else None, scale)
             noise = SeededNoise(seeds)  # equal for all: what a stochastic sampler adds stays put
             z = run_sampler(

@@ -30,12 +30,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = sampling_parser("draw_process", __doc__)
-    options.add_argument("--image", type=Path, help="the image that disappears in noise")
-    options.add_argument("--prompt", help="of the samples, for text models")
-    options.add_argument("--label", type=int, help="of the samples, for models with classes")
-    options.add_argument(
+    parser = sampling_parser("draw_process", __doc__)
+    parser.add_argument("--image", type=Path, help="the image that disappears in noise")
+    parser.add_argument("--prompt", help="of the samples, for text models")
+    parser.add_argument("--label", type=int, help="of the samples, for models with classes")
+    parser.add_argument(
         "--rows", type=int, default=1, metavar="N", help="samples, seeds in turn (default: 1)"
     )
-    options.add_argument("--columns", type=int, default=8, metavar="N", help="times (default: 8)")
-    return options
+    parser.add_argument("--columns", type=int, default=8, metavar="N", help="times (default: 8)")
+    return parser

@@ -33,23 +33,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     """The options, for other scripts too."""
-    options = sampling_parser("inpaint", __doc__, size=False)
-    options.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
-    options.add_argument(
+    parser = sampling_parser("inpaint", __doc__, size=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    parser.add_argument(
         "--masks",
         type=Path,
         metavar="DIR",
         help="folder with the mask of each image under its name (default: NAME_mask.png beside it)",
     )
-    options.add_argument("--prompt", help="what to fill in, for text models")
-    options.add_argument("--label", type=int, help="what to fill in, for models with classes")
-    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    options.add_argument(
+    parser.add_argument("--prompt", help="what to fill in, for text models")
+    parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    parser.add_argument(
         "--seamless",
         action="store_true",
         help="shift the filling so that it meets the known pixels at the border of the hole",
     )
-    options.add_argument(
+    parser.add_argument(
         "--no-paste", action="store_true", help="leave known pixels as the model makes them"
     )
-    return options
+    return parser

@@ -31,25 +31,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     """The options, for other scripts too."""
-    options = sampling_parser("layout2img", __doc__)
-    options.add_argument(
-        "layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts"
-    )
-    options.add_argument(
+    parser = sampling_parser("layout2img", __doc__)
+    parser.add_argument("layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts")
+    parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
         help="text file with the name of a class a line, in the order of the ids, all classes that "
         "the model was trained with (default: 'classes' of the JSON file)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--num-classes",
         type=int,
         metavar="N",
         help="how many classes the model was trained with (default: box_tokens.num_classes or "
         "num_classes of the config, else the number of names)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--per-layout", type=int, default=4, metavar="N", help="images a layout (default: 4)"
     )
-    return options
+    return parser

@@ -37,9 +37,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = sampling_parser("retrieve2img", __doc__)
-    options.add_argument("--prompt", action="append", default=[], help="a text; repeat for more")
-    options.add_argument(
+    parser = sampling_parser("retrieve2img", __doc__)
+    parser.add_argument("--prompt", action="append", default=[], help="a text; repeat for more")
+    parser.add_argument(
         "--query",
         action="append",
         type=Path,
@@ -47,32 +47,32 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="an image to look for; repeat for more",
     )
-    options.add_argument(
+    parser.add_argument(
         "--database",
         type=Path,
         metavar="FOLDER_OR_FILE",
         help="folder of images, or the file of their embeddings (default: no neighbours)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--neighbours",
         type=int,
         metavar="K",
         help=f"neighbours of a query; 0: none (default: {DEFAULT_NEIGHBOURS}, or as many as model "
         "and database have)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--index",
         type=Path,
         metavar="FILE",
         help="of the database, by build_index.py (default: compare all its embeddings)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--no-query-embedding",
         action="store_true",
         help="attend to the neighbours only, as in training without the image itself",
     )
-    options.add_argument(
+    parser.add_argument(
         "--per-query", type=int, default=4, metavar="N", help="images a query (default: 4)"
     )
-    add_clip_options(options)
-    return options
+    add_clip_options(parser)
+    return parser

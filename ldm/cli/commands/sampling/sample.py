@@ -32,21 +32,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     """The options, for other scripts too."""
-    options = sampling_parser("sample", __doc__)
-    options.add_argument(
-        "--num-images", type=int, default=64, help="number of images (default: 64)"
-    )
-    options.add_argument(
+    parser = sampling_parser("sample", __doc__)
+    parser.add_argument("--num-images", type=int, default=64, help="number of images (default: 64)")
+    parser.add_argument(
         "--labels",
         metavar="uniform|random|LIST",
         help="classes in turn (uniform, default; what published FIDs want), drawn at random, or a "
         "list such as 3,5, also in turn",
     )
-    options.add_argument(
+    parser.add_argument(
         "--npz",
         type=Path,
         metavar="FILE",
         help="write all images, and the labels, to this file, too (format of ADM's evaluation)",
     )
-    add_classifier_options(options)
-    return options
+    add_classifier_options(parser)
+    return parser

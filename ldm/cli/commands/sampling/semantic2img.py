@@ -29,12 +29,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = sampling_parser("semantic2img", __doc__, size=False)
-    options.add_argument("maps", type=Path, metavar="MAP_OR_FOLDER", help="PNG or .npy file(s)")
-    options.add_argument(
+    parser = sampling_parser("semantic2img", __doc__, size=False)
+    parser.add_argument("maps", type=Path, metavar="MAP_OR_FOLDER", help="PNG or .npy file(s)")
+    parser.add_argument(
         "--resize", type=int, nargs=2, metavar=("H", "W"), help="size of the maps (default: theirs)"
     )
-    options.add_argument(
+    parser.add_argument(
         "--per-map", type=int, default=1, metavar="N", help="images a map (default: 1)"
     )
-    return options
+    return parser

@@ -28,11 +28,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     """The options, for other scripts too."""
-    options = sampling_parser("superres", __doc__, size=False)
-    options.add_argument(
+    parser = sampling_parser("superres", __doc__, size=False)
+    parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="what to enlarge"
     )
-    options.add_argument("--prompt", help="what they show, for models that also take text")
-    options.add_argument("--label", type=int, help="what they show, for models with classes")
-    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    return options
+    parser.add_argument("--prompt", help="what they show, for models that also take text")
+    parser.add_argument("--label", type=int, help="what they show, for models with classes")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    return parser

@@ -28,19 +28,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     """The options, for other scripts too."""
-    options = sampling_parser("txt2img", __doc__)
-    options.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
-    options.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
-    options.add_argument(
+    parser = sampling_parser("txt2img", __doc__)
+    parser.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
+    parser.add_argument(
         "--validation-captions",
         type=int,
         metavar="N",
         help="the captions of the first N images of the run's validation data",
     )
-    options.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
-    options.add_argument(
+    parser.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
+    parser.add_argument(
         "--negative-prompt",
         metavar="TEXT",
         help="what to guide away from, instead of from no text; with --guidance",
     )
-    return options
+    return parser
