@@ -1,4 +1,4 @@
-"""What the sampling scripts share: the options, and the model that makes images with them."""
+"""What the programs of sampling share: a model, and how it makes images of conditions and seeds."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.autoencoders.tiled import TiledAutoencoder
 from ldm.cli.model import (
     is_run,
     load_latent_diffusion,
+    locate_model,
     name_of,
     other_weights,
     subject,
 )
-from ldm.cli.options.samplers import check_sampler_options
+from ldm.cli.options.sampling import check_sampling_options
 from ldm.cli.samplers import choose_sampler, sampler_settings
+from ldm.denoisers.tiled import TiledDenoiser
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import Denoise, Progress, Sampler
 from ldm.distributed import Processes
 from ldm.errors import UserError
+from ldm.layers.tiling import Tiling
+from ldm.load.model import Source
 from ldm.samplers.noise import SeededNoise
 
 Batch = Mapping[str, Any]
@@ -37,17 +42,19 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class SamplingSession:
-    """A model and how to sample from it, from the command line.
+    """A model and how to sample from it, as the command line says.
 
     Attributes:
         options: parsed options of ``sampling_parser``.
+        source: where the model lies.
         config: that of the model.
-        model: the model, ready to sample.
+        model: ready to sample.
         sampler: the sampler.
         processes: those that share the work.
     """
 
     options: argparse.Namespace
+    source: Source
     config: DictConfig
     model: LatentDiffusion
     sampler: Sampler
@@ -60,12 +67,11 @@ class SamplingSession:
         Raises:
             UserError: one line that says which, and why.
         """
-        if options.batch_size < 1:
-            raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
-        check_sampler_options(options)
-        model, config = load_latent_diffusion(options)
+        check_sampling_options(options)
+        source = locate_model(options)
+        model, config = load_latent_diffusion(source, options)
         sampler = choose_sampler(options, model.schedule)
-        session = SamplingSession(options, config, model, sampler, Processes.join())
+        session = SamplingSession(options, source, config, model, sampler, Processes.join())
         session._check_guidance()
         _use_precision(model, options)
         _use_tiles(model, options)
@@ -104,8 +110,6 @@ class SamplingSession:
             source = self.options.source
             raise UserError(f"{source}: its config has no image_size; give --size H W")
         height, width = (side, side) if isinstance(side, int) else side
-        if min(height, width) < 1:
-            raise UserError(f"--size {height} {width}: must be positive")
         self.model.latent_shape(1, (height, width))
         return height, width
 
@@ -156,11 +160,8 @@ class SamplingSession:
     def settings(self) -> dict[str, Any]:
         """All that decides what the images are."""
         options = self.options
-        weights = subject(options)
         return {
-            "run": weights.pop("source"),
-            **weights,
-            "other_weights": other_weights(options),
+            **self._weights,
             "config": options.config,
             "sampler": sampler_settings(options, self.sampler),
             "guidance": options.guidance,
@@ -170,6 +171,16 @@ class SamplingSession:
             "tile": options.tile,
             "tile_overlap": options.tile_overlap,
             "decode_tile": options.decode_tile,
+        }
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, Any]:
+        """Which weights are used; large files are read once for it."""
+        weights = subject(self.source, self.options)
+        return {
+            "run": weights.pop("source"),
+            **weights,
+            "other_weights": other_weights(self.source),
         }
 
     def _check_guidance(self) -> None:
@@ -197,27 +208,12 @@ def _use_precision(model: LatentDiffusion, options: argparse.Namespace) -> None:
 
 
 def _use_tiles(model: LatentDiffusion, options: argparse.Namespace) -> None:
-    if options.tile is None and options.decode_tile is None:
-        if options.tile_overlap is not None:
-            raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
-        return
-    from ldm.autoencoders.tiled import TiledAutoencoder
-    from ldm.denoisers.tiled import TiledDenoiser
-
     if options.tile is not None:
-        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", options))
+        model.denoiser = TiledDenoiser(model.denoiser, _tiling(options.tile, options))
     if options.decode_tile is not None:
-        tiling = _tiling("--decode-tile", options)
+        tiling = _tiling(options.decode_tile, options)
         model.autoencoder = TiledAutoencoder(model.autoencoder, tiling)
 
 
-def _tiling(option: str, options: argparse.Namespace) -> Any:
-    from ldm.layers.tiling import Tiling
-
-    size = options.tile if option == "--tile" else options.decode_tile
-    if size < 2:
-        raise UserError(f"{option} {size}: must be at least 2")
-    overlap = size // 2 if options.tile_overlap is None else options.tile_overlap
-    if not 0 <= overlap < size:
-        raise UserError(f"--tile-overlap {overlap}: must be within 0 and {size - 1}")
-    return Tiling(size, overlap)
+def _tiling(size: int, options: argparse.Namespace) -> Tiling:
+    return Tiling(size, size // 2 if options.tile_overlap is None else options.tile_overlap)

@@ -21,6 +21,7 @@ from ldm.cli.data import (
     validation_data,
     write_report,
 )
+from ldm.cli.images import filled_around
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip
 from ldm.cli.sampling import SamplingSession
@@ -30,7 +31,6 @@ from ldm.evaluation.metrics.reconstruction import Distance
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.tasks import TASKS, Evaluation, Item
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
-from ldm.programs.sampling.inpaint import filled_around
 from ldm.visualization.conditions import item_cells
 from ldm.visualization.figure import Cell, Row, save_rows
 
