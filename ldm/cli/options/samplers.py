@@ -63,10 +63,10 @@ def add_sampler_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_sampler_options(options: argparse.Namespace) -> None:
-    """Refuse options that the sampler does not have.
+    """Refuse options that the sampler does not have, or of which no sampler makes sense.
 
     Raises:
-        UserError: it names the samplers that have it.
+        UserError: it names the option, and the samplers that have it.
     """
     for name, value in given_options(options).items():
         if name not in CHOICES[options.sampler].options:
@@ -75,6 +75,11 @@ def check_sampler_options(options: argparse.Namespace) -> None:
                 f"--{name} {value} has no effect with --sampler {options.sampler}: leave it out; "
                 f"it goes with {takers}"
             )
+    steps, eta = options.steps, options.eta
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps}: cannot take {steps} sampling steps: choose at least 1")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UserError(f"--eta {eta:g}: eta must lie in [0, 1]")
 
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:

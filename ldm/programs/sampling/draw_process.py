@@ -13,11 +13,10 @@ from torch.utils.data import default_collate
 
 from ldm.cli.app import say
 from ldm.cli.conditions import warn_of_cuts
+from ldm.cli.images import image_channels, read_picture
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.class_label import ClassLabel
 from ldm.config import instantiate
-from ldm.data.framing import Framing, to_tensor
-from ldm.data.image_io import read_image
 from ldm.diffusion.trajectory import Moment, evenly_spaced, log_snr, noised, trace
 from ldm.errors import UserError
 from ldm.files import write_atomically
@@ -25,14 +24,9 @@ from ldm.samplers.noise import SeededNoise
 from ldm.visualization.figure import Cell, Row, save_rows
 from ldm.visualization.images import as_rgb
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
 
 def run(options: argparse.Namespace) -> None:
     """Sample, keep the states on the way, and draw them."""
-    for name in ("rows", "columns"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     session = SamplingSession.load(options)
     seeds = [options.seed + k for k in range(options.rows)]
     item = Item(session)
@@ -144,9 +138,7 @@ def start_image(
     """The latent (C, h, w) of the image that is to disappear, and what image it is."""
     file = session.options.image
     if file is not None:
-        channels = getattr(session.model.autoencoder, "image_channels", 3)
-        framed = Framing(*size)(read_image(file, mode=MODES.get(channels, "RGB"))[0], lambda: 0.0)
-        image, what = to_tensor(framed)[None], str(file)
+        image, what = read_picture(file, image_channels(session), size)[None], str(file)
     else:
         found = item.get("image")
         if found is None or found.shape[2:] != size:

@@ -12,31 +12,26 @@ from torch import Tensor
 
 from ldm.checkpoint import file_sha256
 from ldm.cli.app import say
+from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
-    MOST_ROWS,
     by_size,
-    check_conditions,
-    check_count,
-    conditions,
     cut_back,
+    draw_results,
+    filled_around,
     image_channels,
     multiple_of,
-    on_cpu,
     padded,
     picture_files,
     read_picture,
-    result_files,
+    result_records,
 )
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import read_image
-from ldm.data.inpainting.blending import blacken, fill_with_mean, paste, paste_seamlessly
-from ldm.diffusion.sampling import run_sampler
+from ldm.data.inpainting.blending import blacken, paste, paste_seamlessly
 from ldm.errors import UserError
-from ldm.samplers.inpainting import KnownRegion, latent_hole
-from ldm.samplers.noise import SeededNoise
-from ldm.visualization.figure import Cell, Row, save_rows
+from ldm.visualization.figure import Cell
 
 SUFFIX = "_mask"
 INPUTS = ("masked_image", "mask")
@@ -70,15 +65,11 @@ class Work:
 
 def run(options: argparse.Namespace) -> None:
     """Read images and masks, fill the holes, and show them."""
-    check_count(options)
-    if options.seamless and options.no_paste:
-        raise UserError("--seamless has no effect with --no-paste: give one of them")
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder}: no such folder")
     session = SamplingSession.load(options)
     trained = _trained_for_it(session)
     check_conditions(session, options.prompt, options.label, given=INPUTS)
-    if options.guidance != 1 and not trained and (options.prompt, options.label) == (None,) * 2:
+    wished = options.prompt is not None or options.label is not None
+    if options.guidance != 1 and not (trained or wished):
         raise UserError(f"--guidance {options.guidance:g} has no effect: give --prompt or --label")
     files = _pairs(session, options.folder, options.masks)
     channels = image_channels(session)
@@ -106,9 +97,16 @@ def run(options: argparse.Namespace) -> None:
 
     method = "inpainting model" if trained else "known region at every step"
     settings = {"method": method, "pasted": not options.no_paste, "seamless": options.seamless}
-    generate(session, make, _records(options, files), options.per_image, settings)
-    if session.processes.first:
-        _draw(session, files, channels)
+    images = {name: work.image for name, work in files.items()}
+    digests = {name: {"mask_sha256": file_sha256(work.mask)} for name, work in files.items()}
+    records = result_records(options, images, digests)
+    generate(session, make, records, options.per_image, settings)
+
+    def cells(work: Work) -> list[Cell]:
+        image, mask = work.read(channels)
+        return [Cell(image), Cell(blacken(image, mask))]
+
+    draw_results(session, files, cells, "inpainted.png", "images, holes and results")
 
 
 def _trained_for_it(session: SamplingSession) -> bool:
@@ -128,8 +126,6 @@ def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> 
     if mask_folder is None:
         ending, masks = SUFFIX, {name: file for name, file in files.items() if _is_mask(name)}
         files = {name: file for name, file in files.items() if name not in masks}
-    elif not mask_folder.is_dir():
-        raise UserError(f"--masks {mask_folder}: no such folder")
     else:
         ending, masks = "", picture_files([mask_folder])
     pairs = {}
@@ -150,24 +146,6 @@ def _is_mask(name: str) -> bool:
     return name.endswith(SUFFIX)
 
 
-def _records(options: argparse.Namespace, files: dict[str, Work]) -> list[dict[str, object]]:
-    wish = {"prompt": options.prompt, "label": options.label}
-    wish = {key: value for key, value in wish.items() if value is not None}
-    about = {
-        name: {
-            "image": work.image.name,
-            "image_sha256": file_sha256(work.image),
-            "mask_sha256": file_sha256(work.mask),
-        }
-        for name, work in files.items()
-    }
-    return [
-        {"file": result} | about[name] | wish
-        for name in files
-        for result in result_files(name, options.per_image)
-    ]
-
-
 def filled_by_model(
     session: SamplingSession, images: Tensor, masks: Tensor, seeds: Sequence[int]
 ) -> Tensor:
@@ -177,32 +155,3 @@ def filled_by_model(
     batch |= {"masked_image": blacken(images, masks), "mask": masks}
     size = (images.shape[2], images.shape[3])
     return session.images(batch, seeds, size=size)
-
-
-@torch.no_grad()
-def filled_around(
-    session: SamplingSession, images: Tensor, masks: Tensor, seeds: Sequence[int]
-) -> Tensor:
-    """The same by any model, which is given what is known at every step."""
-    options, model, noise = session.options, session.model, SeededNoise(seeds)
-    batch = conditions(session, options.prompt, options.label, len(images))
-    denoise = model.conditional_denoise(batch, options.guidance)
-    shown = torch.stack([fill_with_mean(*pair) for pair in zip(images, masks, strict=True)])
-    z = model.encode_mode(shown.to(session.device))
-    hole = latent_hole(masks, model.autoencoder.downsampling_factor).to(z)
-    region = KnownRegion(z, hole, model.schedule, noise)
-    x = run_sampler(
-        session.sampler, denoise, noise(z), model.schedule, noise, region, progress=session.progress
-    )
-    return on_cpu(model.decode(region.paste(x)))
-
-
-def _draw(session: SamplingSession, files: dict[str, Work], channels: int) -> None:
-    rows = []
-    for name, work in list(files.items())[:MOST_ROWS]:
-        image, mask = work.read(channels)
-        made = [Cell(session.out / file) for file in result_files(name, session.options.per_image)]
-        rows.append(Row(name, [Cell(image), Cell(blacken(image, mask)), *made]))
-    sheet = session.out / "inpainted.png"
-    save_rows(rows, sheet)
-    say(f"images, holes and results {sheet}")

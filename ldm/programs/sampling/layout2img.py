@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ldm.cli.app import say
+from ldm.cli.conditions import find_conditioner
+from ldm.cli.images import MOST_ROWS
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.layout import LayoutTransformer
@@ -21,19 +23,12 @@ from ldm.errors import UserError
 from ldm.visualization.conditions import draw_layout
 from ldm.visualization.figure import SMALLEST, Cell, Row, save_rows
 
-MOST_ROWS = 16
-
 
 def run(options: argparse.Namespace) -> None:
     """Read the layouts, sample, and draw them beside the samples."""
-    for option in ("per_layout", "num_classes"):
-        if getattr(options, option) is not None and getattr(options, option) < 1:
-            name = option.replace("_", "-")
-            raise UserError(f"--{name} {getattr(options, option)}: must be at least 1")
-
     names = read_class_names(options.classes) if options.classes else ()
     session = SamplingSession.load(options)
-    conditioner = layout_conditioner(session)
+    conditioner = find_conditioner(session, LayoutTransformer, "a layout")
     max_objects = objects_of(conditioner)
     count = options.num_classes or configured(session.config, "num_classes")
     layouts, names = read_layouts(options.layouts, names, count, max_objects)
@@ -54,17 +49,6 @@ def run(options: argparse.Namespace) -> None:
     generate(session, make, records, columns=options.per_layout, settings={"box_tokens": about})
     if session.processes.first:
         draw(session, layouts[:MOST_ROWS], names, [str(record["file"]) for record in records])
-
-
-def layout_conditioner(session: SamplingSession) -> LayoutTransformer:
-    """The conditioner that reads box tokens, if that is all the model reads."""
-    conditioners = list(session.model.conditioners)
-    if len(conditioners) == 1 and isinstance(conditioners[0], LayoutTransformer):
-        return conditioners[0]
-    kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
-    raise UserError(
-        f"{session.options.source} is conditioned on {kinds}, not on a layout (LayoutTransformer)"
-    )
 
 
 def objects_of(conditioner: LayoutTransformer) -> int:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ldm.cli.app import say
-from ldm.cli.conditions import warn_of_cuts
+from ldm.cli.commands.sampling.retrieve2img import DEFAULT_NEIGHBOURS
+from ldm.cli.conditions import find_conditioner, warn_of_cuts
+from ldm.cli.images import MOST_ROWS
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip, open_store
 from ldm.cli.sampling import SamplingSession
@@ -20,9 +22,6 @@ from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import ExactSearch, Search, load_index
 from ldm.errors import UserError
 from ldm.visualization.figure import Cell, Row, save_rows
-
-DEFAULT_NEIGHBOURS = 10
-MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,8 @@ class Found:
 def run(options: argparse.Namespace) -> None:
     """Embed queries and database, search, sample, and draw what was found beside the samples."""
     queries: list[str | Path] = [*options.prompt, *options.query]
-    _check(options, queries)
     session = SamplingSession.load(options)
-    conditioner = embeddings_conditioner(session)
+    conditioner = find_conditioner(session, Embeddings, "what is retrieved")
     clip = Clip(options.clip, options.clip_weights, session.device)
     store = None
     if options.database is not None:
@@ -82,33 +80,6 @@ def run(options: argparse.Namespace) -> None:
     generate(session, make, records, columns=options.per_query, settings=settings)
     if session.processes.first:
         draw(session, found[:MOST_ROWS], None if store is None else Path(store.root))
-
-
-def _check(options: argparse.Namespace, queries: Sequence[str | Path]) -> None:
-    if not queries:
-        raise UserError('nothing to look for: give --prompt "..." or --query IMAGE')
-    if options.per_query < 1:
-        raise UserError(f"--per-query {options.per_query}: must be at least 1")
-    count = options.neighbours
-    if count is not None and count < 0:
-        raise UserError(f"--neighbours {count}: must not be negative")
-    if options.database is None:
-        for option in ("neighbours", "embeddings", "index"):
-            if getattr(options, option):
-                raise UserError(f"--{option} {getattr(options, option)}: name the --database")
-    if options.no_query_embedding and (options.database is None or count == 0):
-        raise UserError("--no-query-embedding: without neighbours nothing is left to attend to")
-
-
-def embeddings_conditioner(session: SamplingSession) -> Embeddings:
-    """The conditioner that takes embeddings, if that is all the model reads."""
-    conditioners = list(session.model.conditioners)
-    if len(conditioners) == 1 and isinstance(conditioners[0], Embeddings):
-        return conditioners[0]
-    kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
-    raise UserError(
-        f"{session.options.source} is conditioned on {kinds}, not on what is retrieved (Embeddings)"
-    )
 
 
 def neighbours_of(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.cli.conditions import choose_labels, class_condition, num_classes
-from ldm.cli.model import classifier_settings, load_classifier
+from ldm.cli.model import load_classifier
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.diffusion.sampling import Denoise
@@ -20,11 +20,9 @@ MOST_COLUMNS = 16
 
 def run(options: argparse.Namespace) -> None:
     """Choose the labels and sample."""
-    if options.num_images < 1:
-        raise UserError(f"--num-images {options.num_images}: must be at least 1")
     session = SamplingSession.load(options)
     condition = class_condition(session)
-    classifier = load_classifier(options, session.model)
+    classifier, guidance = load_classifier(options, session.model)
     classes = num_classes(condition, classifier)
     if classes is None:
         if options.labels is not None:
@@ -50,6 +48,6 @@ def run(options: argparse.Namespace) -> None:
         make,
         [{"label": label} for label in labels],
         columns=classes if in_turn else None,  # a column a class
-        settings=classifier_settings(options),
+        settings=guidance,
         npz=options.npz,
     )

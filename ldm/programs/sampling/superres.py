@@ -10,33 +10,28 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from ldm.checkpoint import file_sha256
-from ldm.cli.app import say
+from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
-    MOST_ROWS,
     by_size,
-    check_conditions,
-    check_count,
-    conditions,
     cut_back,
     denoiser_factor,
+    draw_results,
     padded,
     picture_files,
     read_picture,
-    result_files,
+    result_records,
 )
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.spatial import ConcatImage
 from ldm.errors import UserError
-from ldm.visualization.figure import Cell, Row, save_rows
+from ldm.visualization.figure import Cell
 
 INPUT = "lr_image"
 
 
 def run(options: argparse.Namespace) -> None:
     """Read the images, enlarge them, and show both."""
-    check_count(options)
     files = picture_files(options.images)
     session = SamplingSession.load(options)
     small = _small_image(session)
@@ -58,9 +53,10 @@ def run(options: argparse.Namespace) -> None:
 
         return cut_back(by_size(full, enlarge), pictures, factor)
 
-    generate(session, make, _records(options, files), options.per_image, {"factor": factor})
-    if session.processes.first:
-        _draw(session, files, factor)
+    records = result_records(options, files)
+    generate(session, make, records, options.per_image, {"factor": factor})
+    what = "bicubic enlargements and results"
+    draw_results(session, files, lambda file: _bicubic(file, factor), "enlarged.png", what)
 
 
 def _small_image(session: SamplingSession) -> ConcatImage:
@@ -78,25 +74,7 @@ def _small_image(session: SamplingSession) -> ConcatImage:
     )
 
 
-def _records(options: argparse.Namespace, files: dict[str, Path]) -> list[dict[str, object]]:
-    return [
-        {"file": result, "image": file.name, "image_sha256": digest}
-        for name, file in files.items()
-        for digest in [file_sha256(file)]
-        for result in result_files(name, options.per_image)
-    ]
-
-
-def _draw(session: SamplingSession, files: dict[str, Path], factor: int) -> None:
-    rows = []
-    for name, file in list(files.items())[:MOST_ROWS]:
-        image = read_picture(file, 3)
-        size = [factor * side for side in image.shape[1:]]
-        bicubic = resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-        made = [
-            Cell(session.out / result) for result in result_files(name, session.options.per_image)
-        ]
-        rows.append(Row(name, [Cell(bicubic, "bicubic"), *made]))
-    sheet = session.out / "enlarged.png"
-    save_rows(rows, sheet)
-    say(f"bicubic enlargements and results {sheet}")
+def _bicubic(file: Path, factor: int) -> list[Cell]:
+    image = read_picture(file, 3)
+    size = [factor * side for side in image.shape[1:]]
+    return [Cell(resize(image, size, InterpolationMode.BICUBIC, antialias=True), "bicubic")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,18 +17,10 @@ from ldm.errors import UserError
 
 def run(options: argparse.Namespace) -> None:
     """Read the prompts and sample."""
-    if options.per_prompt < 1:
-        raise UserError(f"--per-prompt {options.per_prompt}: must be at least 1")
-    negative = options.negative_prompt
-    if negative is not None and options.guidance == 1:
-        raise UserError("--negative-prompt has no effect without --guidance above 1, e.g. 5")
-    prompts = options.prompt + read_prompts(options.prompts)
-    if not prompts and options.validation_captions is None:
-        raise UserError('no prompts: give --prompt "...", --prompts FILE, --validation-captions N')
-
     session = SamplingSession.load(options)
     text = text_condition(session)
-    prompts += _validation_captions(session, options.validation_captions)
+    negative = options.negative_prompt
+    prompts = options.prompt + _validation_captions(session, options.validation_captions)
     warn_of_cuts(session, text.tokenizer, [*prompts, *([] if negative is None else [negative])])
     requests = [prompt for prompt in prompts for _ in range(options.per_prompt)]
 
@@ -61,23 +52,6 @@ def away_from(
         return session.model.denoise(wanted, away, session.options.guidance)
 
     return wrap
-
-
-def read_prompts(path: Path | None) -> list[str]:
-    """The lines of a prompt file that are not empty.
-
-    Raises:
-        UserError: there is no such text file.
-    """
-    if path is None:
-        return []
-    if not path.is_file():
-        raise UserError(f"--prompts {path}: no such file; it should hold a prompt a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"--prompts {path}: not a text file (UTF-8)") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _validation_captions(session: SamplingSession, count: int | None) -> list[str]:

@@ -21,12 +21,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_file
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "rows", "columns")
+    check_file("--image", options.image)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

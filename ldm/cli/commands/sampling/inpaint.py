@@ -23,16 +23,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_image")
+    if options.seamless and options.no_paste:
+        raise UserError("--seamless has no effect with --no-paste: give one of them")
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder")
+    if options.masks is not None and not options.masks.is_dir():
+        raise UserError(f"--masks {options.masks}: no such folder")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
     parser = sampling_parser("inpaint", __doc__, size=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
     parser.add_argument(

@@ -21,16 +21,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_file
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_layout", "num_classes")
+    check_file("layouts", options.layouts)
+    check_file("--classes", options.classes)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
     parser = sampling_parser("layout2img", __doc__)
     parser.add_argument("layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts")
     parser.add_argument(

@@ -21,17 +21,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.model import add_classifier_options
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_out_file
+from ldm.cli.options.model import add_classifier_options, check_classifier_options
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "num_images")
+    check_classifier_options(options)
+    check_out_file("--npz", options.npz)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
     parser = sampling_parser("sample", __doc__)
     parser.add_argument("--num-images", type=int, default=64, help="number of images (default: 64)")
     parser.add_argument(

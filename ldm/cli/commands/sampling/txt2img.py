@@ -16,21 +16,34 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least
+from ldm.cli.options.sampling import (
+    add_prompt_options,
+    parse_sampling,
+    read_prompts,
+    sampling_parser,
+)
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``prompt`` are all prompts, those of the file too."""
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_prompt")
+    if options.negative_prompt is not None and options.guidance == 1:
+        raise UserError("--negative-prompt has no effect without --guidance above 1, e.g. 5")
+    options.prompt = read_prompts(options)
+    count = options.validation_captions
+    if not options.prompt and count is None:
+        raise UserError('no prompts: give --prompt "...", --prompts FILE, --validation-captions N')
+    check_at_least(options, 1, "validation_captions")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
     parser = sampling_parser("txt2img", __doc__)
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
+    add_prompt_options(parser)
     parser.add_argument(
         "--validation-captions",
         type=int,
