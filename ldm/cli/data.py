@@ -29,7 +29,7 @@ from ldm.evaluation.report import EvaluationReport, describe_source, resolution
 from ldm.evaluation.scenes.judge import ASPECTS, check, summarise, validate_judge
 from ldm.evaluation.sources.base import ImageSource
 from ldm.files import write_atomically
-from ldm.load.model import load_model
+from ldm.load.model import Source, load_model
 
 Data = Dataset[Any]
 
@@ -190,9 +190,9 @@ def write_report(report: EvaluationReport, out: Path) -> None:
     say(f"written to {out}")
 
 
-def load_first_stage(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
+def load_first_stage(source: Source, arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
     """The model, in eval mode on the device, and the config that describes it."""
-    model, config = load_source(arguments)
+    model, config = load_source(source, arguments)
     if isinstance(model, LatentDiffusion) or not hasattr(model, "downsampling_factor"):
         raise UserError(
             f"{arguments.source} holds a {type(model).__name__}, not an autoencoder: name the run "

@@ -1,44 +1,57 @@
-"""What the scripts that change images share: reading them, at any size, and their conditions."""
+"""Pictures in and out: files and what their results are called, sides of any length, holes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ldm.autoencoders.tiled import pad_to_multiple
-from ldm.cli.conditions import OTHER_SCRIPTS, warn_of_cuts
-from ldm.cli.sampling import Job
-from ldm.conditioners.class_label import ClassLabel
+from ldm.checkpoint import file_sha256
+from ldm.cli.app import say
+from ldm.cli.conditions import conditions
+from ldm.cli.sampling import SamplingSession
 from ldm.data.framing import Framing, to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
+from ldm.data.inpainting.blending import fill_with_mean
 from ldm.data.listing import list_folder
+from ldm.diffusion.sampling import run_sampler
 from ldm.errors import UserError
+from ldm.samplers.inpainting import KnownRegion, latent_hole
+from ldm.samplers.noise import SeededNoise
+from ldm.visualization.figure import Cell, Row, save_rows
 
 MOST_ROWS = 16
 """Of the sheets that show images beside results."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """How image files are read, by the channels that a model takes."""
+T = TypeVar("T")
 
 
-def picture_files(places: Sequence[Path]) -> dict[str, Path]:
+def picture_files(
+    places: Sequence[Path], endings: Sequence[str] = EXTENSIONS, what: str = "image"
+) -> dict[str, Path]:
     """Image files by the names of their results, which are their paths below the folder.
 
+    Args:
+        places: files, and folders of them, that are there.
+        endings: of such files.
+        what: is in a file, for messages.
+
     Raises:
-        UserError: there is no such file or folder, or two would get one name.
+        UserError: a file is none of these, or two would get one name.
     """
     found: list[tuple[str, Path]] = []
     for place in places:
         if place.is_dir():
-            found += [(relative, place / relative) for relative in list_folder(place).images]
-        elif not place.is_file():
-            raise UserError(f"{place}: no such image or folder")
-        elif place.suffix.lower() not in EXTENSIONS:
-            raise UserError(f"{place}: not one of {', '.join(EXTENSIONS)}")
+            relatives = list_folder(place, endings, what).images
+            found += [(relative, place / relative) for relative in relatives]
+        elif place.suffix.lower() not in endings:
+            raise UserError(f"{place}: not one of {', '.join(endings)}")
         else:
             found.append((place.name, place))
     files: dict[str, Path] = {}
@@ -74,20 +87,20 @@ def read_picture(file: Path, channels: int, size: Sequence[int] | None = None) -
     return to_tensor(image if size is None else Framing(size[0], size[1])(image, lambda: 0.0))
 
 
-def image_channels(job: Job) -> int:
+def image_channels(session: SamplingSession) -> int:
     """Channels of the images of a model."""
-    return int(getattr(job.model.autoencoder, "image_channels", 3))
+    return int(getattr(session.model.autoencoder, "image_channels", 3))
 
 
-def denoiser_factor(job: Job) -> int:
+def denoiser_factor(session: SamplingSession) -> int:
     """What sides of latents are best multiples of."""
-    denoiser: Any = job.model.denoiser
+    denoiser: Any = session.model.denoiser
     return int(getattr(denoiser, "downsampling_factor", 1))
 
 
-def multiple_of(job: Job) -> int:
+def multiple_of(session: SamplingSession) -> int:
     """What sides of images are best multiples of: for the first stage and for the denoiser."""
-    return int(job.model.autoencoder.downsampling_factor) * denoiser_factor(job)
+    return int(session.model.autoencoder.downsampling_factor) * denoiser_factor(session)
 
 
 def padded(pictures: Sequence[Tensor], multiple: int) -> list[Tensor]:
@@ -95,15 +108,12 @@ def padded(pictures: Sequence[Tensor], multiple: int) -> list[Tensor]:
     return [pad_to_multiple(picture[None], multiple)[0] for picture in pictures]
 
 
-def by_size(
-    pictures: Sequence[Tensor], make: Callable[[Sequence[int]], Tensor], scale: int = 1
-) -> list[Tensor]:
+def by_size(pictures: Sequence[Tensor], make: Callable[[Sequence[int]], Tensor]) -> list[Tensor]:
     """Make a result for every image, those of images of one size in one batch.
 
     Args:
-        pictures: (C, H, W), of any sizes.
+        pictures: (C, H, W), or label maps (H, W), of any sizes.
         make: from the places of some images of one size to their results (B, C, H', W').
-        scale: by which results are larger than images.
 
     Returns:
         The results, in the order of the images.
@@ -123,75 +133,78 @@ def cut_back(results: Sequence[Tensor], pictures: Sequence[Tensor], scale: int =
     ]
 
 
-def check_count(arguments: Any) -> None:
-    """Refuse --per-image below 1."""
-    if arguments.per_image < 1:
-        raise UserError(f"--per-image {arguments.per_image}: must be at least 1")
-
-
-def check_conditions(
-    job: Job, prompt: str | None, label: int | None, given: Collection[str] = (), prefix: str = ""
-) -> None:
-    """Refuse a prompt or label that the model does not know, and models that need other things.
-
-    Args:
-        job: the model.
-        prompt: of a text model.
-        label: class id.
-        given: keys of the conditions that do not come from here.
-        prefix: of the names of the options.
-
-    Raises:
-        UserError: it names the option, or the script that is for such a model.
-    """
-    source = job.arguments.source
-    conditioners = [part for part in job.model.conditioners if part.key not in given]
-    texts = [part for part in conditioners if getattr(part, "tokenizer", None) is not None]
-    classes = [part for part in conditioners if isinstance(part, ClassLabel)]
-    for part in conditioners:
-        if part not in texts and part not in classes:
-            other = OTHER_SCRIPTS.get(part.key)
-            advice = f"use scripts/{other}" if other else "no script knows how to; see docs"
-            raise UserError(f"{source} is conditioned on {part.key}: {advice}")
-    if prompt is not None and not texts:
-        raise UserError(f"--{prefix}prompt: {source} is not conditioned on text")
-    if label is not None and not classes:
-        raise UserError(f"--{prefix}label {label}: {source} is not conditioned on classes")
-    for part in classes:
-        if label is None and part.null_index is None:
-            raise UserError(
-                f"{source} is conditioned on classes and knows no 'no class': give --{prefix}label "
-                f"0 to {part.num_classes - 1}"
-            )
-        if label is not None and not 0 <= label < part.num_classes:
-            raise UserError(f"--{prefix}label {label}: not within 0 to {part.num_classes - 1}")
-    for part in texts:
-        warn_of_cuts(job, part.tokenizer, [prompt or ""])
-
-
-def conditions(
-    job: Job, prompt: str | None, label: int | None, count: int, given: Collection[str] = ()
-) -> dict[str, Tensor]:
-    """Batch entries of ``count`` images under one prompt or label; None: the empty text, no class.
-
-    They must have passed ``check_conditions``.
-    """
-    batch = {}
-    for part in job.model.conditioners:
-        if part.key in given:
-            continue
-        if isinstance(part, ClassLabel):
-            batch[part.key] = torch.tensor([part.null_index if label is None else label] * count)
-        else:
-            batch[part.key] = part.tokenizer([prompt or ""] * count)
-    return job.to_device(batch)
-
-
-def common_multiple(job: Job, factor: int) -> int:
-    """As ``multiple_of``, and a multiple of another factor, too."""
-    return math.lcm(multiple_of(job), factor)
-
-
 def on_cpu(images: Tensor) -> Tensor:
     """Images (B, C, H, W) as ``generate`` takes them: float32 in [-1, 1]."""
     return images.clamp(-1, 1).float().cpu()
+
+
+@torch.no_grad()
+def filled_around(
+    session: SamplingSession, images: Tensor, masks: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """Images (B, C, H, W) whose holes any model fills, given what is known at every step.
+
+    Args:
+        session: the model, with a prompt or label that has passed ``check_conditions``.
+        images: (B, C, H, W) in [-1, 1].
+        masks: (B, 1, H, W), 1 in the holes.
+        seeds: one an image.
+    """
+    options, model, noise = session.options, session.model, SeededNoise(seeds)
+    batch = conditions(session, options.prompt, options.label, len(images))
+    denoise = model.conditional_denoise(batch, options.guidance)
+    shown = torch.stack([fill_with_mean(*pair) for pair in zip(images, masks, strict=True)])
+    z = model.encode_mode(shown.to(session.device))
+    hole = latent_hole(masks, model.autoencoder.downsampling_factor).to(z)
+    region = KnownRegion(z, hole, model.schedule, noise)
+    sampler, progress = session.sampler, session.progress
+    x = run_sampler(sampler, denoise, noise(z), model.schedule, noise, region, progress=progress)
+    return on_cpu(model.decode(region.paste(x)))
+
+
+def result_records(
+    options: argparse.Namespace,
+    files: Mapping[str, Path],
+    more: Mapping[str, dict[str, str]] | None = None,
+) -> list[dict[str, Any]]:
+    """What ``samples.json`` says of every result: of which image it is, and what was wished for.
+
+    Args:
+        options: with ``prompt``, ``label`` and ``per_image``.
+        files: images by the names of their results.
+        more: what else there is to say of an image.
+    """
+    wish = {"prompt": options.prompt, "label": options.label}
+    wish = {key: value for key, value in wish.items() if value is not None}
+    records = []
+    for name, file in files.items():
+        about = {"image": file.name, "image_sha256": file_sha256(file)}
+        about |= (more or {}).get(name, {}) | wish
+        records += [{"file": result} | about for result in result_files(name, options.per_image)]
+    return records
+
+
+def draw_results(
+    session: SamplingSession,
+    files: Mapping[str, T],
+    cells: Callable[[T], Sequence[Cell]],
+    sheet: str,
+    what: str,
+) -> None:
+    """Write a sheet with a row per image, what is shown of it and then its results.
+
+    Args:
+        session: its first process writes.
+        files: images by the names of their results.
+        cells: what is shown of one.
+        sheet: name of the file.
+        what: it shows, for the user.
+    """
+    if not session.processes.first:
+        return
+    rows = []
+    for name, file in list(files.items())[:MOST_ROWS]:
+        results = result_files(name, session.options.per_image)
+        rows.append(Row(name, [*cells(file), *(Cell(session.out / result) for result in results)]))
+    save_rows(rows, session.out / sheet)
+    say(f"{what} {session.out / sheet}")

@@ -1,7 +1,4 @@
-"""Which model a script works on, and where it lies: run, checkpoint with config, diffusers.
-
---classifier: guidance by a classifier of noisy latents.
-"""
+"""Which model a program works on: where it lies, how it is loaded, and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -14,36 +11,36 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import SUFFIXES, file_sha256
+from ldm.cli.options.model import check_source
 from ldm.config import load_config
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.distributed import own_device
 from ldm.errors import UserError
 from ldm.layers.compile import compile_networks
-from ldm.load.model import load_model, run_checkpoint, run_config
-from ldm.load.source import locate
+from ldm.load.model import Source, locate
 
 
-def load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
-    """The model, in eval mode on the device, and the config that describes it."""
-    model, config = _load_source(arguments)
-    if arguments.compile:
+def locate_model(options: argparse.Namespace) -> Source:
+    """Where the model of the first argument lies, with --config or --checkpoint.
+
+    Raises:
+        UserError: there is none, or the options do not go with it.
+    """
+    check_source(options)
+    if not options.config:
+        return locate(options.source, options.checkpoint)
+    config = load_yaml("--config", options.config, complete=False)  # its data may be absent
+    return locate(config, options.source)
+
+
+def load_source(source: Source, options: argparse.Namespace) -> tuple[Any, DictConfig]:
+    """The model, in eval mode on the device, and its config with the images that it trained on."""
+    options.device = own_device(options.device)
+    model = source.model(not options.no_ema, options.device)
+    if options.compile:
         compile_networks(model)
-    return model, config
-
-
-def _load_source(arguments: argparse.Namespace) -> tuple[Any, DictConfig]:
-    arguments.device = own_device(arguments.device)
-    source, ema, device = arguments.source, not arguments.no_ema, arguments.device
-    if arguments.checkpoint and Path(source).suffix in SUFFIXES:
-        raise UserError(f"{source} is a checkpoint file itself: leave out --checkpoint")
-    if arguments.config:
-        if Path(source).is_dir() or arguments.checkpoint:
-            raise UserError("--config goes with a checkpoint file as first argument")
-        config = load_yaml("--config", arguments.config, complete=False)  # its data may be absent
-        return load_model(config, source, ema, device), with_images(config)
-    config = run_config(source)
-    return load_model(source, arguments.checkpoint, ema, device), with_images(config)
+    return model, with_images(source.config())
 
 
 def with_images(config: DictConfig) -> DictConfig:
@@ -56,12 +53,14 @@ def with_images(config: DictConfig) -> DictConfig:
     return config
 
 
-def load_latent_diffusion(arguments: argparse.Namespace) -> tuple[LatentDiffusion, DictConfig]:
+def load_latent_diffusion(
+    source: Source, options: argparse.Namespace
+) -> tuple[LatentDiffusion, DictConfig]:
     """As ``load_source``; refuses what is no latent diffusion model."""
-    model, config = load_source(arguments)
+    model, config = load_source(source, options)
     if not isinstance(model, LatentDiffusion):
         raise UserError(
-            f"{arguments.source} holds a {type(model).__name__}, not a latent diffusion model: "
+            f"{options.source} holds a {type(model).__name__}, not a latent diffusion model: "
             "name the run of stage 2; what each script takes is in docs/sampling.md, first stages "
             "are measured by scripts/evaluate_autoencoder.py"
         )
@@ -77,33 +76,28 @@ def load_yaml(option: str, items: list[str], complete: bool = True) -> DictConfi
     return load_config(*files, overrides=overrides, complete=complete)
 
 
-def subject(arguments: argparse.Namespace) -> dict[str, Any]:
+def subject(source: Source, options: argparse.Namespace) -> dict[str, Any]:
     """Which weights are used, for the record."""
-    if arguments.config:
-        file = Path(arguments.source)
-    else:
-        file = run_checkpoint(arguments.source, arguments.checkpoint)
+    file = source.weights_file()
     return {
-        "source": str(arguments.source),
+        "source": str(options.source),
         "checkpoint": str(file),
         "checkpoint_sha256": file_sha256(file),
-        "ema": not arguments.no_ema,
+        "ema": not options.no_ema,
     }
 
 
-def other_weights(arguments: argparse.Namespace) -> dict[str, str]:
+def other_weights(source: Source) -> dict[str, str]:
     """SHA-256 of the files of a pipeline of diffusers beside that of ``subject``, by path."""
-    if arguments.config:
-        return {}
-    _, *others = locate(arguments.source, arguments.checkpoint).files()
+    _, *others = source.files()
     return {str(file): file_sha256(file) for file in others}
 
 
-def is_model(arguments: argparse.Namespace) -> bool:
+def is_model(options: argparse.Namespace) -> bool:
     """Whether the first argument is a model, and not a folder or file of images."""
-    path = Path(arguments.source)
+    path = Path(options.source)
     described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
-    return bool(arguments.config) or path.suffix in SUFFIXES or described
+    return bool(options.config) or path.suffix in SUFFIXES or described
 
 
 def is_run(source: str) -> bool:
@@ -118,38 +112,29 @@ def name_of(source: str) -> str:
 
 
 def load_classifier(
-    arguments: argparse.Namespace, diffusion: LatentDiffusion
-) -> NoisyLatentClassifier | None:
-    """The classifier of --classifier, None if there is to be none.
+    options: argparse.Namespace, diffusion: LatentDiffusion
+) -> tuple[NoisyLatentClassifier | None, dict[str, Any]]:
+    """The classifier of --classifier, None if there is to be none, and what to record of it.
 
     Raises:
         UserError: it is no classifier, or was not trained on the latents of this model.
     """
-    run = arguments.classifier
+    run = options.classifier
     if run is None:
-        if arguments.classifier_scale is not None:
-            raise UserError("--classifier-scale has no effect without --classifier RUN")
-        return None
-    if arguments.classifier_scale is None:
-        arguments.classifier_scale = 1.0
-    model = load_model(run, ema=not arguments.no_ema, device=arguments.device)
+        return None, {}
+    if options.classifier_scale is None:
+        options.classifier_scale = 1.0
+    source = locate(run)
+    model = source.model(not options.no_ema, options.device)
     if not isinstance(model, NoisyLatentClassifier):
         raise UserError(
             f"--classifier {run}: holds a {type(model).__name__}, not a classifier of noisy "
             "latents; train one with a config of configs/classifier"
         )
     _check_match(run, model, diffusion)
-    return model.requires_grad_(False)
-
-
-def classifier_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Which classifier guides, for the record."""
-    if arguments.classifier is None:
-        return {}
-    file = run_checkpoint(arguments.classifier)
-    return {
-        "classifier_sha256": file_sha256(file),
-        "classifier_scale": arguments.classifier_scale,
+    return model.requires_grad_(False), {
+        "classifier_sha256": file_sha256(source.weights_file()),
+        "classifier_scale": options.classifier_scale,
     }
 
 

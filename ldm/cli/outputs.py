@@ -15,7 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +24,11 @@ from tqdm import tqdm
 import ldm
 from ldm.cli.app import say
 from ldm.cli.options.common import check_out_folder
+from ldm.cli.sampling import SamplingSession
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
 from ldm.files import write_atomically
 from ldm.visualization.images import save_grid, save_png
-
-if TYPE_CHECKING:
-    from ldm.cli.sampling import Job
 
 
 @contextlib.contextmanager
@@ -72,7 +70,7 @@ NOT_DECISIVE = ("run", "checkpoint")
 
 
 def generate(
-    job: Job,
+    session: SamplingSession,
     make: Make,
     records: Sequence[Record],
     columns: int | None = None,
@@ -86,64 +84,69 @@ def generate(
     of processes, and image k is the same.
 
     Args:
-        job: model and settings.
+        session: model and settings.
         make: makes the images of some indices.
         records: for each image what ``samples.json`` says about it besides its seed (prompt,
-            label); "file" is where it goes below ``job.out``, images/00000.png, ... by default.
+            label); "file" is where it goes below ``session.out``, images/00000.png, ... by default.
         columns: images per row of the grid.
         settings: what else decides what the images are.
         npz: file for all images and, where records have a "label", the labels.
     """
     entries = [
-        {"file": f"images/{k:05d}.png", "seed": job.arguments.seed + k} | record
+        {"file": f"images/{k:05d}.png", "seed": session.options.seed + k} | record
         for k, record in enumerate(records)
     ]
-    files = [job.out / entry["file"] for entry in entries]
-    check_out_folder("--out", job.out)
-    with sole_writer(job.out, job.processes.first):
-        batches = job.processes.from_first(lambda: _begin(job, entries, files, settings or {}))
-        _make_batches(job, make, entries, batches)
-        if job.processes.first:
+    files = [session.out / entry["file"] for entry in entries]
+    check_out_folder("--out", session.out)
+    with sole_writer(session.out, session.processes.first):
+        batches = session.processes.from_first(
+            lambda: _begin(session, entries, files, settings or {})
+        )
+        _make_batches(session, make, entries, batches)
+        if session.processes.first:
             shown = files[:MOST_IN_GRID]
-            save_grid(shown, columns or math.ceil(math.sqrt(len(shown))), job.out / "grid.png")
+            save_grid(shown, columns or math.ceil(math.sqrt(len(shown))), session.out / "grid.png")
             if npz is not None:
                 write_npz(npz, files, [entry.get("label") for entry in entries])
-            say(f"{len(files)} images in {files[0].parent}   grid {job.out / 'grid.png'}")
+            say(f"{len(files)} images in {files[0].parent}   grid {session.out / 'grid.png'}")
             if npz is not None:
                 say(f"all of them in {npz}")
 
 
 def _begin(
-    job: Job, entries: Sequence[Record], files: Sequence[Path], settings: Record
+    session: SamplingSession, entries: Sequence[Record], files: Sequence[Path], settings: Record
 ) -> list[list[int]]:
     """Write samples.json and give the batches that lack a file."""
-    settings = job.settings() | settings
-    made_by = _compare(job.out, settings, entries)
-    step = job.arguments.batch_size
+    settings = session.settings() | settings
+    made_by = _compare(session.out, settings, entries)
+    step = session.options.batch_size
     absent = [not file.exists() for file in files]
     starts = range(0, len(files), step)
     batches = [list(range(start, min(start + step, len(files)))) for start in starts]
     batches = [batch for batch in batches if any(absent[k] for k in batch)]
     if batches:
-        made_by = [*made_by, _made_by(job)]
+        made_by = [*made_by, _made_by(session)]
     document = {"settings": settings, MADE_BY: made_by, "samples": entries}
     text = json.dumps(document, indent=1) + "\n"
-    write_atomically(job.out / RECORD, lambda file: file.write(text.encode()))
+    write_atomically(session.out / RECORD, lambda file: file.write(text.encode()))
     if not all(absent):
         say(f"{len(files) - sum(absent)} of {len(files)} images are there already")
-    if 0 < len(batches) < job.processes.count:
-        job.warn(
-            f"{job.processes.count} processes for {len(batches)} batches: some have nothing to do; "
-            f"give a smaller --batch-size than {step}"
+    if 0 < len(batches) < session.processes.count:
+        session.warn(
+            f"{session.processes.count} processes for {len(batches)} batches: some have nothing to "
+            f"do; give a smaller --batch-size than {step}"
         )
     return batches
 
 
 def _make_batches(
-    job: Job, make: Make, entries: Sequence[Record], batches: Sequence[Sequence[int]]
+    session: SamplingSession,
+    make: Make,
+    entries: Sequence[Record],
+    batches: Sequence[Sequence[int]],
 ) -> None:
     """Make the share of this process, and wait for the others."""
-    processes = job.processes
+    processes = session.processes
     total = sum(map(len, batches))
     with tqdm(
         total=total, unit="image", desc="sampling", dynamic_ncols=True, disable=not processes.first
@@ -155,7 +158,7 @@ def _make_batches(
         for batch in batches[processes.rank :: processes.count]:
             images = _made(make, batch, [entries[k]["seed"] for k in batch])
             for k, image in zip(batch, images, strict=True):
-                path = job.out / entries[k]["file"]
+                path = session.out / entries[k]["file"]
                 if not path.exists():
                     save_png(image, path)
             show(processes.add_done(len(batch)))
@@ -213,13 +216,13 @@ def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Rec
     return list(made_by)
 
 
-def _made_by(job: Job) -> Record:
+def _made_by(session: SamplingSession) -> Record:
     """How this call makes images, apart from what decides what they are."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "processes": job.processes.count,
-        "batch_size": job.arguments.batch_size,
-        "device": _device_name(job.device),
+        "processes": session.processes.count,
+        "batch_size": session.options.batch_size,
+        "device": _device_name(session.device),
         "ldm": ldm.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -18,7 +18,7 @@ from ldm.errors import UserError
 from ldm.evaluation.networks.base import Network, as_network
 from ldm.evaluation.networks.registry import NAMES, network
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
-from ldm.load.model import load_model, run_checkpoint, run_config
+from ldm.load.model import locate
 
 MEASURES = {
     "fid": Measure("frechet"),
@@ -150,9 +150,9 @@ def _network(name: str, weights: str | None, resize: str) -> Network:
     if Path(name).exists():
         if weights is not None:
             raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
-        size = run_config(name).get("image_size")
-        file = str(run_checkpoint(name))
-        return as_network(load_model(name), resize, file, size if isinstance(size, int) else None)
+        source = locate(name)
+        size, file = source.config().get("image_size"), str(source.weights_file())
+        return as_network(source.model(), resize, file, size if isinstance(size, int) else None)
     if name in NAMES or ":" in name:
         return network(name, weights, resize)
     if "." in name:

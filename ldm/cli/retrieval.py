@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +25,8 @@ from ldm.data.retrieval.embeddings import (
     normalised,
     square_image,
 )
+from ldm.distributed import Processes
 from ldm.errors import UserError
-
-if TYPE_CHECKING:
-    from ldm.cli.sampling import Job
 
 BATCH = 64
 
@@ -116,14 +114,16 @@ class Clip:
         return int(described.get("text_cfg", {}).get("context_length", 77))
 
 
-def open_store(database: Path, kept: Path | None, clip: Clip, job: Job) -> EmbeddingStore:
+def open_store(
+    database: Path, kept: Path | None, clip: Clip, processes: Processes
+) -> EmbeddingStore:
     """The embeddings of a folder, made where there are none, or those in a file.
 
     Args:
         database: the folder, or the file.
         kept: of a folder, the file with its embeddings; None: beside it.
         clip: makes them.
-        job: its processes wait for the first one.
+        processes: they wait for the first one, which makes them.
     """
     if database.is_file():
         if kept is not None:
@@ -134,7 +134,7 @@ def open_store(database: Path, kept: Path | None, clip: Clip, job: Job) -> Embed
             raise UserError(f"--database {database}: no such folder or file")
         file = kept or beside(database, clip)
         if not file.exists():
-            job.processes.from_first(lambda: embed(database, file, clip))
+            processes.from_first(lambda: embed(database, file, clip))
     store = EmbeddingStore.load(file)
     store.check_encoder(clip.name, file)
     if database.is_dir():

@@ -13,13 +13,13 @@ from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError, UserError
 
 
-def choose_sampler(arguments: argparse.Namespace, schedule: NoiseSchedule) -> Sampler:
+def choose_sampler(options: argparse.Namespace, schedule: NoiseSchedule) -> Sampler:
     """The sampler of the command line.
 
     Raises:
         UserError: an option is out of range, also of the time steps that there are.
     """
-    choice, given = CHOICES[arguments.sampler], given_options(arguments)
+    choice, given = CHOICES[options.sampler], given_options(options)
     if "steps" in choice.options:
         given.setdefault("steps", min(DEFAULT_STEPS, schedule.timesteps))
     build = getattr(samplers, choice.name)
@@ -27,13 +27,13 @@ def choose_sampler(arguments: argparse.Namespace, schedule: NoiseSchedule) -> Sa
         sampler: Sampler = build(**given, **choice.fixed)
         sampler.times(schedule)
     except ConfigError as error:
-        options = " ".join(f"--{name} {value}" for name, value in given.items())
-        raise UserError(f"--sampler {arguments.sampler} {options}: {error}") from error
+        wished = " ".join(f"--{name} {value}" for name, value in given.items())
+        raise UserError(f"--sampler {options.sampler} {wished}: {error}") from error
     return sampler
 
 
-def sampler_settings(arguments: argparse.Namespace, sampler: Any) -> dict[str, Any]:
+def sampler_settings(options: argparse.Namespace, sampler: Any) -> dict[str, Any]:
     """Name, class and all options of a sampler, also those left at their defaults."""
     kind = type(sampler)
-    about = {"name": arguments.sampler, "class": f"{kind.__module__}.{kind.__qualname__}"}
+    about = {"name": options.sampler, "class": f"{kind.__module__}.{kind.__qualname__}"}
     return about | asdict(sampler)

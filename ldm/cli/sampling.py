@@ -1,4 +1,4 @@
-"""What the sampling scripts share: the options, and the model that makes images with them."""
+"""What the programs of sampling share: a model, and how it makes images of conditions and seeds."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.autoencoders.tiled import TiledAutoencoder
 from ldm.cli.model import (
     is_run,
     load_latent_diffusion,
+    locate_model,
     name_of,
     other_weights,
     subject,
 )
-from ldm.cli.options.samplers import check_sampler_options
+from ldm.cli.options.sampling import check_sampling_options
 from ldm.cli.samplers import choose_sampler, sampler_settings
+from ldm.denoisers.tiled import TiledDenoiser
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import Denoise, Progress, Sampler
 from ldm.distributed import Processes
 from ldm.errors import UserError
+from ldm.layers.tiling import Tiling
+from ldm.load.model import Source
 from ldm.samplers.noise import SeededNoise
 
 Batch = Mapping[str, Any]
@@ -36,54 +41,55 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 @dataclass(frozen=True)
-class Job:
-    """A model and how to sample from it, from the command line.
+class SamplingSession:
+    """A model and how to sample from it, as the command line says.
 
     Attributes:
-        arguments: parsed options of ``sampling_parser``.
+        options: parsed options of ``sampling_parser``.
+        source: where the model lies.
         config: that of the model.
-        model: the model, ready to sample.
+        model: ready to sample.
         sampler: the sampler.
         processes: those that share the work.
     """
 
-    arguments: argparse.Namespace
+    options: argparse.Namespace
+    source: Source
     config: DictConfig
     model: LatentDiffusion
     sampler: Sampler
     processes: Processes
 
     @staticmethod
-    def load(arguments: argparse.Namespace) -> Job:
+    def load(options: argparse.Namespace) -> SamplingSession:
         """Read the model; refuse options that cannot be followed.
 
         Raises:
             UserError: one line that says which, and why.
         """
-        if arguments.batch_size < 1:
-            raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
-        check_sampler_options(arguments)
-        model, config = load_latent_diffusion(arguments)
-        sampler = choose_sampler(arguments, model.schedule)
-        job = Job(arguments, config, model, sampler, Processes.join())
-        job._check_guidance()
-        _use_precision(model, arguments)
-        _use_tiles(model, arguments)
-        return job
+        check_sampling_options(options)
+        source = locate_model(options)
+        model, config = load_latent_diffusion(source, options)
+        sampler = choose_sampler(options, model.schedule)
+        session = SamplingSession(options, source, config, model, sampler, Processes.join())
+        session._check_guidance()
+        _use_precision(model, options)
+        _use_tiles(model, options)
+        return session
 
     @property
     def out(self) -> Path:
         """Folder to write."""
-        source = self.arguments.source
-        name = self.arguments.folder_name
+        source = self.options.source
+        name = self.options.folder_name
         own = Path(source) / name if is_run(source) else Path(f"{name}-{name_of(source)}")
-        out: Path | None = self.arguments.out
+        out: Path | None = self.options.out
         return out or own
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return torch.device(self.arguments.device)
+        return torch.device(self.options.device)
 
     @property
     def progress(self) -> Progress | None:
@@ -98,14 +104,12 @@ class Job:
         Raises:
             UserError: nobody says, or the model has no images of this size.
         """
-        given = getattr(self.arguments, "size", None)
+        given = getattr(self.options, "size", None)
         side = given or self.config.get("image_size")
         if side is None:
-            source = self.arguments.source
+            source = self.options.source
             raise UserError(f"{source}: its config has no image_size; give --size H W")
         height, width = (side, side) if isinstance(side, int) else side
-        if min(height, width) < 1:
-            raise UserError(f"--size {height} {width}: must be positive")
         self.model.latent_shape(1, (height, width))
         return height, width
 
@@ -134,7 +138,7 @@ class Job:
             size=size or self.size(),
             sampler=self.sampler,
             noise=SeededNoise(seeds),
-            guidance_scale=self.arguments.guidance if guidance is None else guidance,
+            guidance_scale=self.options.guidance if guidance is None else guidance,
             count=len(seeds),
             progress=self.progress,
             guide=guide,
@@ -155,12 +159,9 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """All that decides what the images are."""
-        options = self.arguments
-        weights = subject(options)
+        options = self.options
         return {
-            "run": weights.pop("source"),
-            **weights,
-            "other_weights": other_weights(options),
+            **self._weights,
             "config": options.config,
             "sampler": sampler_settings(options, self.sampler),
             "guidance": options.guidance,
@@ -172,52 +173,47 @@ class Job:
             "decode_tile": options.decode_tile,
         }
 
+    @functools.cached_property
+    def _weights(self) -> dict[str, Any]:
+        """Which weights are used; large files are read once for it."""
+        weights = subject(self.source, self.options)
+        return {
+            "run": weights.pop("source"),
+            **weights,
+            "other_weights": other_weights(self.source),
+        }
+
     def _check_guidance(self) -> None:
-        scale, conditioners = self.arguments.guidance, list(self.model.conditioners)
+        scale, conditioners = self.options.guidance, list(self.model.conditioners)
         if scale == 1:
             return
         if not conditioners:
             raise UserError(
-                f"--guidance {scale:g} has no effect: {self.arguments.source} has no conditions"
+                f"--guidance {scale:g} has no effect: {self.options.source} has no conditions"
             )
         if not any(conditioner.drop_prob > 0 for conditioner in conditioners):
             self.warn(
-                f"--guidance {scale:g}: the config of {self.arguments.source} does not drop "
+                f"--guidance {scale:g}: the config of {self.options.source} does not drop "
                 "conditions in training (drop_prob); unless the weights were trained so all the "
                 "same, the images get worse"
             )
 
 
-def _use_precision(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
-    if arguments.precision == "fp32":
+def _use_precision(model: LatentDiffusion, options: argparse.Namespace) -> None:
+    if options.precision == "fp32":
         return
-    kind = torch.device(arguments.device).type
-    cast = torch.autocast(kind, dtype=PRECISIONS[arguments.precision])
+    kind = torch.device(options.device).type
+    cast = torch.autocast(kind, dtype=PRECISIONS[options.precision])
     setattr(model.denoiser, "forward", cast(model.denoiser.forward))  # noqa: B010
 
 
-def _use_tiles(model: LatentDiffusion, arguments: argparse.Namespace) -> None:
-    if arguments.tile is None and arguments.decode_tile is None:
-        if arguments.tile_overlap is not None:
-            raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
-        return
-    from ldm.autoencoders.tiled import TiledAutoencoder
-    from ldm.denoisers.tiled import TiledDenoiser
-
-    if arguments.tile is not None:
-        model.denoiser = TiledDenoiser(model.denoiser, _tiling("--tile", arguments))
-    if arguments.decode_tile is not None:
-        tiling = _tiling("--decode-tile", arguments)
+def _use_tiles(model: LatentDiffusion, options: argparse.Namespace) -> None:
+    if options.tile is not None:
+        model.denoiser = TiledDenoiser(model.denoiser, _tiling(options.tile, options))
+    if options.decode_tile is not None:
+        tiling = _tiling(options.decode_tile, options)
         model.autoencoder = TiledAutoencoder(model.autoencoder, tiling)
 
 
-def _tiling(option: str, arguments: argparse.Namespace) -> Any:
-    from ldm.layers.tiling import Tiling
-
-    size = arguments.tile if option == "--tile" else arguments.decode_tile
-    if size < 2:
-        raise UserError(f"{option} {size}: must be at least 2")
-    overlap = size // 2 if arguments.tile_overlap is None else arguments.tile_overlap
-    if not 0 <= overlap < size:
-        raise UserError(f"--tile-overlap {overlap}: must be within 0 and {size - 1}")
-    return Tiling(size, overlap)
+def _tiling(size: int, options: argparse.Namespace) -> Tiling:
+    return Tiling(size, size // 2 if options.tile_overlap is None else options.tile_overlap)

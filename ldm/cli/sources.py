@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ldm.cli.conditions import choose_labels, class_condition, text_condition
 from ldm.cli.model import is_model
-from ldm.cli.sampling import Batch, Job
+from ldm.cli.sampling import Batch, SamplingSession
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.sources.base import Item, ReadSource, SourceInfo, describe_labels
@@ -117,21 +117,21 @@ class ModelSource(ReadSource):
 
     def __init__(
         self,
-        job: Job,
+        job: SamplingSession,
         count: int,
         conditions: Callable[[Sequence[int]], Batch],
         labels: list[int] | None = None,
         captions: list[str] | None = None,
     ) -> None:
-        super().__init__(job.arguments.source, count, skip_corrupt=False)
+        super().__init__(job.options.source, count, skip_corrupt=False)
         self._job, self._conditions = job, conditions
         self._labels, self._captions = labels, captions
 
     def _items(self, rank: int, processes: int) -> Iterator[Item]:
-        mine, step = range(rank, len(self), processes), self._job.arguments.batch_size
+        mine, step = range(rank, len(self), processes), self._job.options.batch_size
         for start in range(0, len(mine), step):
             indices = list(mine[start : start + step])
-            seeds = [self._job.arguments.seed + k for k in indices]
+            seeds = [self._job.options.seed + k for k in indices]
             images = self._job.images(self._conditions(indices), seeds)
             for k, image in zip(indices, images, strict=True):
                 if not image.isfinite().all():
@@ -173,7 +173,7 @@ def sampled(arguments: argparse.Namespace, protocol: EvaluationProtocol | None) 
         raise UserError(f"give --num: how many images {arguments.source} is to make")
     if count < 1:
         raise UserError(f"--num {count}: must be at least 1")
-    job = Job.load(arguments)
+    job = SamplingSession.load(arguments)
     if any(getattr(part, "tokenizer", None) for part in job.model.conditioners):
         return _from_captions(job, count)
     condition = class_condition(job)
@@ -189,12 +189,12 @@ def sampled(arguments: argparse.Namespace, protocol: EvaluationProtocol | None) 
     )
 
 
-def _from_captions(job: Job, count: int) -> ModelSource:
+def _from_captions(job: SamplingSession, count: int) -> ModelSource:
     """Images of the captions of the first validation images."""
     text: Any = text_condition(job)
-    if job.arguments.labels is not None:
-        raise UserError(f"--labels: {job.arguments.source} is conditioned on text")
-    source = job.arguments.source
+    if job.options.labels is not None:
+        raise UserError(f"--labels: {job.options.source} is conditioned on text")
+    source = job.options.source
     if "data" not in job.config:
         raise UserError(f"{source} has no captions of its own: sample it with scripts/txt2img.py")
     dataset = data_split(job.config, "validation", source)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.cli.data import Data, image_batches, some_images
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.data.inpainting.blending import paste_seamlessly
 from ldm.data.scenes.captions import parse_caption
 from ldm.errors import UserError
@@ -79,7 +79,7 @@ class Evaluation:
         extra_cells: further pictures for the sheet, per item.
     """
 
-    job: Job
+    job: SamplingSession
     items: Sequence[Item]
     samples: Tensor
     validation: Data

@@ -16,8 +16,14 @@
 """
 
 from ldm.load.init_from import InitFrom, initialise
-from ldm.load.model import inline_pretrained, load_model, pretrained, run_config
-from ldm.load.source import Source, locate
+from ldm.load.model import (
+    Source,
+    inline_pretrained,
+    load_model,
+    locate,
+    pretrained,
+    run_config,
+)
 
 __all__ = [
     "InitFrom",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,11 +55,10 @@ class Network:
         Raises:
             ConfigError: it has no counterpart here.
         """
-        settings = self._settings()
         if self._is_unet:
-            return {"model": _in(self._file, lambda: unet_from_config(settings))}
-        node = _in(self._file, lambda: diffusers.from_config(settings))
-        factor = _in(self._file, lambda: diffusers.scale_factor(settings))
+            return {"model": _in(self._file, lambda: unet_from_config(self._settings))}
+        node = _in(self._file, lambda: diffusers.from_config(self._settings))
+        factor = _in(self._file, lambda: diffusers.scale_factor(self._settings))
         return {"model": node, "scale_factor": factor}
 
     def weights_file(self, checkpoint: str | Path | None = None) -> Path:
@@ -90,7 +90,7 @@ class Network:
                 metadata = metadata | {ATTENTION_ORDER: BY_HEAD}
         else:
             state = from_diffusers(checkpoint.state_dict)
-            for name, channels in diffusers.absent_convolutions(self._settings()).items():
+            for name, channels in diffusers.absent_convolutions(self._settings).items():
                 state = identity_convolution(name, channels) | state
         return dataclasses.replace(checkpoint, state_dict=state, format="native", metadata=metadata)
 
@@ -98,12 +98,13 @@ class Network:
     def _file(self) -> Path:
         return self.path / "config.json"
 
+    @functools.cached_property
     def _settings(self) -> Any:
         return read_json(self._file)
 
     @property
     def _is_unet(self) -> bool:
-        settings = self._settings()
+        settings = self._settings
         return isinstance(settings, dict) and str(settings.get("_class_name")) in UNETS
 
 

@@ -21,7 +21,7 @@ from ldm.checkpoint import (
 from ldm.compat.compvis.weights import EMA, is_training_only, native_name
 from ldm.errors import CheckpointError
 from ldm.load.diffusers import ATTENTION_ORDER, BY_HEAD, Network, find
-from ldm.load.source import Source
+from ldm.load.model import Source
 
 _SHOWN = 10
 _OWN = "scale_factor"

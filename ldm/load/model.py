@@ -1,9 +1,17 @@
-"""Ready models from run folders, configs, checkpoints and diffusers, without Lightning."""
+"""A model on disk, ready to use: where its description and its weights lie, and what they build.
+
+``locate`` looks once at a run folder, a published or exported one, a folder of diffusers, a config
+or a file with weights; the ``Source`` that it returns knows config, files, weights and the built
+model. ``load_model`` is the short way. A config names another model by ``ldm.load.pretrained``, and
+``inline_pretrained`` replaces such nodes by an architecture where the weights come from elsewhere.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +19,141 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ldm.checkpoint import file_sha256, load_weights, read_state
-from ldm.config import instantiate
-from ldm.errors import ConfigError
-from ldm.load.source import first_stage_of, given_file, locate
+from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, file_sha256, load_weights, read_state
+from ldm.config import instantiate, load_config
+from ldm.errors import CheckpointError, ConfigError
+from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
 
 PRETRAINED = "ldm.load.pretrained"
+RUN = ("last", "best")
+EXPORTED = ("model.safetensors", "model.ckpt")
+"""Weights in a folder that is no run: what this library exports, and the published ones."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk. Its description is read when it is first needed, and kept.
+
+    Attributes:
+        place: a config file, or a folder that holds ``config.yaml``, diffusers' ``config.json`` or
+            a pipeline of diffusers; or a config.
+        checkpoint: file with the weights, or ``last`` or ``best`` of a run; None: the obvious one.
+    """
+
+    place: Path | DictConfig
+    checkpoint: str | Path | None = None
+
+    def config(self) -> DictConfig:
+        """The configuration, whose ``model`` describes the model; not to be changed.
+
+        That of an autoencoder of diffusers also has the ``scale_factor`` of its latents.
+
+        Raises:
+            ConfigError: there is none, or it cannot be used.
+        """
+        return self._config
+
+    def model(self, ema: bool = True, device: torch.device | str = "cpu") -> nn.Module:
+        """The model with its weights, in eval mode; see ``load_model``."""
+        config = self.config()
+        if isinstance(self.place, DictConfig):
+            file = self.weights_file()
+            model = _build(config)
+            weights = read_state(file)
+        else:
+            weights = self.read()  # before memory is spent on what the description claims
+            model = _build(config)
+        load_weights(model, weights, ema)
+        return model.eval().to(device).to(memory_format=torch.channels_last)  # the faster layout
+
+    def weights_file(self) -> Path:
+        """The file with the weights; given ones are not checked.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if isinstance(self.place, DictConfig) or not self.place.is_dir():
+            return _given_file(self.checkpoint)
+        if self.checkpoint is not None and str(self.checkpoint) not in RUN:
+            return Path(self.checkpoint)
+        if self._diffusers is not None:
+            return self._diffusers.weights_file(self.checkpoint)
+        names = RUN if self.checkpoint is None else (str(self.checkpoint),)
+        files = [self.place / "checkpoints" / f"{name}.ckpt" for name in names]
+        files += [self.place / name for name in EXPORTED if self.checkpoint is None]
+        for file in files:
+            if file.exists():
+                return file
+        raise CheckpointError(
+            f"{self.place} has no checkpoints/{names[0]}.ckpt; has it been trained?"
+        )
+
+    def files(self) -> list[Path]:
+        """All files with weights that ``read`` reads, ``weights_file`` first.
+
+        Raises:
+            CheckpointError: one of them is missing.
+        """
+        if isinstance(self._diffusers, Pipeline) and self.checkpoint is None:
+            return self._diffusers.weights_files()
+        return [self.weights_file()]
+
+    def read(self) -> LoadedCheckpoint:
+        """The weights, complete.
+
+        Raises:
+            CheckpointError: they are missing or damaged, or of another diffusers model than the
+                ``config.json`` beside them describes.
+        """
+        found, file = self._diffusers, self.weights_file()
+        return read_state(file) if found is None else found.read(file)
+
+    @functools.cached_property
+    def _config(self) -> DictConfig:
+        place = self.place
+        if isinstance(place, DictConfig):
+            return place
+        if not place.exists():
+            raise ConfigError(
+                f"{place}: no such run folder or config; train it first, or correct the path"
+            )
+        if place.is_file():
+            return load_config(place, complete=False)  # a model needs no data
+        if self._diffusers is not None:
+            return OmegaConf.create(self._diffusers.config())
+        if not (place / "config.yaml").exists():
+            raise ConfigError(
+                f"{place}: not a run folder, it has no config.yaml; nor one of diffusers, it "
+                "has no config.json"
+            )
+        return load_config(place / "config.yaml", complete=False)
+
+    @functools.cached_property
+    def _diffusers(self) -> Network | Pipeline | None:
+        """What of diffusers is in this place, if it is no folder of this library."""
+        if isinstance(self.place, DictConfig) or (self.place / "config.yaml").exists():
+            return None
+        return find(self.place)
+
+
+def locate(source: str | Path | DictConfig, checkpoint: str | Path | None = None) -> Source:
+    """A run folder, a published or exported one, diffusers', a config file; or weights in a folder.
+
+    Args:
+        source: the folder or file; or a config, as read.
+        checkpoint: the weights; None if ``source`` says enough.
+    """
+    if isinstance(source, DictConfig):
+        return Source(source, checkpoint)
+    path = Path(source)
+    if checkpoint is not None or path.suffix not in SUFFIXES:
+        return Source(path, checkpoint)
+    for folder in (path.parent, path.parent.parent):
+        if any((folder / name).exists() for name in ("config.yaml", "config.json")):
+            return Source(folder, path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    raise ConfigError(f"{path}: no config.yaml beside it; give its config, and it as checkpoint")
 
 
 def load_model(
@@ -48,17 +185,7 @@ def load_model(
         ConfigError: the config cannot be built.
         CheckpointError: the checkpoint is missing, damaged or belongs to another config.
     """
-    if isinstance(source, DictConfig):
-        file = given_file(checkpoint)
-        model = _build(source)
-        weights = read_state(file)
-    else:
-        found = locate(source, checkpoint)
-        config = found.config()
-        weights = found.read()
-        model = _build(config)
-    load_weights(model, weights, ema)
-    return model.eval().to(device).to(memory_format=torch.channels_last)  # the faster layout
+    return locate(source, checkpoint).model(ema, device)
 
 
 def run_config(run: str | Path) -> DictConfig:
@@ -68,15 +195,6 @@ def run_config(run: str | Path) -> DictConfig:
         ConfigError: it is none.
     """
     return locate(run).config()
-
-
-def run_checkpoint(run: str | Path, checkpoint: str | Path | None = None) -> Path:
-    """The file that ``load_model`` would read for the same arguments.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    return locate(run, checkpoint).weights_file()
 
 
 def pretrained(
@@ -98,9 +216,8 @@ def pretrained(
     if not isinstance(path, nn.Module):
         if part is not None:
             raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
-        return load_model(first_stage_of(path), checkpoint, ema)
-    target = path.get_submodule(part or "")
-    load_weights(target, read_state(given_file(checkpoint)), ema)
+        return _first_stage(path, checkpoint).model(ema)
+    load_weights(path.get_submodule(part or ""), read_state(_given_file(checkpoint)), ema)
     return path
 
 
@@ -112,7 +229,7 @@ def inline_pretrained(config: DictConfig) -> DictConfig:
     """
     result = copy.deepcopy(config)
     for parent, key in list(_pretrained_nodes(result)):
-        parent[key] = _architecture(parent, key)
+        parent[key] = _architecture(parent[key].params)
     return result
 
 
@@ -122,16 +239,14 @@ def pretrained_checkpoints(config: DictConfig) -> dict[str, str]:
     Raises:
         CheckpointError: one of them is missing.
     """
-    digests = {}
+    files = []
     for parent, key in _pretrained_nodes(config):
         params = parent[key].params
         checkpoint = params.get("checkpoint")
-        if _is_node(params, "path"):
-            file = given_file(checkpoint)
-        else:
-            file = locate(first_stage_of(params.path), checkpoint).weights_file()
-        digests[str(file)] = file_sha256(file)
-    return digests
+        given = isinstance(params.path, DictConfig)
+        source = None if given else _first_stage(params.path, checkpoint)
+        files.append(_given_file(checkpoint) if source is None else source.weights_file())
+    return {str(file): file_sha256(file) for file in files}
 
 
 def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -153,19 +268,30 @@ def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
             yield node, key
 
 
-def _is_node(params: DictConfig, key: str) -> bool:
-    return isinstance(params[key], DictConfig)
-
-
-def _architecture(parent: Any, key: Any) -> Any:
+def _architecture(params: DictConfig) -> Any:
     """What stands in place of a pretrained node: the node it was given, or that of its run."""
-    params = parent[key].params
-    if _is_node(params, "path"):
+    if isinstance(params.path, DictConfig):
         return OmegaConf.to_container(params)["path"]  # type: ignore[index, call-overload]
-    config = locate(first_stage_of(params.path), params.get("checkpoint")).config()
+    config = _first_stage(params.path, params.get("checkpoint")).config()
     if "model" not in config:
         raise ConfigError(f"{params.path}: model: missing; it describes no model")
     return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)
+
+
+def _first_stage(source: str | Path, checkpoint: str | Path | None) -> Source:
+    """What is at ``source``; a pipeline of diffusers stands for its autoencoder."""
+    path = Path(source)
+    if not (path / "config.yaml").exists() and isinstance(find(path), Pipeline):
+        parts = [path / name for name in AUTOENCODERS if (path / name).is_dir()]
+        path = parts[0] if parts else path
+    return locate(path, checkpoint)
+
+
+def _given_file(checkpoint: str | Path | None) -> Path:
+    """The file that goes with a config, which by itself says nothing about weights."""
+    if checkpoint is None:
+        raise CheckpointError("a config alone has no weights; give a checkpoint file")
+    return Path(checkpoint)
 
 
 def _build(config: DictConfig) -> nn.Module:

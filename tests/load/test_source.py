@@ -14,8 +14,7 @@ from ldm.checkpoint import read_state, save
 from ldm.compat.diffusers.autoencoder import WEIGHTS, to_config, to_diffusers
 from ldm.config import save_config
 from ldm.errors import CheckpointError, ConfigError
-from ldm.load.model import load_model
-from ldm.load.source import locate
+from ldm.load.model import load_model, locate
 from tests.compat.first_stages import KINDS, build, images, kl
 
 NODE = kl()

@@ -22,7 +22,7 @@ METRICS = (
 """Names of ``ldm.cli.protocol.MEASURES``."""
 NETWORKS = ("inception", "vgg16", "dinov2", "clip:ARCH")
 """Names of ``ldm.evaluation.networks.registry.NAMES``."""
-RESIZERS = ("network", "clean", "pil-bicubic", "pil-bilinear", "torch-bilinear", "tf1-bilinear")
+RESIZERS = ("network", "clean", "pil-bicubic", "pil-bilinear", "torch-bilinear")
 """Of ``ldm.evaluation.networks.resizing.NAMES``."""
 DEFAULT_SIZE = 256
 

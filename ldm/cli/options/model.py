@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ldm.cli.options.common import check_file
 from ldm.errors import UserError
+
+IN_RUN = ("last", "best")
+"""Names of checkpoints, ``ldm.load.model.RUN``."""
 
 
 def add_source_options(
@@ -39,14 +43,25 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_source(arguments: argparse.Namespace) -> None:
-    """Refuse a model that is not there, before PyTorch is loaded.
+def check_source(options: argparse.Namespace) -> None:
+    """Refuse a model that is not there, before PyTorch is imported.
 
     Raises:
-        UserError: there is no such file or folder.
+        UserError: no such file or folder, or options that do not go with it.
     """
-    if not Path(arguments.source).exists():
-        raise UserError(f"{arguments.source}: no such run folder or checkpoint")
+    source = Path(options.source)
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such run folder or checkpoint; train it first, or correct the path"
+        )
+    if options.config and (source.is_dir() or options.checkpoint):
+        raise UserError("--config goes with a checkpoint file as first argument")
+    for item in options.config or ():
+        check_file("--config", None if "=" in item else Path(item))
+    if options.checkpoint not in (None, *IN_RUN) and not Path(options.checkpoint).exists():
+        raise UserError(f"--checkpoint {options.checkpoint}: no such checkpoint file")
+    if options.checkpoint and source.is_file() and source.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{source} is a checkpoint file itself: leave out --checkpoint")
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:
@@ -59,3 +74,16 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classifier-scale", type=float, metavar="S", help="how much, 0 is off (default: 1)"
     )
+
+
+def check_classifier_options(options: argparse.Namespace) -> None:
+    """Refuse --classifier-scale alone, and a classifier that is not there.
+
+    Raises:
+        UserError: it names the option.
+    """
+    if options.classifier is None:
+        if options.classifier_scale is not None:
+            raise UserError("--classifier-scale has no effect without --classifier RUN")
+    elif not Path(options.classifier).exists():
+        raise UserError(f"--classifier {options.classifier}: no such run folder or checkpoint")

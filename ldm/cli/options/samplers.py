@@ -20,7 +20,7 @@ class Choice:
     Attributes:
         name: a class of ``ldm.samplers``.
         options: the options of the command line that it takes.
-        fixed: its other arguments.
+        fixed: its other options.
     """
 
     name: str
@@ -62,22 +62,27 @@ def add_sampler_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_sampler_options(arguments: argparse.Namespace) -> None:
-    """Refuse options that the sampler does not have.
+def check_sampler_options(options: argparse.Namespace) -> None:
+    """Refuse options that the sampler does not have, or of which no sampler makes sense.
 
     Raises:
-        UserError: it names the samplers that have it.
+        UserError: it names the option, and the samplers that have it.
     """
-    for name, value in given_options(arguments).items():
-        if name not in CHOICES[arguments.sampler].options:
+    for name, value in given_options(options).items():
+        if name not in CHOICES[options.sampler].options:
             takers = ", ".join(key for key, other in CHOICES.items() if name in other.options)
             raise UserError(
-                f"--{name} {value} has no effect with --sampler {arguments.sampler}: leave it out; "
+                f"--{name} {value} has no effect with --sampler {options.sampler}: leave it out; "
                 f"it goes with {takers}"
             )
+    steps, eta = options.steps, options.eta
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps}: cannot take {steps} sampling steps: choose at least 1")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UserError(f"--eta {eta:g}: eta must lie in [0, 1]")
 
 
-def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a sampler that the command line gives."""
-    values = {name: getattr(arguments, name) for name in ("steps", "eta", "spacing")}
+    values = {name: getattr(options, name) for name in ("steps", "eta", "spacing")}
     return {name: value for name, value in values.items() if value is not None}

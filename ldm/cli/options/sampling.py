@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
-from ldm.cli.options.model import add_source_options
-from ldm.cli.options.samplers import add_sampler_options
+from ldm.cli.options.common import (
+    check_at_least,
+    check_file,
+    check_out_folder,
+    check_side_lengths,
+    new_parser,
+)
+from ldm.cli.options.model import add_source_options, check_source
+from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
+from ldm.errors import UserError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -15,13 +23,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 def sampling_parser(
     program: str, description: str | None, size: bool = True, folder: str = "generated"
 ) -> argparse.ArgumentParser:
-    """The options that all sampling scripts have.
+    """The options that all programs of sampling have.
 
     Args:
         program: its name.
         description: the help text.
         size: also --size.
-        folder: name of the folder below a run where the script writes.
+        folder: name of the folder below a run where the program writes.
     """
     parser = new_parser(program, description)
     add_source_options(parser)
@@ -83,3 +91,60 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="decode in overlapping tiles of N x N latents: bounded memory",
     )
+
+
+def add_prompt_options(parser: argparse._ActionsContainer) -> None:
+    """--prompt and --prompts, of which ``read_prompts`` makes one list."""
+    parser.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
+
+
+def parse_sampling(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a parser of ``sampling_parser``, with all checks that need no model.
+
+    Raises:
+        UserError: one line that says which option cannot be followed, and why.
+    """
+    options = parser.parse_args(arguments)
+    check_source(options)
+    check_out_folder("--out", options.out)
+    check_sampling_options(options)
+    return options
+
+
+def check_sampling_options(options: argparse.Namespace) -> None:
+    """Refuse numbers out of range and options that have no effect.
+
+    Raises:
+        UserError: it names the option.
+    """
+    check_at_least(options, 1, "batch_size")
+    check_sampler_options(options)
+    check_side_lengths("--size", getattr(options, "size", None))
+    sizes = [size for size in (options.tile, options.decode_tile) if size is not None]
+    check_at_least(options, 2, "tile", "decode_tile")
+    overlap = options.tile_overlap
+    if overlap is None:
+        return
+    if not sizes:
+        raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
+    if not 0 <= overlap < min(sizes):
+        raise UserError(f"--tile-overlap {overlap}: must be within 0 and {min(sizes) - 1}")
+
+
+def read_prompts(options: argparse.Namespace) -> list[str]:
+    """The prompts of --prompt, then the lines of --prompts that are not empty.
+
+    Raises:
+        UserError: there is no such text file.
+    """
+    path: Path | None = options.prompts
+    prompts: list[str] = list(options.prompt)
+    if path is None:
+        return prompts
+    check_file("--prompts", path, "; it should hold a prompt a line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"--prompts {path}: not a text file (UTF-8)") from None
+    return prompts + [line.strip() for line in lines if line.strip()]

@@ -25,7 +25,7 @@ from ldm.cli.data import (
     some_images,
     write_report,
 )
-from ldm.cli.model import is_run, name_of, subject
+from ldm.cli.model import is_run, locate_model, name_of, subject
 from ldm.errors import UserError
 from ldm.evaluation.comparison import FeatureComparison
 from ldm.evaluation.first_stage import FirstStageStatistics, assess
@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Read model and data, measure, judge, and write the report."""
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
-    model, config = load_first_stage(arguments)
+    source = locate_model(arguments)
+    model, config = load_first_stage(source, arguments)
     dataset, where = load_data(arguments, config, model)
     images = some_images(dataset, arguments.num, where)
     check_images(images[0]["image"], model, arguments, where)
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     statistics.add_to(report, about)
     networks.add_to(report, about)
     readiness = assess(statistics.facts(config.get("scale_factor")))
-    report.details["subject"] = subject(arguments)
+    report.details["subject"] = subject(source, arguments)
     report.details["readiness"] = asdict(readiness)
     out.mkdir(parents=True, exist_ok=True)
     save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")

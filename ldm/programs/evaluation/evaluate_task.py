@@ -21,16 +21,16 @@ from ldm.cli.data import (
     validation_data,
     write_report,
 )
+from ldm.cli.images import filled_around
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.metrics.reconstruction import Distance
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.tasks import TASKS, Evaluation, Item
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
-from ldm.programs.sampling.inpaint import filled_around
 from ldm.visualization.conditions import item_cells
 from ldm.visualization.figure import Cell, Row, save_rows
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num {arguments.num}: must be at least 2")
     guided = arguments.guidance is not None
     arguments.guidance = arguments.guidance if guided else 1.0
-    job = Job.load(arguments)
+    job = SamplingSession.load(arguments)
     if not guided:
         arguments.guidance = float(
             OmegaConf.select(job.config, "task.params.preview_guidance", default=1.0)
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     _draw(evaluation, keys)
 
 
-def _sample(job: Job, items: Sequence[Item], keys: frozenset[str]) -> Tensor:
+def _sample(job: SamplingSession, items: Sequence[Item], keys: frozenset[str]) -> Tensor:
     """One sample per item, read back from the files (N, C, H, W)."""
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -146,7 +146,7 @@ def _lpips(arguments: argparse.Namespace, keys: frozenset[str], item: Item) -> D
     return distance
 
 
-def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> Job | None:
+def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> SamplingSession | None:
     """The model of --baseline, to be sampled as ``scripts/inpaint.py --eta 1`` does."""
     if arguments.baseline is None:
         return None
@@ -157,16 +157,16 @@ def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> Job |
         **{"sampler": "ddim", "eta": 1.0, "spacing": None, "guidance": 1.0},
         **{"prompt": None, "label": None},
     }
-    job = Job.load(argparse.Namespace(**{**vars(arguments), **changes}))
+    job = SamplingSession.load(argparse.Namespace(**{**vars(arguments), **changes}))
     if len(job.model.conditioners):
         raise UserError(f"--baseline {arguments.baseline}: must be a model without conditions")
     return job
 
 
-def _fill(job: Job, items: Sequence[Item]) -> dict[str, Tensor]:
+def _fill(job: SamplingSession, items: Sequence[Item]) -> dict[str, Tensor]:
     """What a model without conditions makes of the holes."""
-    say(f"filling the holes with {job.arguments.source}")
-    size, seed = job.arguments.batch_size, job.arguments.seed
+    say(f"filling the holes with {job.options.source}")
+    size, seed = job.options.batch_size, job.options.seed
     made = []
     for start in range(0, len(items), size):
         part = items[start : start + size]

@@ -16,13 +16,14 @@ from torch import Tensor
 from ldm.autoencoders.tiled import reconstruct
 from ldm.cli.app import say
 from ldm.cli.data import image_mode, load_first_stage
-from ldm.cli.model import is_run, name_of, subject
+from ldm.cli.model import is_run, locate_model, name_of, subject
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
 from ldm.files import write_atomically
+from ldm.load.model import Source
 from ldm.visualization.images import save_png
 
 RECORD = "reconstructions.json"
@@ -34,10 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.max_side is not None and arguments.max_side < 1:
         raise UserError(f"--max-side {arguments.max_side}: must be at least 1")
     images = _targets(arguments.images)
-    model, _ = load_first_stage(arguments)
+    source = locate_model(arguments)
+    model, _ = load_first_stage(source, arguments)
     mode = image_mode(model, arguments.source)
     out = arguments.out or _default_out(arguments.source)
-    record = _record(arguments, out)
+    record = _record(source, arguments, out)
     failed = []
     for target, file in images.items():
         if _is_there(record, target, file, out):
@@ -95,9 +97,10 @@ def _targets(places: list[str]) -> dict[str, Path]:
     return targets
 
 
-def _record(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
+def _record(source: Source, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """What is known of the images in ``out``; refuses to mix those of other settings."""
-    settings = subject(arguments) | {"sample": arguments.sample, "max_side": arguments.max_side}
+    settings = subject(source, arguments)
+    settings |= {"sample": arguments.sample, "max_side": arguments.max_side}
     fresh = {"settings": settings, "images": {}}
     file = out / RECORD
     if arguments.overwrite or not file.exists():

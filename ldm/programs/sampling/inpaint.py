@@ -12,31 +12,26 @@ from torch import Tensor
 
 from ldm.checkpoint import file_sha256
 from ldm.cli.app import say
+from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
-    MOST_ROWS,
     by_size,
-    check_conditions,
-    check_count,
-    conditions,
     cut_back,
+    draw_results,
+    filled_around,
     image_channels,
     multiple_of,
-    on_cpu,
     padded,
     picture_files,
     read_picture,
-    result_files,
+    result_records,
 )
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import read_image
-from ldm.data.inpainting.blending import blacken, fill_with_mean, paste, paste_seamlessly
-from ldm.diffusion.sampling import run_sampler
+from ldm.data.inpainting.blending import blacken, paste, paste_seamlessly
 from ldm.errors import UserError
-from ldm.samplers.inpainting import KnownRegion, latent_hole
-from ldm.samplers.noise import SeededNoise
-from ldm.visualization.figure import Cell, Row, save_rows
+from ldm.visualization.figure import Cell
 
 SUFFIX = "_mask"
 INPUTS = ("masked_image", "mask")
@@ -68,63 +63,60 @@ class Work:
         return image, mask
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read images and masks, fill the holes, and show them."""
-    check_count(arguments)
-    if arguments.seamless and arguments.no_paste:
-        raise UserError("--seamless has no effect with --no-paste: give one of them")
-    if not arguments.folder.is_dir():
-        raise UserError(f"{arguments.folder}: no such folder")
-    job = Job.load(arguments)
-    trained = _trained_for_it(job)
-    check_conditions(job, arguments.prompt, arguments.label, given=INPUTS)
-    if (
-        arguments.guidance != 1
-        and not trained
-        and (arguments.prompt, arguments.label) == (None,) * 2
-    ):
-        raise UserError(
-            f"--guidance {arguments.guidance:g} has no effect: give --prompt or --label"
-        )
-    files = _pairs(job, arguments.folder, arguments.masks)
-    channels = image_channels(job)
+    session = SamplingSession.load(options)
+    trained = _trained_for_it(session)
+    check_conditions(session, options.prompt, options.label, given=INPUTS)
+    wished = options.prompt is not None or options.label is not None
+    if options.guidance != 1 and not (trained or wished):
+        raise UserError(f"--guidance {options.guidance:g} has no effect: give --prompt or --label")
+    files = _pairs(session, options.folder, options.masks)
+    channels = image_channels(session)
     for work in files.values():
         if not work.read(channels)[1].any():  # also finds bad ones now
-            job.warn(f"{work.mask}: nothing is white, so there is nothing to fill in")
-    if not trained and job.processes.first:
+            session.warn(f"{work.mask}: nothing is white, so there is nothing to fill in")
+    if not trained and session.processes.first:
         say("the model was not trained to fill holes: what is known is put back at every step")
-    requests = [work for work in files.values() for _ in range(arguments.per_image)]
+    requests = [work for work in files.values() for _ in range(options.per_image)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         images, masks = zip(*(requests[k].read(channels) for k in indices), strict=True)
-        full = padded(images, multiple_of(job)), padded(masks, multiple_of(job))
+        full = padded(images, multiple_of(session)), padded(masks, multiple_of(session))
 
         def fill(group: Sequence[int]) -> Tensor:
             image, mask = (torch.stack([part[k] for k in group]) for part in full)
             method = filled_by_model if trained else filled_around
-            return method(job, image, mask, [seeds[k] for k in group])
+            return method(session, image, mask, [seeds[k] for k in group])
 
         results = cut_back(by_size(full[0], fill), images)
-        if arguments.no_paste:
+        if options.no_paste:
             return results
-        join = paste_seamlessly if arguments.seamless else paste
+        join = paste_seamlessly if options.seamless else paste
         return [join(*parts) for parts in zip(results, images, masks, strict=True)]
 
     method = "inpainting model" if trained else "known region at every step"
-    settings = {"method": method, "pasted": not arguments.no_paste, "seamless": arguments.seamless}
-    generate(job, make, _records(arguments, files), arguments.per_image, settings)
-    if job.processes.first:
-        _draw(job, files, channels)
+    settings = {"method": method, "pasted": not options.no_paste, "seamless": options.seamless}
+    images = {name: work.image for name, work in files.items()}
+    digests = {name: {"mask_sha256": file_sha256(work.mask)} for name, work in files.items()}
+    records = result_records(options, images, digests)
+    generate(session, make, records, options.per_image, settings)
+
+    def cells(work: Work) -> list[Cell]:
+        image, mask = work.read(channels)
+        return [Cell(image), Cell(blacken(image, mask))]
+
+    draw_results(session, files, cells, "inpainted.png", "images, holes and results")
 
 
-def _trained_for_it(job: Job) -> bool:
-    keys = {part.key for part in job.model.conditioners}
+def _trained_for_it(session: SamplingSession) -> bool:
+    keys = {part.key for part in session.model.conditioners}
     if keys & set(INPUTS) and not keys >= set(INPUTS):
-        raise UserError(f"{job.arguments.source}: needs only one of {' and '.join(INPUTS)}")
+        raise UserError(f"{session.options.source}: needs only one of {' and '.join(INPUTS)}")
     return keys >= set(INPUTS)
 
 
-def _pairs(job: Job, folder: Path, mask_folder: Path | None) -> dict[str, Work]:
+def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> dict[str, Work]:
     """Images with their masks, by the name of their results.
 
     Raises:
@@ -134,8 +126,6 @@ def _pairs(job: Job, folder: Path, mask_folder: Path | None) -> dict[str, Work]:
     if mask_folder is None:
         ending, masks = SUFFIX, {name: file for name, file in files.items() if _is_mask(name)}
         files = {name: file for name, file in files.items() if name not in masks}
-    elif not mask_folder.is_dir():
-        raise UserError(f"--masks {mask_folder}: no such folder")
     else:
         ending, masks = "", picture_files([mask_folder])
     pairs = {}
@@ -143,7 +133,7 @@ def _pairs(job: Job, folder: Path, mask_folder: Path | None) -> dict[str, Work]:
         if name + ending in masks:
             pairs[name] = Work(file, masks[name + ending])
         else:
-            job.warn(f"{file}: left out, it has no mask {Path(name).name}{ending}.png")
+            session.warn(f"{file}: left out, it has no mask {Path(name).name}{ending}.png")
     if not pairs:
         raise UserError(
             f"{folder}: no image with a mask; give NAME.png and NAME{SUFFIX}.png, or masks of the "
@@ -156,55 +146,12 @@ def _is_mask(name: str) -> bool:
     return name.endswith(SUFFIX)
 
 
-def _records(arguments: argparse.Namespace, files: dict[str, Work]) -> list[dict[str, object]]:
-    wish = {"prompt": arguments.prompt, "label": arguments.label}
-    wish = {key: value for key, value in wish.items() if value is not None}
-    about = {
-        name: {
-            "image": work.image.name,
-            "image_sha256": file_sha256(work.image),
-            "mask_sha256": file_sha256(work.mask),
-        }
-        for name, work in files.items()
-    }
-    return [
-        {"file": result} | about[name] | wish
-        for name in files
-        for result in result_files(name, arguments.per_image)
-    ]
-
-
-def filled_by_model(job: Job, images: Tensor, masks: Tensor, seeds: Sequence[int]) -> Tensor:
+def filled_by_model(
+    session: SamplingSession, images: Tensor, masks: Tensor, seeds: Sequence[int]
+) -> Tensor:
     """Images (B, C, H, W) by a model that sees the masked images and the masks (B, 1, H, W)."""
-    arguments = job.arguments
-    batch = conditions(job, arguments.prompt, arguments.label, len(images), given=INPUTS)
+    options = session.options
+    batch = conditions(session, options.prompt, options.label, len(images), given=INPUTS)
     batch |= {"masked_image": blacken(images, masks), "mask": masks}
     size = (images.shape[2], images.shape[3])
-    return job.images(batch, seeds, size=size)
-
-
-@torch.no_grad()
-def filled_around(job: Job, images: Tensor, masks: Tensor, seeds: Sequence[int]) -> Tensor:
-    """The same by any model, which is given what is known at every step."""
-    arguments, model, noise = job.arguments, job.model, SeededNoise(seeds)
-    batch = conditions(job, arguments.prompt, arguments.label, len(images))
-    denoise = model.conditional_denoise(batch, arguments.guidance)
-    shown = torch.stack([fill_with_mean(*pair) for pair in zip(images, masks, strict=True)])
-    z = model.encode_mode(shown.to(job.device))
-    hole = latent_hole(masks, model.autoencoder.downsampling_factor).to(z)
-    region = KnownRegion(z, hole, model.schedule, noise)
-    x = run_sampler(
-        job.sampler, denoise, noise(z), model.schedule, noise, region, progress=job.progress
-    )
-    return on_cpu(model.decode(region.paste(x)))
-
-
-def _draw(job: Job, files: dict[str, Work], channels: int) -> None:
-    rows = []
-    for name, work in list(files.items())[:MOST_ROWS]:
-        image, mask = work.read(channels)
-        made = [Cell(job.out / file) for file in result_files(name, job.arguments.per_image)]
-        rows.append(Row(name, [Cell(image), Cell(blacken(image, mask)), *made]))
-    sheet = job.out / "inpainted.png"
-    save_rows(rows, sheet)
-    say(f"images, holes and results {sheet}")
+    return session.images(batch, seeds, size=size)

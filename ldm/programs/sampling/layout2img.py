@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ldm.cli.app import say
+from ldm.cli.conditions import find_conditioner
+from ldm.cli.images import MOST_ROWS
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.layout import LayoutTransformer
 from ldm.data.layouts.boxes import TOKENS_PER_BOX, BoxTokenizer
 from ldm.data.layouts.reading import FLAGS, Layout, read_class_names, read_layouts
@@ -21,50 +23,32 @@ from ldm.errors import UserError
 from ldm.visualization.conditions import draw_layout
 from ldm.visualization.figure import SMALLEST, Cell, Row, save_rows
 
-MOST_ROWS = 16
 
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read the layouts, sample, and draw them beside the samples."""
-    for option in ("per_layout", "num_classes"):
-        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
-            name = option.replace("_", "-")
-            raise UserError(f"--{name} {getattr(arguments, option)}: must be at least 1")
-
-    names = read_class_names(arguments.classes) if arguments.classes else ()
-    job = Job.load(arguments)
-    conditioner = layout_conditioner(job)
+    names = read_class_names(options.classes) if options.classes else ()
+    session = SamplingSession.load(options)
+    conditioner = find_conditioner(session, LayoutTransformer, "a layout")
     max_objects = objects_of(conditioner)
-    count = arguments.num_classes or configured(job.config, "num_classes")
-    layouts, names = read_layouts(arguments.layouts, names, count, max_objects)
-    tokenizer = box_tokenizer(job.config, conditioner, len(names), count)
+    count = options.num_classes or configured(session.config, "num_classes")
+    layouts, names = read_layouts(options.layouts, names, count, max_objects)
+    tokenizer = box_tokenizer(session.config, conditioner, len(names), count)
     tokens = [tokens_of(layout, tokenizer) for layout in layouts]
-    requests = [k for k in range(len(layouts)) for _ in range(arguments.per_layout)]
+    requests = [k for k in range(len(layouts)) for _ in range(options.per_layout)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
         batch = {conditioner.key: torch.stack([tokens[requests[i]] for i in indices])}
-        return job.images(batch, seeds)
+        return session.images(batch, seeds)
 
     records = [
         {"file": f"images/{stem}_{i}.png", **describe(layout)}
         for stem, layout in zip(stems(layouts), layouts, strict=True)
-        for i in range(arguments.per_layout)
+        for i in range(options.per_layout)
     ]
     about = dataclasses.asdict(tokenizer) | {"classes": list(names)}
-    generate(job, make, records, columns=arguments.per_layout, settings={"box_tokens": about})
-    if job.processes.first:
-        draw(job, layouts[:MOST_ROWS], names, [str(record["file"]) for record in records])
-
-
-def layout_conditioner(job: Job) -> LayoutTransformer:
-    """The conditioner that reads box tokens, if that is all the model reads."""
-    conditioners = list(job.model.conditioners)
-    if len(conditioners) == 1 and isinstance(conditioners[0], LayoutTransformer):
-        return conditioners[0]
-    kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
-    raise UserError(
-        f"{job.arguments.source} is conditioned on {kinds}, not on a layout (LayoutTransformer)"
-    )
+    generate(session, make, records, columns=options.per_layout, settings={"box_tokens": about})
+    if session.processes.first:
+        draw(session, layouts[:MOST_ROWS], names, [str(record["file"]) for record in records])
 
 
 def objects_of(conditioner: LayoutTransformer) -> int:
@@ -141,15 +125,19 @@ def describe(layout: Layout) -> dict[str, object]:
     }
 
 
-def draw(job: Job, layouts: Sequence[Layout], names: Sequence[str], files: Sequence[str]) -> None:
+def draw(
+    session: SamplingSession, layouts: Sequence[Layout], names: Sequence[str], files: Sequence[str]
+) -> None:
     """Write layouts.png."""
-    height, width = job.size()
+    height, width = session.size()
     scale = max(1, -(-2 * SMALLEST // max(height, width)))
-    per_layout = job.arguments.per_layout
+    per_layout = session.options.per_layout
     rows = []
     for k, layout in enumerate(layouts):
         drawn = draw_layout(layout, (height * scale, width * scale), names)
         samples = files[k * per_layout : (k + 1) * per_layout]
-        rows.append(Row(layout.name, [Cell(drawn), *(Cell(job.out / file) for file in samples)]))
-    save_rows(rows, job.out / "layouts.png")
-    say(f"layouts beside their images: {job.out / 'layouts.png'}")
+        rows.append(
+            Row(layout.name, [Cell(drawn), *(Cell(session.out / file) for file in samples)])
+        )
+    save_rows(rows, session.out / "layouts.png")
+    say(f"layouts beside their images: {session.out / 'layouts.png'}")

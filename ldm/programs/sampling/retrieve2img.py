@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from ldm.cli.app import say
-from ldm.cli.conditions import warn_of_cuts
+from ldm.cli.commands.sampling.retrieve2img import DEFAULT_NEIGHBOURS
+from ldm.cli.conditions import find_conditioner, warn_of_cuts
+from ldm.cli.images import MOST_ROWS
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip, open_store
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.embeddings import Embeddings
 from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import ExactSearch, Search, load_index
 from ldm.errors import UserError
 from ldm.visualization.figure import Cell, Row, save_rows
-
-DEFAULT_NEIGHBOURS = 10
-MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -42,88 +41,60 @@ class Found:
     similarities: tuple[float, ...] = ()
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Embed queries and database, search, sample, and draw what was found beside the samples."""
-    queries: list[str | Path] = [*arguments.prompt, *arguments.query]
-    _check(arguments, queries)
-    job = Job.load(arguments)
-    conditioner = embeddings_conditioner(job)
-    clip = Clip(arguments.clip, arguments.clip_weights, job.device)
+    queries: list[str | Path] = [*options.prompt, *options.query]
+    session = SamplingSession.load(options)
+    conditioner = find_conditioner(session, Embeddings, "what is retrieved")
+    clip = Clip(options.clip, options.clip_weights, session.device)
     store = None
-    if arguments.database is not None:
-        store = open_store(arguments.database, arguments.embeddings, clip, job)
+    if options.database is not None:
+        store = open_store(options.database, options.embeddings, clip, session.processes)
     index = None
-    if arguments.index is not None and store is not None:
-        index = load_index(arguments.index, store)
-    count = neighbours_of(arguments, conditioner, store)
-    if arguments.prompt:
-        warn_of_cuts(job, clip.text.tokenizer, arguments.prompt)
+    if options.index is not None and store is not None:
+        index = load_index(options.index, store)
+    count = neighbours_of(options, conditioner, store)
+    if options.prompt:
+        warn_of_cuts(session, clip.text.tokenizer, options.prompt)
     vectors = clip.embed(queries)
     if vectors.shape[1] != conditioner.dim:
         raise UserError(
-            f"--clip {arguments.clip} gives embeddings of width {vectors.shape[1]}, the model was "
+            f"--clip {options.clip} gives embeddings of width {vectors.shape[1]}, the model was "
             f"trained with {conditioner.dim}"
         )
-    found = search(queries, vectors, store, count, not arguments.no_query_embedding, index)
-    requests = [k for k in range(len(queries)) for _ in range(arguments.per_query)]
+    found = search(queries, vectors, store, count, not options.no_query_embedding, index)
+    requests = [k for k in range(len(queries)) for _ in range(options.per_query)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
         conditions = torch.stack([found[requests[i]].condition for i in indices])
-        return job.images({conditioner.key: conditions}, seeds)
+        return session.images({conditioner.key: conditions}, seeds)
 
     records = [{"query": str(found[k].query), "neighbours": found[k].files} for k in requests]
     settings = {
         "encoder": clip.name,
-        "query_embedding": not arguments.no_query_embedding,
+        "query_embedding": not options.no_query_embedding,
         "neighbours": count,
         "database_images": None if store is None else len(store.files),
         "search": None if store is None else "exact" if index is None else index.description,
     }
-    generate(job, make, records, columns=arguments.per_query, settings=settings)
-    if job.processes.first:
-        draw(job, found[:MOST_ROWS], None if store is None else Path(store.root))
-
-
-def _check(arguments: argparse.Namespace, queries: Sequence[str | Path]) -> None:
-    if not queries:
-        raise UserError('nothing to look for: give --prompt "..." or --query IMAGE')
-    if arguments.per_query < 1:
-        raise UserError(f"--per-query {arguments.per_query}: must be at least 1")
-    count = arguments.neighbours
-    if count is not None and count < 0:
-        raise UserError(f"--neighbours {count}: must not be negative")
-    if arguments.database is None:
-        for option in ("neighbours", "embeddings", "index"):
-            if getattr(arguments, option):
-                raise UserError(f"--{option} {getattr(arguments, option)}: name the --database")
-    if arguments.no_query_embedding and (arguments.database is None or count == 0):
-        raise UserError("--no-query-embedding: without neighbours nothing is left to attend to")
-
-
-def embeddings_conditioner(job: Job) -> Embeddings:
-    """The conditioner that takes embeddings, if that is all the model reads."""
-    conditioners = list(job.model.conditioners)
-    if len(conditioners) == 1 and isinstance(conditioners[0], Embeddings):
-        return conditioners[0]
-    kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
-    raise UserError(
-        f"{job.arguments.source} is conditioned on {kinds}, not on what is retrieved (Embeddings)"
-    )
+    generate(session, make, records, columns=options.per_query, settings=settings)
+    if session.processes.first:
+        draw(session, found[:MOST_ROWS], None if store is None else Path(store.root))
 
 
 def neighbours_of(
-    arguments: argparse.Namespace, conditioner: Embeddings, store: EmbeddingStore | None
+    options: argparse.Namespace, conditioner: Embeddings, store: EmbeddingStore | None
 ) -> int:
     """How many neighbours are looked for; refuses more than model or database have."""
     if store is None:
         return 0
-    own = 0 if arguments.no_query_embedding else 1
-    most, reason = len(store.files), f"{arguments.database} has {len(store.files)} images"
+    own = 0 if options.no_query_embedding else 1
+    most, reason = len(store.files), f"{options.database} has {len(store.files)} images"
     limit = conditioner.max_tokens
     if limit is not None and limit - own < most:
         most = limit - own
         reason = f"the model takes {limit} embeddings" + (", one is that of the query" * own)
-    count: int | None = arguments.neighbours
+    count: int | None = options.neighbours
     if count is not None and count > most:
         raise UserError(f"--neighbours {count}: {reason}, give at most {most}")
     return min(DEFAULT_NEIGHBOURS, most) if count is None else count
@@ -149,9 +120,9 @@ def search(
     ]
 
 
-def draw(job: Job, found: Sequence[Found], root: Path | None) -> None:
+def draw(session: SamplingSession, found: Sequence[Found], root: Path | None) -> None:
     """Write neighbours.png."""
-    per_query = job.arguments.per_query
+    per_query = session.options.per_query
     rows = []
     for k, entry in enumerate(found):
         text = isinstance(entry.query, str)
@@ -160,7 +131,7 @@ def draw(job: Job, found: Sequence[Found], root: Path | None) -> None:
             picture = None if root is None or not (root / file).is_file() else root / file
             cells.append(Cell(picture, f"{cosine:.3f} {file}"))
         numbers = range(k * per_query, (k + 1) * per_query)
-        cells += [Cell(job.out / f"images/{n:05d}.png", "image") for n in numbers]
+        cells += [Cell(session.out / f"images/{n:05d}.png", "image") for n in numbers]
         rows.append(Row("", cells))
-    save_rows(rows, job.out / "neighbours.png")
-    say(f"queries, neighbours and images: {job.out / 'neighbours.png'}")
+    save_rows(rows, session.out / "neighbours.png")
+    say(f"queries, neighbours and images: {session.out / 'neighbours.png'}")

@@ -7,14 +7,15 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.cli.app import say
+from ldm.cli.conditions import find_conditioner
+from ldm.cli.images import MOST_ROWS, by_size, cut_back, multiple_of, picture_files
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.spatial import SpatialRescaler
 from ldm.data.label_maps import (
     EXTENSIONS,
@@ -23,69 +24,41 @@ from ldm.data.label_maps import (
     read_label_map,
     resize_label_map,
 )
-from ldm.data.listing import list_folder
-from ldm.errors import UserError
 from ldm.visualization.conditions import colour_label_map
 from ldm.visualization.figure import Cell, Row, save_rows
 
-MOST_ROWS = 16
 
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read the maps, sample, and draw them beside the samples."""
-    if arguments.per_map < 1:
-        raise UserError(f"--per-map {arguments.per_map}: must be at least 1")
-    if arguments.resize and min(arguments.resize) < 1:
-        raise UserError(f"--resize {arguments.resize[0]} {arguments.resize[1]}: must be positive")
-
-    files = map_files(arguments.maps)
-    job = Job.load(arguments)
-    conditioner = map_conditioner(job)
-    read = functools.partial(read_map, conditioner=conditioner, size=arguments.resize)
+    files = picture_files([options.maps], EXTENSIONS, "label map")
+    session = SamplingSession.load(options)
+    conditioner = find_conditioner(session, SpatialRescaler, "a label map")
+    read = functools.partial(read_map, conditioner=conditioner, size=options.resize)
     digests = {name: digest(read(file)) for name, file in files.items()}  # finds bad maps now
-    requests = [file for file in files.values() for _ in range(arguments.per_map)]
-    multiple = multiple_of(job)
+    requests = [file for file in files.values() for _ in range(options.per_map)]
+    multiple = multiple_of(session)
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
-        maps = [read(requests[i]) for i in indices]
-        return make_images(job, conditioner.key, maps, seeds, multiple)
+        maps = [read(requests[k]) for k in indices]
+        full = [pad_label_map(ids, multiple) for ids in maps]
+
+        def of_one_size(group: Sequence[int]) -> Tensor:
+            batch = {conditioner.key: torch.stack([full[k] for k in group])}
+            height, width = full[group[0]].shape
+            return session.images(batch, [seeds[k] for k in group], (height, width))
+
+        return cut_back(by_size(full, of_one_size), [ids[None] for ids in maps])
 
     records = [
         {"file": f"images/{name}_{i}.png", "map": file.name, "map_sha256": digests[name]}
         for name, file in files.items()
-        for i in range(arguments.per_map)
+        for i in range(options.per_map)
     ]
-    settings = {"resize": arguments.resize, "sides_multiple_of": multiple}
-    generate(job, make, records, columns=arguments.per_map, settings=settings)
-    if job.processes.first:
+    settings = {"resize": options.resize, "sides_multiple_of": multiple}
+    generate(session, make, records, columns=options.per_map, settings=settings)
+    if session.processes.first:
         maps = {name: read(file) for name, file in list(files.items())[:MOST_ROWS]}
-        draw(job, maps, conditioner.in_channels)
-
-
-def map_files(path: Path) -> dict[str, Path]:
-    """The files of maps by the names of their images, which are the paths below the folder."""
-    if path.is_file():
-        return {path.stem: path}
-    if not path.exists():
-        raise UserError(f"{path}: no such label map or folder of them")
-    files: dict[str, Path] = {}
-    for relative in list_folder(path, EXTENSIONS, "label map").images:
-        name = str(Path(relative).with_suffix("")).replace("/", "_")
-        if name in files:
-            raise UserError(f"{path}: {files[name]} and {relative} would both become {name}.png")
-        files[name] = path / relative
-    return files
-
-
-def map_conditioner(job: Job) -> SpatialRescaler:
-    """The conditioner that reads maps, if that is all the model reads."""
-    conditioners = list(job.model.conditioners)
-    if len(conditioners) == 1 and isinstance(conditioners[0], SpatialRescaler):
-        return conditioners[0]
-    kinds = ", ".join(type(conditioner).__name__ for conditioner in conditioners) or "nothing"
-    raise UserError(
-        f"{job.arguments.source} is conditioned on {kinds}, not on a label map (SpatialRescaler)"
-    )
+        draw(session, maps, conditioner.in_channels)
 
 
 def read_map(file: Path, conditioner: SpatialRescaler, size: Sequence[int] | None) -> Tensor:
@@ -95,43 +68,17 @@ def read_map(file: Path, conditioner: SpatialRescaler, size: Sequence[int] | Non
     return resize_label_map(ids, (size[0], size[1])) if size else ids
 
 
-def multiple_of(job: Job) -> int:
-    """What sides of images must be multiples of: for the first stage and for the denoiser."""
-    denoiser: Any = job.model.denoiser
-    return int(
-        job.model.autoencoder.downsampling_factor * getattr(denoiser, "downsampling_factor", 1)
-    )
-
-
-def make_images(
-    job: Job,
-    key: str,
-    maps: Sequence[Tensor],
-    seeds: Sequence[int],
-    multiple: int,
-) -> list[Tensor]:
-    """An image of the size of each map; maps of one size together."""
-    padded = [pad_label_map(ids, multiple) for ids in maps]
-    images: dict[int, Tensor] = {}
-    for size in dict.fromkeys((ids.shape[0], ids.shape[1]) for ids in padded):
-        group = [k for k, ids in enumerate(padded) if ids.shape == size]
-        batch = {key: torch.stack([padded[k] for k in group])}
-        made = job.images(batch, [seeds[k] for k in group], size)
-        images |= dict(zip(group, made, strict=True))
-    return [images[k][:, : ids.shape[0], : ids.shape[1]] for k, ids in enumerate(maps)]
-
-
 def digest(ids: Tensor) -> str:
     """Which map it was."""
     return hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()
 
 
-def draw(job: Job, maps: dict[str, Tensor], num_classes: int) -> None:
+def draw(session: SamplingSession, maps: dict[str, Tensor], num_classes: int) -> None:
     """Write maps.png."""
     rows = []
     for name, ids in maps.items():
-        samples = [job.out / f"images/{name}_{i}.png" for i in range(job.arguments.per_map)]
+        samples = [session.out / f"images/{name}_{i}.png" for i in range(session.options.per_map)]
         drawn = colour_label_map(ids, num_classes)
         rows.append(Row(name, [Cell(drawn), *(Cell(sample) for sample in samples)]))
-    save_rows(rows, job.out / "maps.png")
-    say(f"maps beside their images: {job.out / 'maps.png'}")
+    save_rows(rows, session.out / "maps.png")
+    say(f"maps beside their images: {session.out / 'maps.png'}")

@@ -10,91 +10,71 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from ldm.checkpoint import file_sha256
-from ldm.cli.app import say
+from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
-    MOST_ROWS,
     by_size,
-    check_conditions,
-    check_count,
-    conditions,
     cut_back,
     denoiser_factor,
+    draw_results,
     padded,
     picture_files,
     read_picture,
-    result_files,
+    result_records,
 )
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.spatial import ConcatImage
 from ldm.errors import UserError
-from ldm.visualization.figure import Cell, Row, save_rows
+from ldm.visualization.figure import Cell
 
 INPUT = "lr_image"
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read the images, enlarge them, and show both."""
-    check_count(arguments)
-    files = picture_files(arguments.images)
-    job = Job.load(arguments)
-    small = _small_image(job)
-    check_conditions(job, arguments.prompt, arguments.label, given=(INPUT,))
+    files = picture_files(options.images)
+    session = SamplingSession.load(options)
+    small = _small_image(session)
+    check_conditions(session, options.prompt, options.label, given=(INPUT,))
     for file in files.values():
         read_picture(file, small.channels)  # finds bad ones now
-    factor = job.model.autoencoder.downsampling_factor
-    requests = [file for file in files.values() for _ in range(arguments.per_image)]
+    factor = session.model.autoencoder.downsampling_factor
+    requests = [file for file in files.values() for _ in range(options.per_image)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         pictures = [read_picture(requests[k], small.channels) for k in indices]
-        full = padded(pictures, denoiser_factor(job))
+        full = padded(pictures, denoiser_factor(session))
 
         def enlarge(group: Sequence[int]) -> Tensor:
             images = torch.stack([full[k] for k in group])
-            batch = conditions(job, arguments.prompt, arguments.label, len(group), (INPUT,))
+            batch = conditions(session, options.prompt, options.label, len(group), (INPUT,))
             size = (images.shape[2] * factor, images.shape[3] * factor)
-            return job.images(batch | {INPUT: images}, [seeds[k] for k in group], size=size)
+            return session.images(batch | {INPUT: images}, [seeds[k] for k in group], size=size)
 
         return cut_back(by_size(full, enlarge), pictures, factor)
 
-    generate(job, make, _records(arguments, files), arguments.per_image, {"factor": factor})
-    if job.processes.first:
-        _draw(job, files, factor)
+    records = result_records(options, files)
+    generate(session, make, records, options.per_image, {"factor": factor})
+    what = "bicubic enlargements and results"
+    draw_results(session, files, lambda file: _bicubic(file, factor), "enlarged.png", what)
 
 
-def _small_image(job: Job) -> ConcatImage:
+def _small_image(session: SamplingSession) -> ConcatImage:
     """The conditioner that takes the image to be enlarged.
 
     Raises:
         UserError: the model has none.
     """
-    for part in job.model.conditioners:
+    for part in session.model.conditioners:
         if isinstance(part, ConcatImage) and part.key == INPUT:
             return part
     raise UserError(
-        f"{job.arguments.source} is no super-resolution model: it does not take {INPUT!r}; "
+        f"{session.options.source} is no super-resolution model: it does not take {INPUT!r}; "
         "docs/sampling.md names the script for each kind of model"
     )
 
 
-def _records(arguments: argparse.Namespace, files: dict[str, Path]) -> list[dict[str, object]]:
-    return [
-        {"file": result, "image": file.name, "image_sha256": digest}
-        for name, file in files.items()
-        for digest in [file_sha256(file)]
-        for result in result_files(name, arguments.per_image)
-    ]
-
-
-def _draw(job: Job, files: dict[str, Path], factor: int) -> None:
-    rows = []
-    for name, file in list(files.items())[:MOST_ROWS]:
-        image = read_picture(file, 3)
-        size = [factor * side for side in image.shape[1:]]
-        bicubic = resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-        made = [Cell(job.out / result) for result in result_files(name, job.arguments.per_image)]
-        rows.append(Row(name, [Cell(bicubic, "bicubic"), *made]))
-    sheet = job.out / "enlarged.png"
-    save_rows(rows, sheet)
-    say(f"bicubic enlargements and results {sheet}")
+def _bicubic(file: Path, factor: int) -> list[Cell]:
+    image = read_picture(file, 3)
+    size = [factor * side for side in image.shape[1:]]
+    return [Cell(resize(image, size, InterpolationMode.BICUBIC, antialias=True), "bicubic")]

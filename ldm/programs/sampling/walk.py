@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,109 +12,40 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.cli.app import say
-from ldm.cli.images import check_conditions, conditions, image_channels, on_cpu, read_picture
+from ldm.cli.commands.sampling.walk import Key
+from ldm.cli.conditions import check_conditions, conditions
+from ldm.cli.images import image_channels, on_cpu, read_picture
 from ldm.cli.outputs import generate
-from ldm.cli.sampling import Job
+from ldm.cli.sampling import SamplingSession
 from ldm.diffusion.conditioning import Conditioning
 from ldm.diffusion.sampling import run_sampler
-from ldm.errors import UserError
-from ldm.programs.sampling.txt2img import read_prompts
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddim_inversion import DDIMInversion
 from ldm.samplers.interpolation import interpolate_conditions, slerp
 from ldm.samplers.noise import SeededNoise
 from ldm.visualization.video import check_film, write_film
 
-INVERSION_GRID = "logsnr"
 
-
-@dataclass(frozen=True)
-class Key:
-    """A key frame: what it shows, and from which noise."""
-
-    seed: int
-    prompt: str | None = None
-    label: int | None = None
-    image: Path | None = None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What samples.json says of it."""
-        shown = {"prompt": self.prompt, "label": self.label}
-        told = {key: value for key, value in shown.items() if value is not None}
-        return told | ({"image": str(self.image)} if self.image else {"noise": self.seed})
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Plan the walk, make its frames and the film."""
-    if arguments.frames < 1:
-        raise UserError(f"--frames {arguments.frames}: must be at least 1")
-    if arguments.images and (arguments.sampler != "ddim" or arguments.eta):
-        raise UserError("--images: goes with --sampler ddim and --eta 0, whose way can be inverted")
-    if arguments.images and arguments.spacing is None:
-        arguments.spacing = INVERSION_GRID
-    keys = _keys(arguments)
-    job = Job.load(arguments)
-    film = arguments.film or job.out / "walk.gif"
-    check_film(film, arguments.fps)
+    keys: list[Key] = options.keys
+    check_film(options.film or Path("walk.gif"), options.fps)
+    session = SamplingSession.load(options)
+    film = options.film or session.out / "walk.gif"
     for key in keys:
-        check_conditions(job, key.prompt, key.label)
-    walk = Walk(job, keys)
-    places = frame_places(len(keys), arguments.frames, arguments.loop)
+        check_conditions(session, key.prompt, key.label)
+    walk = Walk(session, keys)
+    places = frame_places(len(keys), options.frames, options.loop)
     records = [
         {"seed": keys[0].seed, "from": keys[a].record, "to": keys[b].record, "weight": weight}
         for a, b, weight in places
     ]
-    generate(job, walk.maker(places), records, settings={"fixed_noise": arguments.fixed_noise})
-    if job.processes.first:
-        files = [job.out / "images" / f"{k:05d}.png" for k in range(len(places))]
+    generate(session, walk.maker(places), records, settings={"fixed_noise": options.fixed_noise})
+    if session.processes.first:
+        files = [session.out / "images" / f"{k:05d}.png" for k in range(len(places))]
         frames = (_enlarged(file) for file in files)
-        write_film(frames, film, arguments.fps, hold=0.0 if arguments.loop else 1.0)
+        write_film(frames, film, options.fps, hold=0.0 if options.loop else 1.0)
         say(f"film of {len(files)} frames {film}")
-
-
-def _keys(arguments: argparse.Namespace) -> list[Key]:
-    """The key frames of the command line.
-
-    Raises:
-        UserError: there are fewer than two, of more than one kind, or seeds that do not fit.
-    """
-    prompts = arguments.prompt + read_prompts(arguments.prompts)
-    images = arguments.images or []
-    labels = _numbers("--labels", arguments.labels)
-    seeds = _numbers("--seeds", arguments.seeds)
-    kinds = [kind for kind in (prompts, labels, images) if kind]
-    if len(kinds) > 1:
-        raise UserError("give key frames of one kind: prompts, --labels or --images")
-    count = len(kinds[0]) if kinds else len(seeds)
-    if count < 2:
-        raise UserError(
-            "a walk needs two key frames or more: --prompt twice, --prompts FILE, --labels 3,5, "
-            "--images A B, or --seeds 0,1 for noise only"
-        )
-    if seeds and (arguments.fixed_noise or len(seeds) != count or images):
-        raise UserError(f"--seeds: gives the noise of {count} key frames; not with --fixed-noise")
-    if not seeds:
-        first = arguments.seed
-        seeds = [first + (0 if arguments.fixed_noise else k) for k in range(count)]
-    return [
-        Key(
-            seed,
-            prompt=prompts[k] if prompts else None,
-            label=labels[k] if labels else None,
-            image=images[k] if images else None,
-        )
-        for k, seed in enumerate(seeds)
-    ]
-
-
-def _numbers(option: str, text: str | None) -> list[int]:
-    if text is None:
-        return []
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text}: give whole numbers such as 3,5,7") from None
 
 
 def frame_places(keys: int, frames: int, loop: bool) -> list[tuple[int, int, float]]:
@@ -130,12 +59,12 @@ class Walk:
     """Makes frames between key frames.
 
     Args:
-        job: model and settings.
+        session: model and settings.
         keys: the key frames.
     """
 
-    def __init__(self, job: Job, keys: Sequence[Key]) -> None:
-        self._job, self._keys = job, keys
+    def __init__(self, session: SamplingSession, keys: Sequence[Key]) -> None:
+        self._job, self._keys = session, keys
         self._known: dict[int, tuple[Tensor, Conditioning, Conditioning]] = {}
 
     def maker(
@@ -149,7 +78,7 @@ class Walk:
             start = torch.cat([noise for noise, _, _ in frames])
             cond = _joined([cond for _, cond, _ in frames])
             uncond = _joined([none for _, _, none in frames])
-            model, scale = self._job.model, self._job.arguments.guidance
+            model, scale = self._job.model, self._job.options.guidance
             denoise = model.denoise(cond, uncond if model.conditioners else None, scale)
             noise = SeededNoise(seeds)  # equal for all: what a stochastic sampler adds stays put
             z = run_sampler(

@@ -21,21 +21,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_file
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "rows", "columns")
+    check_file("--image", options.image)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = sampling_parser("draw_process", __doc__)
-    options.add_argument("--image", type=Path, help="the image that disappears in noise")
-    options.add_argument("--prompt", help="of the samples, for text models")
-    options.add_argument("--label", type=int, help="of the samples, for models with classes")
-    options.add_argument(
+    parser = sampling_parser("draw_process", __doc__)
+    parser.add_argument("--image", type=Path, help="the image that disappears in noise")
+    parser.add_argument("--prompt", help="of the samples, for text models")
+    parser.add_argument("--label", type=int, help="of the samples, for models with classes")
+    parser.add_argument(
         "--rows", type=int, default=1, metavar="N", help="samples, seeds in turn (default: 1)"
     )
-    options.add_argument("--columns", type=int, default=8, metavar="N", help="times (default: 8)")
-    return options
+    parser.add_argument("--columns", type=int, default=8, metavar="N", help="times (default: 8)")
+    return parser

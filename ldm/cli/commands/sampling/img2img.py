@@ -24,14 +24,49 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_file, check_side_lengths
+from ldm.cli.options.images import INVERSION_SPACING, check_pictures
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
+from ldm.errors import UserError
 
 STRENGTH = {"sdedit": 0.6, "inversion": 1.0}
+"""Default of --strength by --method."""
+GUIDE_FACTOR = 8
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``strength``, ``spacing`` and ``guide_factor`` are decided."""
+    options = parse_sampling(_parser(), arguments)
+    check_pictures(options.images)
+    check_at_least(options, 1, "per_image", "guide_factor")
+    check_side_lengths("--size", options.frame)
+    if options.strength is None:
+        options.strength = STRENGTH[options.method]
+    if not 0 < options.strength <= 1:
+        raise UserError(f"--strength {options.strength:g}: must be above 0 and at most 1")
+    if options.method == "inversion":
+        _check_inversion(options)
+    elif options.source_prompt is not None or options.source_label is not None:
+        raise UserError("--source-prompt and --source-label go with --method inversion")
+    if options.guidance != 1 and options.prompt is None and options.label is None:
+        raise UserError(f"--guidance {options.guidance:g} has no effect: give --prompt or --label")
+    if (options.guide_image is None) != (options.guide_scale is None):
+        raise UserError("--guide-image and --guide-scale go together: give both or none")
+    if options.guide_image is None and options.guide_factor is not None:
+        raise UserError(f"--guide-factor {options.guide_factor} goes with --guide-image")
+    check_file("--guide-image", options.guide_image)
+    options.guide_factor = options.guide_factor or GUIDE_FACTOR
+    return options
+
+
+def _check_inversion(options: argparse.Namespace) -> None:
+    if options.sampler != "ddim" or options.eta:
+        raise UserError("--method inversion goes with --sampler ddim and --eta 0 only")
+    if options.per_image > 1:
+        raise UserError(
+            f"--per-image {options.per_image}: inversion is deterministic, all would be the same"
+        )
+    options.spacing = options.spacing or INVERSION_SPACING
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         "--guide-factor",
         type=int,
         metavar="N",
-        help="compare them when shrunk by this factor (default: 8)",
+        help=f"compare them when shrunk by this factor (default: {GUIDE_FACTOR})",
     )
     return parser

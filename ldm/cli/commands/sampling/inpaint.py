@@ -23,33 +23,42 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_image")
+    if options.seamless and options.no_paste:
+        raise UserError("--seamless has no effect with --no-paste: give one of them")
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder")
+    if options.masks is not None and not options.masks.is_dir():
+        raise UserError(f"--masks {options.masks}: no such folder")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
-    options = sampling_parser("inpaint", __doc__, size=False)
-    options.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
-    options.add_argument(
+    parser = sampling_parser("inpaint", __doc__, size=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="NAME.png, NAME_mask.png, ...")
+    parser.add_argument(
         "--masks",
         type=Path,
         metavar="DIR",
         help="folder with the mask of each image under its name (default: NAME_mask.png beside it)",
     )
-    options.add_argument("--prompt", help="what to fill in, for text models")
-    options.add_argument("--label", type=int, help="what to fill in, for models with classes")
-    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    options.add_argument(
+    parser.add_argument("--prompt", help="what to fill in, for text models")
+    parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    parser.add_argument(
         "--seamless",
         action="store_true",
         help="shift the filling so that it meets the known pixels at the border of the hole",
     )
-    options.add_argument(
+    parser.add_argument(
         "--no-paste", action="store_true", help="leave known pixels as the model makes them"
     )
-    return options
+    return parser

@@ -21,35 +21,37 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_file
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_layout", "num_classes")
+    check_file("layouts", options.layouts)
+    check_file("--classes", options.classes)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
-    options = sampling_parser("layout2img", __doc__)
-    options.add_argument(
-        "layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts"
-    )
-    options.add_argument(
+    parser = sampling_parser("layout2img", __doc__)
+    parser.add_argument("layouts", type=Path, metavar="LAYOUTS.json", help="one or several layouts")
+    parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
         help="text file with the name of a class a line, in the order of the ids, all classes that "
         "the model was trained with (default: 'classes' of the JSON file)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--num-classes",
         type=int,
         metavar="N",
         help="how many classes the model was trained with (default: box_tokens.num_classes or "
         "num_classes of the config, else the number of names)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--per-layout", type=int, default=4, metavar="N", help="images a layout (default: 4)"
     )
-    return options
+    return parser

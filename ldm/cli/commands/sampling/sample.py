@@ -21,32 +21,34 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.model import add_classifier_options
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_out_file
+from ldm.cli.options.model import add_classifier_options, check_classifier_options
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "num_images")
+    check_classifier_options(options)
+    check_out_file("--npz", options.npz)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
-    options = sampling_parser("sample", __doc__)
-    options.add_argument(
-        "--num-images", type=int, default=64, help="number of images (default: 64)"
-    )
-    options.add_argument(
+    parser = sampling_parser("sample", __doc__)
+    parser.add_argument("--num-images", type=int, default=64, help="number of images (default: 64)")
+    parser.add_argument(
         "--labels",
         metavar="uniform|random|LIST",
         help="classes in turn (uniform, default; what published FIDs want), drawn at random, or a "
         "list such as 3,5, also in turn",
     )
-    options.add_argument(
+    parser.add_argument(
         "--npz",
         type=Path,
         metavar="FILE",
         help="write all images, and the labels, to this file, too (format of ADM's evaluation)",
     )
-    add_classifier_options(options)
-    return options
+    add_classifier_options(parser)
+    return parser

@@ -20,21 +20,28 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least, check_side_lengths
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_map")
+    check_side_lengths("--resize", options.resize)
+    if not options.maps.exists():
+        raise UserError(f"{options.maps}: no such label map or folder of them")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = sampling_parser("semantic2img", __doc__, size=False)
-    options.add_argument("maps", type=Path, metavar="MAP_OR_FOLDER", help="PNG or .npy file(s)")
-    options.add_argument(
+    parser = sampling_parser("semantic2img", __doc__, size=False)
+    parser.add_argument("maps", type=Path, metavar="MAP_OR_FOLDER", help="PNG or .npy file(s)")
+    parser.add_argument(
         "--resize", type=int, nargs=2, metavar=("H", "W"), help="size of the maps (default: theirs)"
     )
-    options.add_argument(
+    parser.add_argument(
         "--per-map", type=int, default=1, metavar="N", help="images a map (default: 1)"
     )
-    return options
+    return parser

@@ -18,21 +18,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least
+from ldm.cli.options.images import check_pictures
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_image")
+    check_pictures(options.images)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
-    options = sampling_parser("superres", __doc__, size=False)
-    options.add_argument(
+    parser = sampling_parser("superres", __doc__, size=False)
+    parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="what to enlarge"
     )
-    options.add_argument("--prompt", help="what they show, for models that also take text")
-    options.add_argument("--label", type=int, help="what they show, for models with classes")
-    options.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
-    return options
+    parser.add_argument("--prompt", help="what they show, for models that also take text")
+    parser.add_argument("--label", type=int, help="what they show, for models with classes")
+    parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
+    return parser

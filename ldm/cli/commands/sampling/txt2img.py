@@ -16,31 +16,44 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.common import check_at_least
+from ldm.cli.options.sampling import (
+    add_prompt_options,
+    parse_sampling,
+    read_prompts,
+    sampling_parser,
+)
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``prompt`` are all prompts, those of the file too."""
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 1, "per_prompt")
+    if options.negative_prompt is not None and options.guidance == 1:
+        raise UserError("--negative-prompt has no effect without --guidance above 1, e.g. 5")
+    options.prompt = read_prompts(options)
+    count = options.validation_captions
+    if not options.prompt and count is None:
+        raise UserError('no prompts: give --prompt "...", --prompts FILE, --validation-captions N')
+    check_at_least(options, 1, "validation_captions")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
-    options = sampling_parser("txt2img", __doc__)
-    options.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for more")
-    options.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line")
-    options.add_argument(
+    parser = sampling_parser("txt2img", __doc__)
+    add_prompt_options(parser)
+    parser.add_argument(
         "--validation-captions",
         type=int,
         metavar="N",
         help="the captions of the first N images of the run's validation data",
     )
-    options.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
-    options.add_argument(
+    parser.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
+    parser.add_argument(
         "--negative-prompt",
         metavar="TEXT",
         help="what to guide away from, instead of from no text; with --guidance",
     )
-    return options
+    return parser
