@@ -78,8 +78,9 @@ def _located(name: str) -> tuple[Path, _Definition]:
 
 def _definition(file: Path, name: str, hops: int = 8) -> tuple[Path, _Definition]:
     """The class or function that a module calls so, followed through imports."""
-    statement = _names(file).get(name)
-    if "*" in _names(file):  # may replace it
+    names = _names(file)
+    statement, order = names.get(name), list(names)
+    if statement is None or "*" in order[order.index(name) :]:  # which may replace it
         raise _UnclearError
     if isinstance(statement, _Definition):
         return file, statement
@@ -117,7 +118,8 @@ def _names(file: Path) -> dict[str, ast.stmt | None]:
         raise _UnclearError from error
     names: dict[str, ast.stmt | None] = {}
     for name, statement in _bindings(body):
-        names[name] = None if name in names else statement
+        twice = names.pop(name, names) is not names
+        names[name] = None if twice else statement  # in the order of the last
     return names
 
 
@@ -186,8 +188,9 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
         if kind == "KW_ONLY" or "init" in given or isinstance(statement.annotation, ast.Constant):
             raise _UnclearError
         if kind != "ClassVar":
-            optional = name in fields or bool(given & {"default", "default_factory"})
-            fields[name] = _parameter(ast.arg(name), optional or None)
+            inherited = None if value or name not in fields else fields[name].default
+            default = inherited or given & {"default", "default_factory"} or None
+            fields[name] = _parameter(ast.arg(name), default)
     return fields
 
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import load_config
-from ldm.experiment import trainer_options
+from ldm.experiment import check_experiment, trainer_options
 from ldm.load.model import inline_pretrained
 from ldm.training.run import build
 from tests.experiments import (
@@ -85,7 +85,7 @@ def config_of(path: Path, world: Path, *more: str | Path) -> DictConfig:
 
 def dry_run(config: DictConfig) -> tuple[Any, Any]:
     """What ``scripts/train.py --dry-run`` builds."""
-    trainer_options(config)
+    check_experiment(config)
     with torch.device("meta"):
         task, data = build(inline_pretrained(config))
         task.configure_optimizers()
