@@ -13,11 +13,12 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
+from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
-from ldm.training.launch import end_others, is_main_process, lost_another
+from ldm.training.launch import end_others, is_main_process
 from ldm.training.resume import (
     Resumed,
     changes,

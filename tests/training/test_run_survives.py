@@ -26,10 +26,11 @@ import ldm.files
 import ldm.safe_pickle
 from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
+from ldm.distributed import lost_another
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO
 from ldm.training.callbacks.progress import StepProgress
-from ldm.training.launch import give_way_to_main_process, is_main_process, lost_another
+from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.resume import newest_good, other_run
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder, run_lock

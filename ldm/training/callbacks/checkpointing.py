@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from ldm.checkpoint import load_training_checkpoint, save
+from ldm.distributed import from_main_process
 from ldm.errors import CheckpointError, TrainingError
-from ldm.training.launch import from_main_process
 from ldm.training.resume import Resumed
 from ldm.training.run_folder import RunFolder
 from ldm.training.signals import Stop, StopSignals

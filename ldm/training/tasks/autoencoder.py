@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from ldm.autoencoders.quantizer import VectorQuantizer
+from ldm.distributed import rank_and_count, sum_over_processes
 from ldm.errors import ConfigError, DataError
 from ldm.evaluation.metrics.reconstruction import psnr
 from ldm.layers.codebook import code_counts, codes_used, perplexity
@@ -48,13 +48,12 @@ class CodeUsage:
 
     def state(self) -> Tensor | None:
         """What all processes have counted since the last summary, for a checkpoint."""
-        return None if self._counts is None else _over_processes(self._counts.clone())
+        return None if self._counts is None else sum_over_processes(self._counts.clone())
 
     def load(self, counts: Tensor | None) -> None:
         """Go on counting from a state, in one of the processes."""
-        first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         if counts is not None:
-            self._counts = counts if first else torch.zeros_like(counts)
+            self._counts = counts if rank_and_count()[0] == 0 else torch.zeros_like(counts)
 
     def to(self, device: torch.device) -> None:
         """Count there: processes of GPUs can only add what lies on them."""
@@ -70,15 +69,9 @@ class CodeUsage:
         counts, self._counts = self._counts, None
         if counts is None:
             return {}
-        counts = _over_processes(counts)
+        counts = sum_over_processes(counts)
         share = codes_used(counts).float() / self.num_codes
         return {"epoch_perplexity": perplexity(counts), "codebook_usage": share}
-
-
-def _over_processes(counts: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(counts)
-    return counts
 
 
 def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
+
+from ldm.distributed import mean_over_processes
 
 
 def over_processes(task: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -27,8 +28,7 @@ def over_processes(task: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]
     if task.trainer.world_size == 1 or not values:
         return dict(values)
     stacked = torch.stack([value.detach().float().to(task.device) for value in values.values()])
-    dist.all_reduce(stacked)  # Lightning's reduce has the hosts wait for each other before
-    means = stacked / task.trainer.world_size
+    means = mean_over_processes(stacked)  # Lightning's reduce has the hosts wait for each other
     return dict(zip(values, means.unbind(), strict=True))
 
 
