@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ldm.data.retrieval.embeddings import (
     square_image,
 )
 from ldm.errors import UserError
+from ldm.files import read_json
 
 if TYPE_CHECKING:
     from ldm.cli.sampling import Job
@@ -99,13 +99,9 @@ class Clip:
     def _arch(self) -> str | dict[str, Any]:
         if not self.arch.endswith(".json"):
             return self.arch
-        try:
-            described = json.loads(Path(self.arch).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--clip {self.arch}: cannot be read as JSON ({error})") from None
-        if not isinstance(described, dict):
-            raise UserError(f"--clip {self.arch}: must describe an architecture of open_clip")
-        return described
+        remedy = "it must describe an architecture of open_clip"
+        found = read_json(self.arch, UserError, f"--clip {self.arch}", remedy, table=True)
+        return dict(found)
 
     def _text_length(self) -> int:
         described = self._arch

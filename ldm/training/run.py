@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
+from ldm.files import run_lock
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
@@ -28,7 +29,7 @@ from ldm.training.resume import (
     other_run,
     record,
 )
-from ldm.training.run_folder import RunFolder, run_lock
+from ldm.training.run_folder import RunFolder
 from ldm.training.signals import Interrupted, Stop, StopSignals
 from ldm.training.trainer import make_trainer
 
