@@ -11,6 +11,8 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from ldm.training.lightning_internals import take_children
+
 _PATIENCE = 3.0
 """Seconds in which the main process reports what all processes met, and ends."""
 _LAST_WORDS = 10.0
@@ -67,9 +69,7 @@ def end_others(trainer: Any, may_speak: bool) -> None:
         trainer: Lightning's trainer.
         may_speak: one of them failed first; wait until it has said why.
     """
-    running = getattr(trainer.strategy.launcher, "procs", [])
-    children: list[subprocess.Popen[bytes]] = list(running)
-    running.clear()  # of one in this list that ends Lightning kills this process too
+    children = take_children(trainer)
     until = time.monotonic() + (_LAST_WORDS if may_speak else 0.0)
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
