@@ -1,6 +1,8 @@
-"""Several processes that share the work of one script, started by torchrun.
+"""Several processes that work together: who this one is, and what they tell each other.
 
-What several processes of ``torch.distributed`` tell each other; one process is alone.
+The functions ask ``torch.distributed``, whoever has set it up: ``Processes.join`` for a program
+that torchrun started, Lightning in training. A process without others is the first of one.
+Functions that exchange something must be called by all processes, in the same order.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ldm.errors import UserError
 
@@ -132,11 +135,58 @@ def own_device(device: str | None) -> str:
     return f"cuda:{index}"
 
 
+def connected() -> bool:
+    """Whether this process is one of several that can talk to each other by now."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def rank_and_count() -> tuple[int, int]:
     """The number of this process, and how many there are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
+    return (dist.get_rank(), dist.get_world_size()) if connected() else (0, 1)
+
+
+def announced_rank_and_count() -> tuple[int, int]:
+    """The same, before they are connected as the launcher says in the environment."""
+    return rank_and_count() if connected() else (int(os.environ.get("RANK", 0)), _started())
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum over all processes, in place; returns ``values``."""
+    if connected():
+        dist.all_reduce(values)
+    return values
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean over all processes; ``values`` may be overwritten."""
+    _, count = rank_and_count()
+    return values if count == 1 else sum_over_processes(values) / count
+
+
+def any_process(flags: Tensor) -> list[bool]:
+    """Whether each flag is set in any process; the hosts wait for their devices.
+
+    Args:
+        flags: truth values (N,).
+    """
+    if connected():
+        flags = sum_over_processes(flags.float()) > 0
+    return list(flags.tolist())
+
+
+def broadcast(values: Tensor, rank: int = 0) -> Tensor:
+    """Overwrite ``values`` by those of one process; returns them."""
+    if connected():
+        dist.broadcast(values, rank)
+    return values
+
+
+def from_main_process(value: T) -> T:
+    """What the first process has as ``value``, which can be pickled."""
+    values = [value]
+    if connected():
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def to_first(value: T) -> list[T]:
@@ -168,3 +218,10 @@ def raise_together(error: UserError | None) -> None:
     for met in [error, *to_all(error)]:
         if met is not None:
             raise met
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process went away, and not what was wrong with it."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from ldm.distributed import broadcast, sum_over_processes
 
 MAX_DISTANCES = 2**26
 """Entries of the largest distance matrix, 256 MB in float32."""
@@ -142,10 +143,10 @@ class VectorQuantizer(nn.Module):
         self.forget()
         count = torch.zeros(self.num_codes, device=tokens.device)
         count.index_add_(0, indices, torch.ones_like(indices, dtype=count.dtype))
-        count = _sum_over_processes(count)
+        count = sum_over_processes(count)
         if self.ema_decay is not None:
             total = torch.zeros(self.num_codes, self.dim, device=tokens.device)
-            total = _sum_over_processes(total.index_add_(0, indices, tokens))
+            total = sum_over_processes(total.index_add_(0, indices, tokens))
             self._average(count, total, self.ema_decay)
         if self.restart_after is not None:
             self.idle.add_(1).masked_fill_(count > 0, 0)
@@ -165,17 +166,10 @@ class VectorQuantizer(nn.Module):
     def _restart(self, tokens: Tensor, dead: Tensor) -> None:
         chosen = torch.randint(len(tokens), (self.num_codes,), device=tokens.device)
         proposals = torch.cat([tokens[chosen], dead[:, None].to(tokens.dtype)], dim=1)
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(proposals, src=0)
+        broadcast(proposals)
         latents, moved = proposals[:, :-1], proposals[:, -1:] > 0
         self.embedding.weight.copy_(torch.where(moved, latents, self.embedding.weight))
         self.idle.masked_fill_(moved[:, 0], 0)
         if self.ema_decay is not None:
             self.ema_sum.copy_(torch.where(moved, latents, self.ema_sum))
             self.ema_count.masked_fill_(moved[:, 0], 1.0)
-
-
-def _sum_over_processes(value: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-    return value

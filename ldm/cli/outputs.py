@@ -1,19 +1,13 @@
-"""What the sampling scripts write: PNG files, a grid of them, samples.json, and an npz.
-
-A folder that one call at a time writes into.
-"""
+"""What the sampling programs write: PNG files, a grid of them, samples.json, and an npz."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
-import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +21,8 @@ from ldm.cli.options.common import check_out_folder
 from ldm.cli.sampling import SamplingSession
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.files import write_atomically
+from ldm.files import sole_writer, write_atomically
 from ldm.visualization.images import save_grid, save_png
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path, first: bool) -> Iterator[None]:
-    """Refuse a second call that writes the same folder; a killed one leaves no trace of this.
-
-    Args:
-        folder: where to write; it is made.
-        first: whether this is the first process of the call, which speaks for the others.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not first:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing into {folder}: let it finish, or give another --out"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
-
 
 Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
 """``make(indices, seeds) -> images``: (B, C, H, W) in [-1, 1], or B images (C, H, W)."""

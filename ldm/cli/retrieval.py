@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ldm.data.retrieval.embeddings import (
 )
 from ldm.distributed import Processes
 from ldm.errors import UserError
+from ldm.files import read_json
 
 BATCH = 64
 
@@ -97,13 +97,9 @@ class Clip:
     def _arch(self) -> str | dict[str, Any]:
         if not self.arch.endswith(".json"):
             return self.arch
-        try:
-            described = json.loads(Path(self.arch).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--clip {self.arch}: cannot be read as JSON ({error})") from None
-        if not isinstance(described, dict):
-            raise UserError(f"--clip {self.arch}: must describe an architecture of open_clip")
-        return described
+        remedy = "it must describe an architecture of open_clip"
+        found = read_json(self.arch, UserError, f"--clip {self.arch}", remedy, table=True)
+        return dict(found)
 
     def _text_length(self) -> int:
         described = self._arch

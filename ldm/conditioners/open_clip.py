@@ -6,7 +6,6 @@ built and filled without the other; the conditioners at the end put them to use.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ldm.conditioners.pretrained import (
 from ldm.conditioners.text import check_tokens, check_value, empty_text
 from ldm.conditioners.tokenizers import Tokenizer
 from ldm.errors import CheckpointError, ConfigError
+from ldm.files import read_json
 
 Arch = str | Mapping[str, Any]
 """Name of an architecture of ``open_clip``, its description, or the path of a JSON file of one."""
@@ -177,13 +177,9 @@ def _settings(arch: Arch, pretrained: str | None) -> dict[str, Any]:
 
 def _described(file: str) -> dict[str, Any]:
     """What a JSON file says of an architecture."""
-    try:
-        described = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"arch={file!r}: cannot be read as JSON: {error}") from error
-    if not isinstance(described, dict):
-        raise ConfigError(f"arch={file!r}: must describe an architecture of open_clip")
-    return described
+    path, remedy = Path(file).expanduser(), "it must describe an architecture of open_clip"
+    found = read_json(path, ConfigError, f"arch={file!r}", remedy, table=True)
+    return dict(found)
 
 
 def _tag(arch: Arch, pretrained: str | None) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ldm.compat.diffusers.unet_weights import unet_from_diffusers
 from ldm.compat.native import read_unet
 from ldm.config import instantiate
 from ldm.errors import CheckpointError, ConfigError
+from ldm.files import read_json
 
 WEIGHTS = (diffusers.WEIGHTS, "diffusion_pytorch_model.bin")
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -100,7 +100,7 @@ class Network:
 
     @functools.cached_property
     def _settings(self) -> Any:
-        return read_json(self._file)
+        return read_json(self._file, ConfigError)
 
     @property
     def _is_unet(self) -> bool:
@@ -121,10 +121,11 @@ class Pipeline:
             ConfigError: it has no counterpart here.
         """
         files = {part: self.path / part / name for part, name in SETTINGS.items()}
-        settings = {part: read_json(file) for part, file in files.items() if file.exists()}
-        for part, content in settings.items():
-            if not isinstance(content, dict):
-                raise ConfigError(f"{files[part]}: expected settings by name")
+        settings = {
+            part: read_json(file, ConfigError, table=True)
+            for part, file in files.items()
+            if file.exists()
+        }
         return {"model": _in(self.path, lambda: pipeline_from_configs(settings))}
 
     def weights_file(self, checkpoint: str | Path | None = None) -> Path:
@@ -201,19 +202,6 @@ def first_existing(
     others = [file.name for file in files if file.suffix in SUFFIXES]
     hint = f"; give one of these as checkpoint: {', '.join(others)}" if others else ""
     raise CheckpointError(f"{folder} has no {' or '.join(names)}{hint}")
-
-
-def read_json(file: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ConfigError(f"{file}: cannot be read as JSON: {reason}") from error
 
 
 def _text_weights(file: Path) -> dict[str, Tensor]:

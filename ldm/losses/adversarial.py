@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.distributed import mean_over_processes
 from ldm.errors import ConfigError
 from ldm.layers.basics import GROUPS, group_norm
 
@@ -167,7 +167,7 @@ def adaptive_weight(
     for loss in (nll_loss, g_loss):
         (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
         gradients.append(gradient.detach().float().flatten())
-    mean = _mean_over_processes(torch.stack(gradients))
+    mean = mean_over_processes(torch.stack(gradients))
     if earlier is not None and earlier.maxlen != 1:
         earlier.append(mean)
         mean = torch.stack([part.to(mean.device) for part in earlier]).mean(dim=0)
@@ -175,13 +175,6 @@ def adaptive_weight(
     ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, max_weight)
     weight = ratio.where(norms.isfinite().all(), torch.nan)
     return Balance(weight, norms[0], norms[1])
-
-
-def _mean_over_processes(values: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values
-    dist.all_reduce(values)
-    return values / dist.get_world_size()
 
 
 def patch_discriminator(

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
+
+from ldm.training.lightning_internals import take_children
 
 _PATIENCE = 3.0
 """Seconds in which the main process reports what all processes met, and ends."""
@@ -27,32 +27,6 @@ def is_main_process() -> bool:
     """
     first_node = os.environ.get("NODE_RANK", "0") == "0"
     return bool(getattr(rank_zero_only, "rank", 0) == 0 and first_node)
-
-
-def connected() -> bool:
-    """Whether this process is one of several that can talk to each other by now."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def any_process(flags: Tensor) -> list[bool]:
-    """Whether each flag is set in any process; all call it, and their hosts wait for the devices.
-
-    Args:
-        flags: truth values (N,).
-    """
-    if connected():
-        votes = flags.float()
-        dist.all_reduce(votes)
-        flags = votes > 0
-    return list(flags.tolist())
-
-
-def from_main_process(value: str) -> str:
-    """What the main process has as ``value``; all call it, also while there is only one."""
-    values = [value]
-    if connected():
-        dist.broadcast_object_list(values)
-    return values[0]
 
 
 def give_way_to_main_process() -> None:
@@ -88,13 +62,6 @@ def _first_to_speak() -> bool:
     return True
 
 
-def lost_another(error: BaseException) -> bool:
-    """Whether an error says that another process went away, and not what was wrong with it."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
-    )
-
-
 def end_others(trainer: Any, may_speak: bool) -> None:
     """End the processes that Lightning started from this one, which has failed.
 
@@ -102,9 +69,7 @@ def end_others(trainer: Any, may_speak: bool) -> None:
         trainer: Lightning's trainer.
         may_speak: one of them failed first; wait until it has said why.
     """
-    running = getattr(trainer.strategy.launcher, "procs", [])
-    children: list[subprocess.Popen[bytes]] = list(running)
-    running.clear()  # of one in this list that ends Lightning kills this process too
+    children = take_children(trainer)
     until = time.monotonic() + (_LAST_WORDS if may_speak else 0.0)
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from ldm.distributed import any_process, connected, to_all
 from ldm.errors import ConfigError, TrainingError
-from ldm.training.launch import any_process, connected
 
 MAX_SKIPPED = 10
 """Batches in a row that may be left out before it is plain that training itself has broken."""
@@ -208,8 +207,7 @@ def _everywhere(to_blame: bool, own: str) -> str:
     """What the processes that are to blame have to say; what all have, if none is."""
     if not connected():
         return f": {own}"
-    said: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, (to_blame, own))
+    said = to_all((to_blame, own))
     some = any(blame for blame, _ in said)
     told = [f"process {i}: {words}" for i, (blame, words) in enumerate(said) if blame or not some]
     return f": {'; '.join(told)}"

@@ -13,12 +13,14 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
+from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
 from ldm.experiment import check_parts
+from ldm.files import run_lock
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
-from ldm.training.launch import end_others, is_main_process, lost_another
+from ldm.training.launch import end_others, is_main_process
 from ldm.training.resume import (
     Resumed,
     changes,
@@ -28,7 +30,7 @@ from ldm.training.resume import (
     other_run,
     record,
 )
-from ldm.training.run_folder import RunFolder, run_lock
+from ldm.training.run_folder import RunFolder
 from ldm.training.signals import Interrupted, Stop, StopSignals
 from ldm.training.trainer import make_trainer
 

@@ -1,25 +1,16 @@
-"""Where the parts of a run lie, and what is recorded about it.
-
-One training at a time in a run folder.
-"""
+"""Where the parts of a run lie, and what is recorded about it."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
-import os
 import shutil
-import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ldm.errors import TrainingError
-from ldm.files import write_atomically
+from ldm.files import read_json, write_text
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -99,17 +90,14 @@ class RunFolder:
         file = self.path / "status.json"
         if not file.exists():
             return {}
-        try:
-            return dict(json.loads(file.read_text()))
-        except ValueError as error:
-            raise TrainingError(
-                f"{file} is damaged: {error}; delete it (hashes and times of the run are lost)"
-            ) from error
+        remedy = "delete it (hashes and times of the run are lost)"
+        found = read_json(file, TrainingError, f"{file} is damaged", remedy, table=True)
+        return dict(found)
 
     def write_status(self, **values: Any) -> None:
         """Update ``status.json`` in one move."""
         text = json.dumps(self.status() | values, indent=2) + "\n"
-        write_atomically(self.path / "status.json", lambda file: file.write(text.encode()))
+        write_text(self.path / "status.json", text)
 
     @property
     def complete(self) -> bool:
@@ -137,78 +125,3 @@ def _age(file: Path) -> float:
         return -file.stat().st_mtime
     except FileNotFoundError:  # the main process has just renamed it
         return 0.0
-
-
-_HELD = (errno.EACCES, errno.EAGAIN)
-
-
-@contextlib.contextmanager
-def run_lock(file: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a run folder; the system frees it however the process ends.
-
-    The file says who holds it, and is empty once that one is done. Processes on other computers are
-    kept out where the file system passes locks on (NFS does).
-
-    Args:
-        file: the lock file; folders above it exist.
-        say: called with a line if a training on another computer may still be at work.
-
-    Raises:
-        TrainingError: another process holds it; or no file can be written there.
-    """
-    try:
-        opened = file.open("a+")
-    except OSError as error:
-        raise TrainingError(f"{file.parent}: cannot be written to: {error.strerror}") from error
-    with opened:
-        _acquire(opened, file.parent)
-        before = _holder(opened)
-        if before and before.get("host") != socket.gethostname():
-            say(
-                f"note: {file.parent} was last trained by {_words(before)}, which did not end by "
-                "itself: if it still runs there, stop this one now"
-            )
-        _write(opened, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # a full disk must not hide the reason of the end
-                _write(opened, None)
-
-
-def _acquire(opened: IO[str], folder: Path) -> None:
-    try:
-        # Unlike flock, this is not passed on to loader workers, which outlive a killed training.
-        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _HELD:
-            return  # a file system without locks: the note about other hosts is all there is
-        raise TrainingError(
-            f"{folder} is being trained by {_words(_holder(opened))}: wait for it, stop it, or "
-            "choose another name with name=..."
-        ) from None
-
-
-def _holder(opened: IO[str]) -> dict[str, str]:
-    opened.seek(0)
-    try:
-        return dict(json.loads(opened.read()))
-    except ValueError:
-        return {}
-
-
-def _write(opened: IO[str], holder: dict[str, str | int] | None) -> None:
-    opened.truncate(0)
-    if holder is not None:
-        opened.write(json.dumps(holder))
-    opened.flush()
-
-
-def _words(holder: dict[str, str]) -> str:
-    if not holder:
-        return "another process"
-    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -26,13 +26,15 @@ import ldm.files
 import ldm.safe_pickle
 from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
+from ldm.distributed import lost_another
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
+from ldm.files import run_lock
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO
 from ldm.training.callbacks.progress import StepProgress
-from ldm.training.launch import give_way_to_main_process, is_main_process, lost_another
+from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.resume import newest_good, other_run
 from ldm.training.run import train
-from ldm.training.run_folder import RunFolder, run_lock
+from ldm.training.run_folder import RunFolder
 from ldm.training.signals import Interrupted, StopSignals
 from ldm.training.tasks.autoencoder import AutoencoderTask
 from tests.training import tiny
@@ -342,7 +344,7 @@ def test_a_damaged_status_is_named(run: RunFolder) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ldm.training.run_folder import run_lock
+from ldm.files import run_lock
 with run_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(300)

@@ -23,7 +23,7 @@ from ldm.data.latents.shard import Item, Written, pack, write_shard
 from ldm.data.shards.dataset import Shards
 from ldm.data.shards.indexed import ShardItems
 from ldm.errors import DataError
-from ldm.files import write_atomically
+from ldm.files import read_json, write_atomically
 
 PROBES = 32
 """Items that are looked at to find out whether epochs differ."""
@@ -251,7 +251,9 @@ class Writer:
         """What is known of a shard that is there; None: it is not, or not whole."""
         note = self._note(split, number)
         if note.exists():
-            written = Written(**json.loads(note.read_text()))
+            written = Written(
+                **read_json(note, DataError, remedy="delete it: the shard is made anew", table=True)
+            )
         elif number < len(about.shards):
             written = about.shards[number]
         else:

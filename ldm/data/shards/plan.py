@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
+
+from ldm.distributed import announced_rank_and_count
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class Place:
 
 def process_place() -> Place:
     """This process: as torch.distributed has it, else as the launcher says in the environment."""
-    if dist.is_available() and dist.is_initialized():
-        return Place(dist.get_rank(), dist.get_world_size())
-    return Place(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    return Place(*announced_rank_and_count())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from PIL import Image
 from ldm.data.image_io import decode_image
 from ldm.data.shards.tar import stored_members
 from ldm.errors import DataError
+from ldm.files import read_json
 
 SIZES = "sizes.json"
 _META = re.compile(r"__[^/]*__($|/)")
@@ -200,10 +201,7 @@ def _listed(table: Mapping[str, Any], shard: str, where: str) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}' ({error}): correct or remove it") from error
+    tree = read_json(path, DataError, f"'{path}'", "correct or remove it")
     return tree if isinstance(tree, dict) else {}
 
 

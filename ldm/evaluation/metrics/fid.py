@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
+from ldm.distributed import broadcast, rank_and_count
 from ldm.files import write_atomically
 
 _SUFFIXES = {"pool": "", "spatial": "_s"}
@@ -118,23 +119,22 @@ class FeatureStatistics:
         Args:
             device: by which the processes talk: the process's own accelerator with NCCL.
         """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self
-        if distributed.get_world_size() == 1:
+        _, count = rank_and_count()
+        if count == 1:
             return self
         total = FeatureStatistics(self.dim)
-        for rank in range(distributed.get_world_size()):
+        for rank in range(count):
             total.merge(self._broadcast(rank, device))
         self.count, self.mean, self._scatter = total.count, total.mean, total._scatter
         return self
 
     def _broadcast(self, rank: int, device: torch.device | str) -> FeatureStatistics:
         """The statistics of the process ``rank``."""
-        part = self if rank == distributed.get_rank() else FeatureStatistics(self.dim)
+        part = self if rank == rank_and_count()[0] else FeatureStatistics(self.dim)
         count = torch.tensor(part.count, device=device)
         moments = [part.mean.to(device), part._scatter.to(device)]
         for tensor in (count, *moments):
-            distributed.broadcast(tensor, rank)
+            broadcast(tensor, rank)
         received = FeatureStatistics(0)
         received.count = int(count)
         received.mean, received._scatter = (moment.cpu() for moment in moments)

@@ -20,7 +20,7 @@ from ldm.data.scenes.captions import CLASS_NAMES
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.data.super_resolution.bicubic import Bicubic
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import read_json, write_atomically
 from ldm.visualization.images import save_png
 
 RECORD = "scenes.json"
@@ -70,10 +70,8 @@ def _begin(arguments: argparse.Namespace) -> None:
     keys = ("size", "split", "seed", "num_objects", "captions", "classes")
     settings = {"num": arguments.num} | {key: getattr(arguments, key) for key in keys}
     if record.is_file():
-        try:
-            before = dict(json.loads(record.read_text()))
-        except (ValueError, TypeError):
-            raise UserError(f"{record} is damaged: delete {out} or give another OUT") from None
+        remedy = f"delete {out} or give another OUT"
+        before = read_json(record, where=f"{record} is damaged", remedy=remedy, table=True)
         different = [key for key in keys if before.get(key) != settings[key]]
         if different:
             raise UserError(

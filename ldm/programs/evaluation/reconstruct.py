@@ -22,7 +22,7 @@ from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
-from ldm.files import write_atomically
+from ldm.files import read_json, write_atomically
 from ldm.load.model import Source
 from ldm.visualization.images import save_png
 
@@ -105,7 +105,7 @@ def _record(source: Source, arguments: argparse.Namespace, out: Path) -> dict[st
     file = out / RECORD
     if arguments.overwrite or not file.exists():
         return fresh
-    before: dict[str, Any] = json.loads(file.read_text())
+    before: dict[str, Any] = read_json(file, remedy="give another --out, or --overwrite")
     relevant = settings.keys() - {"source", "checkpoint"}
     if any(before["settings"].get(key) != settings[key] for key in relevant):
         raise UserError(

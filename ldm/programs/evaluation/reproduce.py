@@ -25,7 +25,7 @@ from ldm.distributed import Processes
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.published import Figure, deviations, figures, list_recipes, read_recipe
-from ldm.files import write_atomically
+from ldm.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     for command in commands:
         call(command)
     if first:
-        report = json.loads((out / "metrics.json").read_text())
+        report = read_json(out / "metrics.json")
         differences = deviations(recipe, published) + _other_inputs(recipe, arguments)
         differences += report.get("departures", [])
         _write(recipe, figures(recipe, report["measurements"]), differences, out)

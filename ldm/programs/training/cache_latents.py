@@ -16,14 +16,13 @@ import ldm
 from ldm.cli.app import say
 from ldm.cli.latent_cache import SPLITS, Job, first_seed, read_job
 from ldm.cli.options.common import check_out_folder
-from ldm.cli.outputs import sole_writer
 from ldm.data.latents.manifest import FILE, Manifest, Split
 from ldm.data.latents.shard import describe, pack
 from ldm.data.latents.verify import verify_items, verify_sums
 from ldm.data.latents.writer import Writer
 from ldm.distributed import Processes, own_device
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import sole_writer, write_atomically
 
 DATA = "data.yaml"
 SAMPLES = 16

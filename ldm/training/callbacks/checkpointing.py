@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from ldm.checkpoint import load_training_checkpoint, save
+from ldm.distributed import from_main_process
 from ldm.errors import CheckpointError, TrainingError
-from ldm.training.launch import from_main_process
+from ldm.training.lightning_internals import hand_signals_to, skip_question_of_signals
 from ldm.training.resume import Resumed
 from ldm.training.run_folder import RunFolder
 from ldm.training.signals import Stop, StopSignals
@@ -54,22 +55,14 @@ class SaveCheckpoints(Checkpoint):
             state["dirpath"] = str(place)
 
     def setup(self, trainer: Any, _task: Any, stage: str) -> None:
-        """Keep Lightning from taking the signals.
-
-        Its own handlers talk to the other processes from within, whatever these are doing, and
-        under SLURM write checkpoints of another kind and requeue the job.
-        """
-        trainer._signal_connector.register_signal_handlers = self._signals.listen
+        """Take the signals instead of Lightning."""
+        hand_signals_to(trainer, self._signals.listen)
 
     def on_train_start(self, trainer: Any, _task: Any) -> None:
-        """Count steps from where a resumed run stands.
-
-        Lightning asks the other processes before each batch whether its handler of a signal was
-        called, for which a GPU is waited for; it never is.
-        """
+        """Count steps from where a resumed run stands."""
         self._begun = self._saved = self._step = trainer.global_step
         self._signals.listen()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        skip_question_of_signals(trainer)
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(self._note_change)
 

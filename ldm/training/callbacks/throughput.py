@@ -24,9 +24,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ldm.training.callbacks.flops import FlopCount, peak_flops
 from ldm.training.data.seeded import batch_length
-
-_FETCH = "[_TrainingEpochLoop].train_dataloader_next"
-_BATCH = "run_training_batch"
+from ldm.training.lightning_internals import BATCH, FETCH
 
 
 class LoopWatch(Profiler):
@@ -46,7 +44,7 @@ class LoopWatch(Profiler):
     ) -> None:
         super().__init__()
         self._inner = inner
-        self._told = {_FETCH: fetch, _BATCH: batch}
+        self._told = {FETCH: fetch, BATCH: batch}
 
     def start(self, action_name: str) -> None:
         """An action begins."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from ldm.training.lightning_internals import unlogged_metrics, validate_now, write_loops
+
 
 class Position(pl.Callback):
     """Counts batches of optimiser steps, and resumes exactly after the last that was completed.
@@ -70,7 +72,7 @@ class Position(pl.Callback):
             "taken": taken,
             "batch_size": getattr(data, "batch_size", 0),
             "validated": self._validated,
-            "unlogged": self._pending_metrics(trainer),
+            "unlogged": unlogged_metrics(trainer) if self._batch_ended else {},
         }
 
     def on_load_checkpoint(self, trainer: Any, _task: Any, checkpoint: dict[str, Any]) -> None:
@@ -84,7 +86,10 @@ class Position(pl.Callback):
             size = saved["batch_size"] or data.batch_size
             self.epoch, self.taken = data.start_at(self.epoch, self.taken * size)
         if "loops" in checkpoint:
-            self._write_loops(trainer, checkpoint["loops"]["fit_loop"])
+            loops = checkpoint["loops"]["fit_loop"]
+            due = self._must_validate(trainer)
+            place = (self.batches, self.taken, self.epoch)
+            self._validate_first = write_loops(trainer, loops, *place, due)
 
     def on_train_start(self, trainer: Any, _task: Any) -> None:
         """Log what the run was killed before it could log, and validate if that was due."""
@@ -94,46 +99,12 @@ class Position(pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in values.items() if k != "step"}, step=step)
         if self._validate_first:  # Lightning does it by itself only within an epoch
-            self._validate_first, trainer.validating = False, True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            self._validate_first = False
+            validate_now(trainer)
 
-    def _pending_metrics(self, trainer: Any) -> dict[str, float]:
-        connector = trainer._logger_connector
-        if not self._batch_ended or not connector.should_update_logs:
-            return {}
-        return {name: float(value) for name, value in connector.metrics["log"].items()}
-
-    def _write_loops(self, trainer: Any, loops: dict[str, Any]) -> None:
-        """Say, in Lightning's terms, that training was cut off right after a batch.
-
-        What its checkpoints hold depends on the hook from which they were saved, and is resumed in
-        as many ways. There are two here: within an epoch, and before the first batch of one.
-        """
-        parts = trainer.accumulate_grad_batches
-        total, current, epoch = self.batches * parts, self.taken * parts, self.epoch
-        within = current > 0
-        counts_epochs = trainer.max_steps == -1
-        # A loop that Lightning takes to be restarted completes the last batch by itself.
-        restarted = within or not counts_epochs
-        logged = self.batches - restarted
-        due = self._must_validate(trainer, total)
-        self._validate_first = due and not restarted
-        if due and restarted:
-            logged -= 1  # counted when validation is over
-            loops["epoch_loop.val_loop.batch_progress"] = _progress(0, 0, -1, -1)
-        else:
-            loops["epoch_loop.val_loop.batch_progress"] = _progress(0, 0, 0, 0)
-        loops["epoch_progress"] = _progress(epoch + within, epoch + within, epoch, epoch)
-        del loops["epoch_progress"]["is_last_batch"]
-        batches = _progress(total, total, total, total - restarted)
-        batches["current"] = _counts(current, current, current, current - restarted)
-        loops["epoch_loop.batch_progress"] = batches
-        loops["epoch_loop.state_dict"] = {"_batches_that_stepped": logged}
-
-    def _must_validate(self, trainer: Any, total: int) -> bool:
+    def _must_validate(self, trainer: Any) -> bool:
         """Whether validation after the last batch was due but is not in the checkpoint."""
-        every = trainer.val_check_interval
+        every, total = trainer.val_check_interval, self.batches * trainer.accumulate_grad_batches
         due = isinstance(every, int) and trainer.check_val_every_n_epoch is None
         return due and total > 0 and total % every == 0 and self._validated != self.batches
 
@@ -149,13 +120,3 @@ def _of_old_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "validated": step,
         "unlogged": {},
     }
-
-
-def _progress(ready: int, started: int, processed: int, completed: int) -> dict[str, Any]:
-    """Lightning's record of how far a loop is."""
-    counts = _counts(ready, started, processed, completed)
-    return {"total": counts, "current": dict(counts), "is_last_batch": False}
-
-
-def _counts(ready: int, started: int, processed: int, completed: int) -> dict[str, int]:
-    return {"ready": ready, "started": started, "processed": processed, "completed": completed}

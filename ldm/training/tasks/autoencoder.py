@@ -1,32 +1,28 @@
-"""Stage 1: train an autoencoder against reconstruction, regularisation and a discriminator.
-
-Use of a codebook over a whole epoch.
-"""
+"""Stage 1: train an autoencoder against reconstruction, regularisation and a discriminator."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
-import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from ldm.autoencoders.quantizer import VectorQuantizer
+from ldm.distributed import rank_and_count, sum_over_processes
 from ldm.errors import ConfigError, DataError
 from ldm.evaluation.metrics.reconstruction import psnr
 from ldm.layers.codebook import code_counts, codes_used, perplexity
 from ldm.layers.rng import BatchGenerator
-from ldm.training.checks import check_clip
+from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import FiniteGuard
 from ldm.training.optim import Constant, scheduler
-from ldm.training.tasks.base import log_values, over_processes, unscale
+from ldm.training.tasks.base import OptimizerFactory, Task, log_values, parameters_of, unscale
 
 
 class CodeUsage:
@@ -48,13 +44,12 @@ class CodeUsage:
 
     def state(self) -> Tensor | None:
         """What all processes have counted since the last summary, for a checkpoint."""
-        return None if self._counts is None else _over_processes(self._counts.clone())
+        return None if self._counts is None else sum_over_processes(self._counts.clone())
 
     def load(self, counts: Tensor | None) -> None:
         """Go on counting from a state, in one of the processes."""
-        first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         if counts is not None:
-            self._counts = counts if first else torch.zeros_like(counts)
+            self._counts = counts if rank_and_count()[0] == 0 else torch.zeros_like(counts)
 
     def to(self, device: torch.device) -> None:
         """Count there: processes of GPUs can only add what lies on them."""
@@ -70,15 +65,9 @@ class CodeUsage:
         counts, self._counts = self._counts, None
         if counts is None:
             return {}
-        counts = _over_processes(counts)
+        counts = sum_over_processes(counts)
         share = codes_used(counts).float() / self.num_codes
         return {"epoch_perplexity": perplexity(counts), "codebook_usage": share}
-
-
-def _over_processes(counts: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(counts)
-    return counts
 
 
 def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -86,10 +75,7 @@ def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([entry[key].float() for entry in logs]).mean() for key in logs[0]}
 
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-class AutoencoderTask(pl.LightningModule):
+class AutoencoderTask(Task):
     """Alternates one step of the autoencoder and one of the discriminator on every batch.
 
     ``trainer.max_steps`` and ``disc_start`` both count batches: the discriminator's optimiser is
@@ -109,8 +95,6 @@ class AutoencoderTask(pl.LightningModule):
     """
 
     monitor = "val/rec_loss"
-    generator: torch.Generator | None = None
-    """Of the draws of the present batch, see :class:`~ldm.training.data.seeded.StepRandomness`."""
 
     def __init__(
         self,
@@ -122,17 +106,13 @@ class AutoencoderTask(pl.LightningModule):
         gradient_clip: float | None = None,
         on_nonfinite: str = "skip",
     ) -> None:
-        super().__init__()
+        super().__init__(model, optimizer, lr_schedule, gradient_clip)
         self.automatic_optimization = False
         self.micro_batches = 1
-        self.model: Any = model
         self.objective: Any = objective
         if hasattr(objective, "logvar"):
             objective.logvar.requires_grad_(False)  # in no optimiser, as published
-        self._optimizer = optimizer
         self._discriminator_optimizer = discriminator_optimizer
-        self._lr_schedule = lr_schedule
-        self._gradient_clip = check_clip(gradient_clip)
         self.guard = FiniteGuard(on_nonfinite)
         quantizer = self._quantizer
         self._usage = {
@@ -169,9 +149,8 @@ class AutoencoderTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""
-        generator = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
         discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
-        optimizers = [generator, discriminator]
+        optimizers = [self._optimizer(self.learning()), discriminator]
         return optimizers, [scheduler(optimizer, self._lr_schedule) for optimizer in optimizers]
 
     def on_fit_start(self) -> None:
@@ -208,14 +187,11 @@ class AutoencoderTask(pl.LightningModule):
         if self.objective.adversarial(step):
             complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
             logs |= disc_logs
-        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_means(logs, step + 1, "rec_loss")
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
         if complete:
             self.guard.stepped()
-        logs = over_processes(self, logs) | {"lr": lr}
-        log_values(self, "train", logs, step + 1)
-        self.log("loss", logs["rec_loss"], prog_bar=True, logger=False)
 
     def _autoencoder_step(
         self, parts: list[Tensor], step: int
@@ -303,12 +279,11 @@ class AutoencoderTask(pl.LightningModule):
     @property
     def _scaled(self) -> bool:
         """Whether gradients are scaled against float16's underflow until the optimiser's step."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return loss_scaler(self.trainer) is not None
 
     def _clip(self, optimizer: Optimizer, limit: float | None) -> Tensor:
         """Clip by norm if there is a limit; the norm before that."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        return clip_grad_norm_(parameters_of(optimizer), math.inf if limit is None else limit)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the autoencoder's gradients where they have only now been unscaled."""

@@ -1,20 +1,119 @@
-"""What an optimiser step logs: means over all processes and all parts of its batch.
+"""What the four tasks share: optimiser and schedule, numbers of a step, clipping, logs.
 
-How the tasks log their numbers.
-
-Gradients of float16 training in their true size, also before a fused optimiser's step.
+A task is a ``LightningModule`` around a model; a subclass of ``Task`` brings its loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from ldm.distributed import mean_over_processes
+from ldm.training.checks import check_clip
+from ldm.training.lightning_internals import loss_scaler
+from ldm.training.nan_guard import clip_gradients, gradient_norms
+from ldm.training.optim import Constant, scheduler
+from ldm.training.strategy import whole_norm
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Task(pl.LightningModule):
+    """Optimises a model with one optimiser, whose learning rate follows a schedule.
+
+    Args:
+        model: the network, or whatever holds it.
+        optimizer: makes the optimiser from the parameters that learn.
+        lr_schedule: multiplier of the learning rate as a function of the step.
+        gradient_clip: largest gradient norm; None does not clip.
+    """
+
+    monitor = "val/loss"
+    """What decides which checkpoint is the best: the lowest is."""
+    generator: torch.Generator | None = None
+    """Of the draws of the present batch, see :class:`~ldm.training.data.seeded.StepRandomness`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
+        gradient_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self._optimizer = optimizer
+        self._lr_schedule = lr_schedule
+        self._gradient_clip = check_clip(gradient_clip)
+        self._collected: list[dict[str, Tensor]] = []
+
+    def learning(self) -> Iterable[nn.Parameter]:
+        """The parameters that the optimiser gets."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser, and its learning-rate schedule."""
+        optimizer = self._optimizer(self.learning())
+        schedule = scheduler(optimizer, self._lr_schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by norm if asked to; Lightning has unscaled the gradients by now."""
+        if self._gradient_clip is not None:
+            parameters, norms = self.unscaled(optimizer)
+            norm = self.log_norm(norms)
+            clip_gradients(parameters, norm, self._gradient_clip)
+
+    def unscaled(self, optimizer: Optimizer) -> tuple[list[nn.Parameter], Tensor]:
+        """The parameters of an optimiser, and the norms (P,) of their gradients in true size."""
+        unscale(self.trainer, optimizer)
+        parameters = parameters_of(optimizer)
+        return parameters, gradient_norms(parameters)
+
+    def log_norm(self, norms: Tensor) -> Tensor:
+        """Log, and return, the norm of all gradients from those of each (P,)."""
+        norm = whole_norm(self.trainer.strategy, norms)
+        log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
+        return norm
+
+    def log_step(self, values: Mapping[str, Tensor], index: int, loss: str = "loss") -> None:
+        """Log the means of scalars over the parts of a batch and the processes, with its last part.
+
+        Args:
+            values: scalars by name, the same names for all parts.
+            index: number of the part in the epoch.
+            loss: name of that which progress shows.
+        """
+        parts = self.trainer.accumulate_grad_batches
+        if index % parts == 0:
+            self._collected = []  # of a step that was broken off
+        self._collected.append({name: value.detach() for name, value in values.items()})
+        if (index + 1) % parts and not self.trainer.is_last_batch:
+            return
+        means = {
+            name: torch.stack([part[name] for part in self._collected]).mean() for name in values
+        }
+        self.log_means(means, self.global_step + 1, loss)
+
+    def log_means(self, means: Mapping[str, Tensor], step: int, loss: str) -> None:
+        """Log the means of scalars over the processes, and the learning rate, at a step."""
+        means = over_processes(self, means)
+        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        log_values(self, "train", means | {"lr": lr}, step)
+        self.log("loss", means[loss], prog_bar=True, logger=False)
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters of an optimiser."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def over_processes(task: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -27,38 +126,8 @@ def over_processes(task: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]
     if task.trainer.world_size == 1 or not values:
         return dict(values)
     stacked = torch.stack([value.detach().float().to(task.device) for value in values.values()])
-    dist.all_reduce(stacked)  # Lightning's reduce has the hosts wait for each other before
-    means = stacked / task.trainer.world_size
+    means = mean_over_processes(stacked)  # Lightning's reduce has the hosts wait for each other
     return dict(zip(values, means.unbind(), strict=True))
-
-
-class StepMeans:
-    """Collects the scalars of the parts of a batch between which gradients are accumulated."""
-
-    def __init__(self) -> None:
-        self._parts: list[dict[str, Tensor]] = []
-
-    def add(self, task: Any, values: Mapping[str, Tensor], index: int) -> dict[str, Tensor] | None:
-        """Take in a part.
-
-        Args:
-            task: a Lightning module in a running trainer.
-            values: scalars by name, the same names for all parts.
-            index: number of the part in the epoch.
-
-        Returns:
-            The means, with the last part of a batch; None before.
-        """
-        parts = task.trainer.accumulate_grad_batches
-        if index % parts == 0:
-            self._parts = []  # of a step that was broken off
-        self._parts.append({name: value.detach() for name, value in values.items()})
-        if (index + 1) % parts and not task.trainer.is_last_batch:
-            return None
-        stacked = {
-            name: torch.stack([part[name] for part in self._parts]).mean() for name in values
-        }
-        return over_processes(task, stacked)
 
 
 def log_values(
@@ -100,6 +169,6 @@ def unscale(trainer: Any, optimizer: Optimizer) -> None:
         trainer: Lightning's.
         optimizer: whose gradients.
     """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scaler = loss_scaler(trainer)
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)

@@ -1,17 +1,17 @@
 """Stage 2: train the denoiser, and its conditioners, on latents of a frozen autoencoder.
 
-The latent scale factor, measured on training data (paper, appendix G).
+Before the first step the scale factor of the latents is measured on training data (paper, appendix
+G), if nothing else gives it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.checkpoint import left_out, optional_parts
@@ -21,13 +21,12 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, latent_moments, scal
 from ldm.layers.rng import BatchGenerator
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
-from ldm.training.checks import check_clip
 from ldm.training.data.order import Split
 from ldm.training.data.seeding import key
-from ldm.training.nan_guard import StepGuard, clip_gradients, gradient_norms
-from ldm.training.optim import Constant, scheduler
-from ldm.training.strategy import whole_norm
-from ldm.training.tasks.base import StepMeans, log_values, unscale
+from ldm.training.lightning_internals import loss_scaler
+from ldm.training.nan_guard import StepGuard, clip_gradients
+from ldm.training.optim import Constant
+from ldm.training.tasks.base import OptimizerFactory, Task, log_values
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +78,7 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-class LatentDiffusionTask(pl.LightningModule):
+class LatentDiffusionTask(Task):
     """Optimises a ``LatentDiffusion`` model.
 
     Args:
@@ -100,8 +96,6 @@ class LatentDiffusionTask(pl.LightningModule):
     """
 
     monitor = "val/loss_simple"
-    generator: torch.Generator | None = None
-    """Of the draws of the present batch, see :class:`~ldm.training.data.seeded.StepRandomness`."""
 
     def __init__(
         self,
@@ -114,17 +108,12 @@ class LatentDiffusionTask(pl.LightningModule):
         scale_factor_samples: int = 2048,
         on_nonfinite: str = "skip",
     ) -> None:
-        super().__init__()
-        self.model: Any = model
-        self._optimizer = optimizer
-        self._lr_schedule = lr_schedule
-        self._gradient_clip = check_clip(gradient_clip)
+        super().__init__(model, optimizer, lr_schedule, gradient_clip)
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples
         self.guard = StepGuard(on_nonfinite)
         self.left_out = False
-        self._means = StepMeans()
 
     def state_dict(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What checkpoints hold: all but the parts that have a file of their own."""
@@ -157,27 +146,14 @@ class LatentDiffusionTask(pl.LightningModule):
             if isinstance(module, PretrainedModule):
                 module.fill()
 
-    def configure_optimizers(self) -> Any:
-        """One optimiser over everything that is not frozen."""
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = self._optimizer(trainable)
-        schedule = scheduler(optimizer, self._lr_schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Leave the step out if it is not finite, else clip; gradients are unscaled by now."""
-        unscale(self.trainer, optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norms = gradient_norms(parameters)
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        parameters, norms = self.unscaled(optimizer)
+        scaled = loss_scaler(self.trainer) is not None
         self.left_out = not self.guard.admits(
             self.global_step + 1, None if scaled else norms, self.model.named_parameters()
         )
-        norm = whole_norm(self.trainer.strategy, norms)
-        log_values(self, "train", {"grad_norm": norm}, self.global_step + 1)
+        norm = self.log_norm(norms)
         if self.left_out:
             optimizer.zero_grad()  # an optimiser passes over parameters without gradients
         elif self._gradient_clip is not None:
@@ -196,13 +172,10 @@ class LatentDiffusionTask(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         """The denoising loss of one batch."""
         with self.guard.watching(self.model, batch, self._rows(index)) as watched:
+            loss: Tensor
             loss, logs = self.model(batch, generator=self.generator)
             watched.terms = dict(logs)
-        means = self._means.add(self, logs, index)
-        if means is not None:
-            means["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            log_values(self, "train", means, self.global_step + 1)
-            self.log("loss", means["loss_simple"], prog_bar=True, logger=False)
+        self.log_step(logs, index, "loss_simple")
         return loss
 
     def _rows(self, index: int) -> Callable[[], list[int] | None]:
