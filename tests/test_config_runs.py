@@ -21,6 +21,8 @@ from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.experiments import EXPERIMENTS, before, make_world, name_of, outside, random_data, shrunk
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 QUICK = {
     "autoencoder/kl-f8",
     "autoencoder/vq-f4",
@@ -47,12 +49,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     make_world(root)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes half of the time of such short runs."""
-    monkeypatch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
 
 
 def steps(folder: RunFolder) -> list[int]:

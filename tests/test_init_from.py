@@ -26,6 +26,8 @@ from tests.scripts.conftest import Outcome
 from tests.scripts.conftest import script as script
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 Script = Callable[..., Outcome]
 VOCAB = Path(__file__).parents[1] / "data" / "scenes" / "vocab.txt"
 

@@ -23,7 +23,11 @@ def draw_curves(metrics: Path, out: Path) -> None:
     names = sorted({name for split, _, name in parts if split in splits})
     columns = min(3, max(1, len(names)))
     rows = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    width, height = 4.2 * columns, 2.8 * rows
+    figure = Figure(figsize=(width, height))
+    # a layout of fixed margins: to fit them to the labels would take twice as long as to draw
+    edges = {"left": 0.5 / width, "right": 1 - 0.15 / width, "top": 1 - 0.3 / height}
+    figure.subplots_adjust(**edges, bottom=0.3 / height, wspace=0.18, hspace=0.25)
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         for split in splits:

@@ -23,6 +23,11 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves(no_curves: None) -> None:
+    """No script is asked for them here."""
+
+
 @pytest.fixture
 def script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

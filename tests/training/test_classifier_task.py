@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,6 @@ def by_hand(first_stage: Path) -> dict[str, Any]:
             "network": NETWORK,
         },
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """Drawing them takes half of the time of such short runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
-        yield
 
 
 def untrained(config: DictConfig, folder: Path, **values: float) -> Path:

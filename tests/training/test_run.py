@@ -15,10 +15,11 @@ from ldm.config import instantiate, load_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import CheckpointError, ConfigError
 from ldm.load.model import load_model
+from ldm.training.callbacks import images
 from ldm.training.run import open_run, train
 from ldm.training.run_folder import RunFolder
 from ldm.training.tasks.autoencoder import AutoencoderTask
-from ldm.visualization.curves import read_metrics
+from ldm.visualization.curves import draw_curves, read_metrics
 from tests.training import tiny
 
 VOCAB = Path(__file__).parents[2] / "data" / "scenes" / "vocab.txt"
@@ -29,8 +30,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFol
     """A finished run of stage 1 and one of stage 2; tests must not change them."""
     root = tmp_path_factory.mktemp("runs")
     first, second = RunFolder(root / "stage1"), RunFolder(root / "stage2")
-    train(tiny.autoencoder(), first)
-    train(tiny.text2img(first.path, VOCAB), second)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "draw_curves", draw_curves)  # here they are drawn, each time
+        train(tiny.autoencoder(), first)
+        train(tiny.text2img(first.path, VOCAB), second)
     return first, second
 
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,6 @@ def small(**changes: Any) -> DictConfig:
     """Two checkpoints in four steps, no pictures."""
     every = {"log": 1, "validation": 4, "checkpoint": 2, "images": 0}
     return tiny.autoencoder(every=every | changes.pop("every", {}), **changes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures_of_curves() -> Iterator[None]:
-    """They take longer than the runs here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
