@@ -90,9 +90,9 @@ class ImageFolder(FramedImages):
     ) -> None:
         check_choice("folder", "mode", mode, MODES)
         check_choice("folder", "captions", captions, CAPTION_MODES)
-        self.root = Path(root).expanduser()
+        folder = Path(root).expanduser()
         framing = checked_framing(
-            f"image folder '{self.root}'",
+            f"image folder '{folder}'",
             size,
             resize=resize,
             crop=crop,
@@ -101,20 +101,21 @@ class ImageFolder(FramedImages):
             interpolation=interpolation,
         )
         check_choice("folder", "small", small, ("upscale", "error", LEAVE_OUT))
-        listing = list_folder(self.root)
-        self.files = split_files(self.root, listing.images, split, validation_fraction, seed)
+        listing = list_folder(folder)
+        files = split_files(folder, listing.images, split, validation_fraction, seed)
         if small == LEAVE_OUT:
-            self.files, small = large_enough(self.root, self.files, framing), "upscale"
-        names = find_classes(self.root, listing.images, classes, num_classes)
-        texts = find_captions(self.root, listing, captions)
+            files, small = large_enough(folder, files, framing), "upscale"
+        names = find_classes(folder, listing.images, classes, num_classes)
+        texts = find_captions(folder, listing, captions)
         if tokenizer is not None and texts is None:
             raise DataError(
-                f"image folder '{self.root}' has no captions to tokenise: write a .txt file beside "
+                f"image folder '{folder}' has no captions to tokenise: write a .txt file beside "
                 "each image or a metadata.jsonl"
             )
-        source = FolderImages(self.root, self.files, mode, names, texts)
+        source = FolderImages(folder, files, mode, names, texts)
         super().__init__(source, framing, seed, broken, small, tokenizer=tokenizer)
         source.skips = self.skips
+        self.root, self.files = source.root, source.files
 
     @property
     def broken_files(self) -> set[str]:
