@@ -13,7 +13,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name, with_current_names
 from ldm.errors import ConfigError, UserError
@@ -119,6 +120,38 @@ def instantiate(node: Any, path: str = "") -> Any:
     return node
 
 
+def check(node: Any, path: str = "") -> None:
+    """Refuse what ``instantiate`` would refuse, as far as sources tell that without any import.
+
+    Args:
+        node: what is going to be built.
+        path: as for ``instantiate``.
+
+    Raises:
+        ConfigError: of unknown and missing keys and of unknown names in this library.
+    """
+    if not path and OmegaConf.is_config(node):
+        path = node._get_full_key("")
+    if isinstance(node, (list, tuple, ListConfig)):
+        for i in range(len(node)):
+            check(*_child(node, i, f"{path}[{i}]"))
+    if not isinstance(node, (Mapping, DictConfig)) or compvis.is_published(node.get("target")):
+        return
+    params, place = node, path
+    if "target" in node:
+        name, params, partial = _call(node, path)
+        place = _join(path, "params")
+        try:
+            parameters = signatures.parameters(name)
+        except signatures.AbsentError as error:
+            raise _not_found(name, path, error.name, error.names) from error
+        _check_arguments(parameters, name, params, place, partial)
+    elif "params" in node:
+        raise ConfigError(f"{_at(path)}'params' without 'target'; add the dotted name to build")
+    for key in params:
+        check(*_child(params, key, _join(place, str(key))))
+
+
 def _child(node: Any, key: Any, path: str) -> tuple[Any, str]:
     """A child and its path; an interpolated child is named by the place where it is written."""
     try:
@@ -130,14 +163,19 @@ def _child(node: Any, key: Any, path: str) -> tuple[Any, str]:
     return value, path
 
 
-def _build(node: Any, path: str) -> Any:
+def _call(node: Any, path: str) -> tuple[str, Mapping[str, Any], bool]:
+    """Of a node with a target: the dotted name, the arguments, and whether they are not all."""
     extra = sorted(str(key) for key in node if key not in _NODE_KEYS)
     if extra:
         raise ConfigError(
             f"{_join(path, extra[0])}: unknown key beside 'target'; arguments belong under 'params'"
         )
     name = current_name(node["target"])
-    factory = _locate(name, path)
+    place = _at(_join(path, "target"))
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{place}expected a dotted name like package.module.Class, got {name!r}")
+    if "." not in name:
+        raise ConfigError(f"{place}{name!r} has no module; write package.module.{name}")
     params = node.get("params")
     params = {} if params is None else params
     if not isinstance(params, (Mapping, DictConfig)):
@@ -145,8 +183,13 @@ def _build(node: Any, path: str) -> Any:
     partial = node.get("partial", False)
     if not isinstance(partial, bool):
         raise ConfigError(f"{_join(path, 'partial')}: expected true or false, got {partial!r}")
-    place = _join(path, "params")
-    _check_arguments(factory, name, [str(key) for key in params], place, partial)
+    return name, params, partial
+
+
+def _build(node: Any, path: str) -> Any:
+    name, params, partial = _call(node, path)
+    factory, place = _locate(name, path), _join(path, "params")
+    _check_arguments(_parameters(factory), name, params, place, partial)
     arguments = {
         str(key): instantiate(*_child(params, key, _join(place, str(key)))) for key in params
     }
@@ -160,14 +203,9 @@ def _build(node: Any, path: str) -> Any:
         raise ConfigError(f"{_at(path)}{name}: {_one_line(error)}") from error
 
 
-def _locate(name: Any, path: str) -> Callable[..., Any]:
+def _locate(name: str, path: str) -> Callable[..., Any]:
     """Import the callable with this dotted name."""
-    place = _at(_join(path, "target"))
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"{place}expected a dotted name like package.module.Class, got {name!r}")
-    parts = name.split(".")
-    if len(parts) < 2:
-        raise ConfigError(f"{place}{name!r} has no module; write package.module.{name}")
+    place, parts = _at(_join(path, "target")), name.split(".")
     found: Any = None
     for i in range(1, len(parts) + 1):
         prefix, parent = ".".join(parts[:i]), found
@@ -176,7 +214,7 @@ def _locate(name: Any, path: str) -> Callable[..., Any]:
             continue
         found = _import(prefix, place) if i < len(parts) or _is_package(parent) else None
         if found is None:
-            raise ConfigError(f"{place}cannot find {name}: {_absence(prefix, parent)}")
+            raise _not_found(name, path, prefix, _names(parent))
     if not callable(found):
         raise ConfigError(f"{place}{name} is not callable, it is a {type(found).__name__}")
     result: Callable[..., Any] = found
@@ -198,24 +236,42 @@ def _import(name: str, place: str) -> ModuleType | None:
         raise ConfigError(f"{place}importing {name} failed: {_one_line(error)}") from error
 
 
-def _absence(prefix: str, parent: Any) -> str:
-    """Words for a missing module or attribute, with the nearest names that exist."""
-    container, _, last = prefix.rpartition(".")
+def _names(parent: Any) -> list[str] | None:
+    """What an imported module or class has; None: there is none."""
     if parent is None:
-        return f"no module named {last!r}; is the package installed?"
+        return None
     names = [key for key in dir(parent) if not key.startswith("_")]
     if _is_package(parent):
         names += [module.name for module in pkgutil.iter_modules(parent.__path__)]
-    return f"{container} has no {last!r}{_suggest(last, names)}"
+    return names
+
+
+def _not_found(name: str, path: str, absent: str, names: Sequence[str] | None) -> ConfigError:
+    """``name`` leads to ``absent``, which is not among the ``names`` of what comes before it."""
+    container, _, last = absent.rpartition(".")
+    reason = f"{container} has no {last!r}{_suggest(last, names or ())}"
+    if names is None:
+        reason = f"no module named {last!r}; is the package installed?"
+    return ConfigError(f"{_at(_join(path, 'target'))}cannot find {name}: {reason}")
+
+
+def _parameters(factory: Callable[..., Any]) -> Collection[inspect.Parameter] | None:
+    try:
+        return inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):  # of some built-in callables
+        return None
 
 
 def _check_arguments(
-    factory: Callable[..., Any], name: str, given: Sequence[str], place: str, partial: bool
+    parameters: Collection[inspect.Parameter] | None,
+    name: str,
+    params: Iterable[Any],
+    place: str,
+    partial: bool,
 ) -> None:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (ValueError, TypeError):  # some built-in callables have no signature
+    if parameters is None:
         return
+    given = [str(key) for key in params]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     accepted = [p.name for p in named]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import load_config
+from ldm.experiment import trainer_options
 from ldm.load.model import inline_pretrained
 from ldm.training.run import build
-from ldm.training.trainer import trainer_options
 from tests.experiments import (
     CONFIGS,
     EXPERIMENTS,

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
 from ldm.errors import ConfigError, TrainingError
+from ldm.experiment import check_parts
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
@@ -228,11 +229,7 @@ def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
 
 def build(config: DictConfig) -> tuple[Any, Any]:
     """Build the task (with its model) and the data module of a config."""
-    for key in ("name", "model", "task", "data", "trainer"):
-        if key not in config:
-            raise ConfigError(
-                f"{key}: missing; an experiment needs name, model, task, data, trainer"
-            )
+    check_parts(config)
     return instantiate(config.task, "task"), instantiate(config.data, "data")
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.errors import ConfigError
+from ldm.experiment import intervals, profile_options, trainer_options
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO, SaveCheckpoints
 from ldm.training.callbacks.ema import EMACallback
 from ldm.training.callbacks.images import EpochOfData, LossCurves, PictureGrid
 from ldm.training.callbacks.metrics import MetricsLog
-from ldm.training.callbacks.profiler import ProfileSteps, profile_options
+from ldm.training.callbacks.profiler import ProfileSteps
 from ldm.training.callbacks.progress import StepProgress
 from ldm.training.callbacks.throughput import Throughput
 from ldm.training.data.position import Position
@@ -25,13 +25,6 @@ from ldm.training.resume import Resumed
 from ldm.training.run_folder import RunFolder
 from ldm.training.signals import StopSignals
 from ldm.training.strategy import StateLayout, check_sharding, speed_up
-
-_RESERVED = (
-    *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),
-    *("enable_checkpointing", "gradient_clip_val", "gradient_clip_algorithm"),
-    *("fast_dev_run", "use_distributed_sampler"),
-)
-_INTERVALS = ("val_check_interval", "check_val_every_n_epoch")
 
 
 def make_trainer(
@@ -59,7 +52,7 @@ def make_trainer(
     if not task.automatic_optimization:
         _adapt_to_two_optimisers(options, task)
     speed_up(task, config.get("compile", False))
-    every = _intervals(config)
+    every = intervals(config)
     strategy = str(options.get("strategy", "auto"))
     check_sharding(strategy, task, _ema_decay(config), every["images"])
     callbacks = _callbacks(config, every, folder, task, signals)
@@ -114,7 +107,7 @@ def _callbacks(
     if every["images"] and hasattr(task, "preview"):
         pause = throughput.stand_still
         callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
-    profile = profile_options(_plain(config.get("profile")))
+    profile = profile_options(config.get("profile"))
     if profile is not None:
         callbacks.append(ProfileSteps(folder.path / "profile", **profile))
     best = ModelCheckpoint(
@@ -151,55 +144,9 @@ def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
 
 
-def _intervals(config: DictConfig) -> dict[str, int]:
-    """The checked node ``every``: steps between logs, validations, checkpoints and images.
-
-    ``keep`` are those between checkpoints that stay for ever. No images are drawn and none stay
-    where the number is 0.
-    """
-    every = {"log": 10, "validation": 500, "checkpoint": 500, "images": 500, "keep": 0}
-    unknown = set(config.get("every", {})) - set(every)
-    if unknown:
-        raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
-    every |= dict(config.get("every", {}))
-    for key, value in every.items():
-        lowest = 0 if key in ("images", "keep") else 1  # 0: none
-        if not isinstance(value, int) or value < lowest:
-            raise ConfigError(
-                f"every.{key}: expected a number of steps from {lowest}, got {value!r}"
-            )
-    return every
-
-
 def _peak_tflops(config: DictConfig) -> float | None:
     """The checked key ``peak_tflops``: what the device can do at best, 1e12 operations/s."""
     peak = config.get("peak_tflops")
     if peak is not None and (isinstance(peak, bool | str) or not peak > 0):
         raise ConfigError(f"peak_tflops: expected a number above 0, got {peak!r}")
     return None if peak is None else float(peak)
-
-
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def trainer_options(config: DictConfig) -> dict[str, Any]:
-    """Check the ``trainer`` node, which holds plain arguments of Lightning's ``Trainer``."""
-    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
-    accepted = [name for name in inspect.signature(pl.Trainer).parameters if name not in _RESERVED]
-    for key in options:
-        if key in _INTERVALS:
-            raise ConfigError(f"trainer.{key}: use every.validation, the steps between validations")
-        if key not in accepted:
-            raise ConfigError(
-                f"trainer.{key}: not an argument of Lightning's Trainer that a config may set; "
-                f"it accepts {', '.join(accepted)}"
-            )
-    for key in ("max_steps", "max_epochs"):
-        if key in options and type(options[key]) is not int:
-            raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
-    if options.get("limit_train_batches", 1) == 0:
-        raise ConfigError("trainer.limit_train_batches: 0 leaves nothing to train with")
-    if "max_steps" not in options and "max_epochs" not in options:
-        raise ConfigError("trainer: set max_steps (optimiser steps) or max_epochs")
-    return options

@@ -8,12 +8,12 @@ import torch
 from omegaconf import DictConfig
 
 from ldm.cli.app import say
+from ldm.experiment import trainer_options
 from ldm.load.init_from import InitFrom
 from ldm.load.model import inline_pretrained
 from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.run import begin, build, open_run, train
 from ldm.training.run_folder import RunFolder
-from ldm.training.trainer import trainer_options
 
 
 def run(options: argparse.Namespace) -> None:

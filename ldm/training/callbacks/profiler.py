@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch.profiler import ProfilerActivity, profile
 
-from ldm.errors import ConfigError
 from ldm.files import write_atomically
 
 _ROWS = 40
@@ -91,29 +89,3 @@ class ProfileSteps(pl.Callback):
         write_atomically(table, lambda file: file.write(text.encode()))
         count = trainer.global_step - self._first
         logger.info("profile of %d steps: %s (Perfetto opens it) and %s", count, trace, table)
-
-
-def profile_options(value: Any) -> dict[str, int] | None:
-    """The checked node ``profile`` of a config: None, a bool, or ``start`` and ``steps``.
-
-    Returns:
-        Arguments of ``ProfileSteps``; None if nothing is to be profiled.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if value is None or value is False:
-        return None
-    if value is True:
-        return {}
-    lowest = {"start": 0, "steps": 1}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"profile: expected true, false or start and steps, got {value!r}")
-    for key, number in value.items():
-        if key not in lowest:
-            raise ConfigError(f"profile.{key}: unknown; it accepts start, steps")
-        if type(number) is not int or number < lowest[key]:
-            raise ConfigError(
-                f"profile.{key}: expected a number of steps from {lowest[key]}, got {number!r}"
-            )
-    return dict(value)

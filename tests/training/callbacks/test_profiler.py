@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 
 from ldm.config import load_config
 from ldm.errors import ConfigError
-from ldm.training.callbacks.profiler import ProfileSteps, profile_options
+from ldm.experiment import profile_options
+from ldm.training.callbacks.profiler import ProfileSteps
 from tests.training.clock import Clock, SlowData, SlowTask
 
 

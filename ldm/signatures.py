@@ -1,0 +1,217 @@
+"""Which arguments a callable takes, read from its source instead of importing it.
+
+An import of PyTorch or Lightning costs seconds, a misspelt key should not. Said is only what the
+source says beyond doubt; where decorators, metaclasses, generated code or conditions may have a
+say, nothing is, and whoever builds the object finds out.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import pkgutil
+from collections.abc import Iterator, Sequence
+from inspect import Parameter
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = __name__.partition(".")[0]
+_INERT = {"_defaults_from_env_vars", "runtime_checkable", "final", "no_grad", "inference_mode"}
+"""Decorators that leave the signature as it is."""
+_BARE = {"object", "ABC", "Generic"}
+"""Bases that bring no constructor."""
+_Definition = ast.ClassDef | ast.FunctionDef
+
+
+class AbsentError(LookupError):
+    """This package has no such name.
+
+    Attributes:
+        name: the dotted name, up to where it leads nowhere.
+        names: what it could have been.
+    """
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(name)
+        self.name, self.names = name, names
+
+
+class _UnclearError(Exception):
+    """The source alone does not tell."""
+
+
+def parameters(name: str) -> list[Parameter] | None:
+    """The parameters of the callable with this dotted name; of defaults only that there is one.
+
+    Returns:
+        As ``inspect.signature`` would list them, or None where the source leaves doubt.
+
+    Raises:
+        AbsentError: it would be in this package, which does not have it.
+    """
+    try:
+        module, definition = _located(name)
+        if isinstance(definition, ast.ClassDef):
+            return _constructor(module, definition)
+        return _arguments(definition)
+    except _UnclearError:
+        return None
+
+
+def _located(name: str) -> tuple[Path, _Definition]:
+    """The class or function that a dotted name leads to, and the module that defines it."""
+    first, *rest = name.split(".")
+    file = _module(first)
+    while rest and (inner := _inner(file, rest[0])):
+        file = inner
+        del rest[0]
+    if first == _PACKAGE and rest and not _names(file).keys() & {rest[0], "*", "__getattr__"}:
+        modules = pkgutil.iter_modules([str(file.parent)] if file.stem == "__init__" else [])
+        public = [key for key in _names(file) if not key.startswith("_")]
+        absent = name.removesuffix(".".join(["", *rest[1:]]))
+        raise AbsentError(absent, [*public, *(module.name for module in modules)])
+    if len(rest) != 1:  # a module, or of a class
+        raise _UnclearError
+    return _definition(file, rest[0])
+
+
+def _definition(file: Path, name: str, hops: int = 8) -> tuple[Path, _Definition]:
+    """The class or function that a module calls so, followed through imports."""
+    statement = _names(file).get(name)
+    if "*" in _names(file):  # may replace it
+        raise _UnclearError
+    if isinstance(statement, _Definition):
+        return file, statement
+    if not isinstance(statement, ast.ImportFrom) or statement.level or not hops:
+        raise _UnclearError
+    (original,) = (a.name for a in statement.names if (a.asname or a.name) == name)
+    return _definition(_module(str(statement.module)), original, hops - 1)
+
+
+def _module(name: str) -> Path:
+    first, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        spec = None
+    file = Path(str(spec.origin)) if spec is not None else None
+    for part in rest:
+        file = file and _inner(file, part)
+    if file is None or file.suffix != ".py":
+        raise _UnclearError
+    return file
+
+
+def _inner(file: Path, name: str) -> Path | None:
+    """The module of this name, if ``file`` is a package that has one."""
+    files = (file.with_name(name) / "__init__.py", file.with_name(f"{name}.py"))
+    return next((f for f in files if f.is_file()), None) if file.name == "__init__.py" else None
+
+
+@functools.cache
+def _names(file: Path) -> dict[str, ast.stmt | None]:
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _UnclearError from error
+    names: dict[str, ast.stmt | None] = {}
+    for name, statement in _bindings(body):
+        names[name] = None if name in names else statement
+    return names
+
+
+def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
+    for statement in body:
+        plain = isinstance(statement, _Definition | ast.Import | ast.ImportFrom)
+        for node in (statement,) if plain else ast.walk(statement):
+            if isinstance(node, _Definition | ast.AsyncFunctionDef):
+                yield node.name, statement if plain else None
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                for alias in node.names:
+                    name = alias.asname or alias.name.partition(".")[0]
+                    yield name, statement if plain else None
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id, None
+
+
+def _arguments(function: ast.FunctionDef) -> list[Parameter]:
+    given = function.args
+    if given.posonlyargs or {_word(d) for d in function.decorator_list} - _INERT:
+        raise _UnclearError
+    defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
+    result = [_parameter(a, d) for a, d in zip(given.args, defaults, strict=True)]
+    if given.vararg:
+        result.append(Parameter(given.vararg.arg, Parameter.VAR_POSITIONAL))
+    for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        result.append(_parameter(argument, default).replace(kind=Parameter.KEYWORD_ONLY))
+    if given.kwarg:
+        result.append(Parameter(given.kwarg.arg, Parameter.VAR_KEYWORD))
+    return result
+
+
+def _constructor(module: Path, node: ast.ClassDef) -> list[Parameter]:
+    """The parameters of a class: those of its ``__init__``, its fields, or those of its base."""
+    own = dict(_bindings(node.body))
+    init = own.get("__init__")
+    decorators = {_word(d) for d in node.decorator_list}
+    if node.keywords or "__new__" in own or decorators - {"dataclass", *_INERT}:
+        raise _UnclearError
+    if isinstance(init, ast.FunctionDef):
+        return _arguments(init)[1:]
+    if "__init__" in own:
+        raise _UnclearError
+    if "dataclass" in decorators:
+        return list(_fields(module, node).values())
+    bases = [base for base in node.bases if _word(base) not in _BARE]
+    if len(bases) > 1:
+        raise _UnclearError
+    return _constructor(*_base(module, bases[0])) if bases else []
+
+
+def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
+    """What the constructor of a dataclass takes; of another class, what its bases pass on."""
+    fields: dict[str, Parameter] = {}
+    for base in reversed(node.bases):
+        if _word(base) not in {"Protocol", *_BARE}:
+            fields |= _fields(*_base(module, base))
+    made = [d for d in node.decorator_list if _word(d) == "dataclass"]
+    if "init" in _keywords(*made):
+        raise _UnclearError
+    for statement in node.body if made else ():
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        name, kind, value = statement.target.id, _word(statement.annotation), statement.value
+        given = _keywords(value) if _word(value) == "field" else {"default"} if value else set()
+        if kind == "KW_ONLY" or "init" in given or isinstance(statement.annotation, ast.Constant):
+            raise _UnclearError
+        if kind != "ClassVar":
+            optional = name in fields or bool(given & {"default", "default_factory"})
+            fields[name] = _parameter(ast.arg(name), optional or None)
+    return fields
+
+
+def _base(module: Path, base: ast.expr) -> tuple[Path, ast.ClassDef]:
+    base = base.value if isinstance(base, ast.Subscript) else base
+    if isinstance(base, ast.Name):
+        module, definition = _definition(module, base.id)
+        if isinstance(definition, ast.ClassDef):
+            return module, definition
+    raise _UnclearError
+
+
+def _parameter(argument: ast.arg, default: object) -> Parameter:
+    value = Parameter.empty if default is None else default
+    return Parameter(argument.arg, Parameter.POSITIONAL_OR_KEYWORD, default=value)
+
+
+def _word(node: Any) -> str:
+    """``dataclass`` of ``@dataclasses.dataclass(frozen=True)``; nothing where there is no name."""
+    while isinstance(node, ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return str(getattr(node, "id", getattr(node, "attr", "")))
+
+
+def _keywords(*nodes: Any) -> set[str | None]:
+    """Of calls: what they are given by name."""
+    return {k.arg for node in nodes if isinstance(node, ast.Call) for k in node.keywords}
