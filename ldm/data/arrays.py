@@ -14,9 +14,9 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.folder import Enlargement, FolderItems, check_choice, split_files
-from ldm.data.framing import Framing
-from ldm.data.listing import find_classes, list_folder
+from ldm.data.framing import Enlargement, checked_framing
+from ldm.data.items import ReadableItems, check_choice
+from ldm.data.listing import find_classes, list_folder, split_files
 from ldm.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -41,18 +41,9 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         outside: what values outside ``value_range`` do: clip them, or error.
         fill: value, in units of the arrays, that replaces NaN and infinity; None makes them an
             error.
-        split: train, validation or all. See ``folder_listing.choose_split``.
-        validation_fraction: share of the files that are held out for validation.
-        seed: seed of split, crop and flip.
-        resize: shorter side before the crop; None = the smallest that covers the crop; "keep" =
-            the array's own.
-        crop: center or random.
-        crop_scale: bounds of the side of a random crop before it is resized, relative to the
-            largest crop; see ``ldm.data.Framing``.
+        split, validation_fraction, seed, resize, crop, crop_scale, flip, classes, num_classes: as
+            in ``ldm.data.ImageFolder``.
         interpolation: area, bilinear (anti-aliased) or nearest.
-        flip: probability of a horizontal mirror image.
-        classes: folder (first-level sub-folders, sorted), none, or auto.
-        num_classes: how many classes there must be; None accepts any number.
         broken: what an unreadable file does: skip = warn once per file (and worker) and take
             the next readable one instead, error = raise. Readable arrays of a wrong shape or with
             values that may not be are always an error.
@@ -86,9 +77,9 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         broken: str = "skip",
         small: str = "upscale",
     ) -> None:
-        check_choice("layout", layout, ("hwc", "chw"))
-        check_choice("outside", outside, ("clip", "error"))
-        check_choice("interpolation", interpolation, tuple(_INTERPOLATIONS))
+        check_choice("folder", "layout", layout, ("hwc", "chw"))
+        check_choice("folder", "outside", outside, ("clip", "error"))
+        check_choice("folder", "interpolation", interpolation, tuple(_INTERPOLATIONS))
         self.root = Path(root).expanduser()
         if len(value_range) != 2 or not value_range[0] < value_range[1]:
             raise DataError(
@@ -97,23 +88,25 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         self.channels, self.layout = channels, layout
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.outside, self.fill = outside, fill
-        height, width = (size, size) if isinstance(size, int) else size
-        try:
-            self.framing = Framing(height, width, resize, crop, flip, crop_scale, interpolation)
-        except ValueError as error:
-            raise DataError(f"array folder '{self.root}': {error}") from None
+        self.framing = checked_framing(
+            f"array folder '{self.root}'",
+            size,
+            resize=resize,
+            crop=crop,
+            flip=flip,
+            crop_scale=crop_scale,
+            interpolation=interpolation,
+        )
         self._enlargement = Enlargement(self.framing, small)
         found = list_folder(self.root, (".npy",), "array").images
-        files = split_files(self.root, found, split, validation_fraction, seed)
-        self._items = FolderItems(self.root, files, open_array, broken, seed)
+        self.files = split_files(self.root, found, split, validation_fraction, seed)
+        what = f"folder '{self.root}'"
+        self._items = ReadableItems(what, len(self.files), self._read, broken, seed)
         self.classes = find_classes(self.root, found, classes, num_classes)
         self._class_ids = {name: i for i, name in enumerate(self.classes)}
-        self._channels_first(*self._items[0])  # a wrong option shows before training begins
-
-    @property
-    def files(self) -> list[str]:
-        """Paths of the arrays of this split below ``root``, as POSIX paths."""
-        return self._items.files
+        first, stored = self._items[0]
+        # a wrong option shows before training begins
+        self._channels_first(self.files[first], stored)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -123,7 +116,8 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         self._items.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        file, stored = self._items[index]
+        used, stored = self._items[index]
+        file = self.files[used]
         array = self._channels_first(file, stored)
         height, width = array.shape[1:]
         self._enlargement.check(self.root / file, width, height)
@@ -136,6 +130,9 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         if self.classes:
             entries["class_label"] = self._class_ids[file.split("/", 1)[0]]
         return entries
+
+    def _read(self, index: int) -> Array:
+        return open_array(self.root / self.files[index])
 
     def _channels_first(self, file: str, array: Array) -> Array:
         """A view (C, H, W) of an array whose shape is checked."""

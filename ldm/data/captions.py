@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.data.framing import Uniform
+from ldm.data.items import Uniform
 from ldm.data.listing import METADATA, Listing
 from ldm.errors import DataError
 

@@ -1,21 +1,26 @@
-"""Framing of a photograph: resize, crop, flip, and the way to a tensor in [-1, 1].
+"""From a photograph to the tensor that a model sees: resize, crop, mirror, scale to [-1, 1].
 
-Taking one cut out of an image and of what belongs to it: maps, masks, smaller copies.
+A ``Framing`` is the recipe. For one image it draws a ``Cut``, the part that becomes the result, and
+``take`` takes it out of the image and of all that belongs to it: label maps, masks, smaller copies.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-Uniform = Callable[[], float]
+from ldm.data.items import Uniform, check_choice
+from ldm.errors import DataError
 
 KEEP = "keep"
 """Value of ``resize`` that cuts the crop out of the image as it is."""
@@ -27,6 +32,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,33 +140,14 @@ class Framing:
             top = min(int(v * (height - cut_height + 1)), height - cut_height)
         return Cut(left, top, cut_width, cut_height, mirror < self.flip)
 
-    def __call__(self, image: Image.Image, uniform: Uniform) -> Image.Image:
-        """Frame an image; ``uniform`` gives the draws as for ``cut``.
+    def __call__(self, image: Image.Image, uniform: Uniform, antialias: bool = True) -> Image.Image:
+        """Frame an image; ``uniform`` gives the draws as for ``cut``, ``antialias`` is ``take``'s.
 
         Cropping and resizing are one step; the crop starts at a whole pixel, so an image that
         needs no resizing is copied exactly. Colours are weighted by alpha where there is one.
         """
         cut = self.cut(*image.size, uniform)
-        box = (cut.left, cut.top, cut.left + cut.width, cut.top + cut.height)
-        if (cut.width, cut.height) == (self.width, self.height):
-            left, top, right, bottom = (int(edge) for edge in box)
-            framed = image.crop((left, top, right, bottom))
-        else:
-            filter_ = _FILTERS[self.interpolation]
-            framed = image.resize((self.width, self.height), filter_, box=box)
-        return framed.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.mirror else framed
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """An image with values in [0, 255] as float (C, H, W) in [-1, 1].
-
-    Args:
-        image: of mode L (C = 1), RGB (3), RGBA (4), or F (1), whose fractions are kept.
-    """
-    pixels = torch.from_numpy(np.array(image))
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    # Cubic interpolation of fractions overshoots; that of bytes is clipped by Pillow.
-    return pixels.float().div_(127.5).sub_(1).clamp_(-1, 1).contiguous()
+        return take(image, cut, (self.height, self.width), self.interpolation, antialias)
 
 
 def make_framing(
@@ -173,6 +161,64 @@ def make_framing(
     """A ``Framing`` for ``size``, the side of a square or (height, width), in pixels."""
     height, width = (size, size) if isinstance(size, int) else size
     return Framing(height, width, resize, crop, flip, crop_scale, interpolation)
+
+
+def checked_framing(what: str, size: int | Sequence[int], **options: Any) -> Framing:
+    """As ``make_framing``, for a data set.
+
+    Args:
+        what: which data set it is, for messages.
+        size: side of a square or (height, width), in pixels.
+        **options: of ``Framing``.
+
+    Raises:
+        DataError: the options do not go together.
+    """
+    try:
+        return make_framing(size, **options)
+    except ValueError as error:
+        raise DataError(f"{what}: {error}") from None
+
+
+class Enlargement:
+    """What happens to an image that is smaller than its crop.
+
+    Args:
+        framing: the crop.
+        policy: upscale = enlarge it, with one warning, or error = raise.
+    """
+
+    def __init__(self, framing: Framing, policy: str) -> None:
+        check_choice("folder", "small", policy, ("upscale", "error"))
+        self._framing, self._policy = framing, policy
+        self._warned = False
+
+    def check(self, path: str | Path, width: int, height: int) -> None:
+        """Warn of an image of this size, or refuse it, if it must be enlarged."""
+        scale = self._framing.scale(width, height)
+        if scale <= 1:
+            return
+        message = (
+            f"image '{path}' of {width} x {height} pixels is smaller than the crop and must be "
+            f"enlarged {scale:.2f} times"
+        )
+        if self._policy == "error":
+            raise DataError(f"{message}: remove it, lower size or set small=upscale")
+        if not self._warned:
+            self._warned = True
+            _log.warning("%s; further ones are enlarged without a word", message)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An image with values in [0, 255] as float (C, H, W) in [-1, 1].
+
+    Args:
+        image: of mode L (C = 1), RGB (3), RGBA (4), or F (1), whose fractions are kept.
+    """
+    pixels = torch.from_numpy(np.array(image))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    # Cubic interpolation of fractions overshoots; that of bytes is clipped by Pillow.
+    return pixels.float().div_(127.5).sub_(1).clamp_(-1, 1).contiguous()
 
 
 def random_side(cut: Framing, width: int, height: int) -> Framing:
@@ -217,7 +263,7 @@ def take(
         x0, y0, x1, y1 = (int(edge) for edge in box)
         part = image.crop((x0, y0, x1, y1))
     else:
-        part = image.resize((width, height), _resampling(interpolation), box=box)
+        part = image.resize((width, height), _FILTERS[interpolation], box=box)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.mirror else part
 
 
@@ -230,8 +276,3 @@ def snap(cut: Cut, factor: int) -> Cut:
 
 def _whole(box: tuple[float, float, float, float]) -> bool:
     return all(float(edge).is_integer() for edge in box)
-
-
-def _resampling(interpolation: str) -> Image.Resampling:
-    name = "BOX" if interpolation == "area" else interpolation.upper()
-    return Image.Resampling[name]

@@ -1,10 +1,9 @@
-"""Items that are read when asked for: broken ones are passed over, draws repeat.
+"""Items that are read when they are asked for.
 
-The epoch of a data set, which its draws depend on.
-
-How many samples were left out, and why: counted over all workers of a loader.
-
-Items of another data set, each with a generator for what is made of it.
+A data set that meets a broken file in the middle of a night takes the next item instead, counts
+it, and goes on (``next_usable``, ``Skips``). Random numbers depend on (seed, epoch, index) only,
+so that a resumed run repeats its crops with any number of workers (``ItemDraws``).
+``ReadableItems`` has both for files; ``WrappedItems`` for data sets that are made of another one.
 """
 
 from __future__ import annotations
@@ -17,8 +16,67 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from ldm.data.framing import Uniform
 from ldm.errors import DataError
+
+T = TypeVar("T")
+Uniform = Callable[[], float]
+"""Gives random numbers in [0, 1), one a call."""
+
+UNREADABLE = "unreadable"
+EMPTY_CAPTION = "empty caption"
+REFUSED = "refused by its data set"
+
+_WRAPPED = 1
+"""Purpose of the draws of ``WrappedItems``, should both data sets have the same seed."""
+_ROWS = 256
+_ALWAYS = 5
+"""So many messages of a kind are logged by each worker; then only the 10th, 100th, ..."""
+
+_log = logging.getLogger(__name__)
+
+
+def check_choice(what: str, name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse the value of an option that is not a known one.
+
+    Args:
+        what: whose option it is, for the message.
+        name: of the option.
+        value: that was given.
+        known: those that there are.
+
+    Raises:
+        DataError: the value is none of them.
+    """
+    if value not in known:
+        raise DataError(f"{what}: {name} '{value}' is not one of {', '.join(known)}")
+
+
+def next_usable(
+    index: int, count: int, read: Callable[[int], T | None], complaint: Callable[[], str]
+) -> tuple[int, T]:
+    """The item at an index or, if it cannot be used, the next one that can, and round again.
+
+    Args:
+        index: which.
+        count: number of items.
+        read: gives an item; None: it cannot be used, which ``read`` has counted.
+        complaint: what to say if not one can be used.
+
+    Returns:
+        The index that was used, and the item.
+
+    Raises:
+        IndexError: there is no such index.
+        DataError: not one item can be used.
+    """
+    if not 0 <= index < count:
+        raise IndexError(f"item {index} of a set of {count}")
+    for step in range(count):
+        used = (index + step) % count
+        value = read(used)
+        if value is not None:
+            return used, value
+    raise DataError(complaint())
 
 
 class SharedEpoch:
@@ -44,11 +102,28 @@ class SharedEpoch:
             self._own = epoch
 
 
-_ROWS = 256
-_ALWAYS = 5
-"""So many messages of a kind are logged by each worker; then only the 10th, 100th, ..."""
+class ItemDraws:
+    """Random numbers for items, which depend on (seed, epoch, index) only.
 
-_log = logging.getLogger(__name__)
+    Args:
+        seed: seed of the draws.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._epoch = seed, SharedEpoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the items new draws, also in running workers."""
+        self._epoch.set(epoch)
+
+    def draws(self, index: int) -> Uniform:
+        """Source of random numbers in [0, 1) for an item."""
+        return self.generator(index).random
+
+    def generator(self, index: int, purpose: int = 0) -> np.random.Generator:
+        """Generator for an item; other purposes draw other numbers."""
+        key = (self._seed, int(self._epoch), index)
+        return np.random.default_rng((*key, purpose) if purpose else key)
 
 
 class Skips:
@@ -87,17 +162,8 @@ class Skips:
         return {reason: int(n) for reason, n in zip(self.reasons, totals, strict=True) if n}
 
 
-T = TypeVar("T")
-
-UNREADABLE = "unreadable"
-EMPTY_CAPTION = "empty caption"
-
-
-class ReadableItems(Generic[T]):
-    """Items by index, and random numbers that repeat.
-
-    The numbers for an item depend on (seed, epoch, index) only, so that a resumed run repeats its
-    crops with any number of workers.
+class ReadableItems(ItemDraws, Generic[T]):
+    """Items by index, of which some may be unreadable, and their draws.
 
     Args:
         what: of what set they are, for messages.
@@ -114,69 +180,47 @@ class ReadableItems(Generic[T]):
     def __init__(
         self, what: str, count: int, read: Callable[[int], T], broken: str, seed: int
     ) -> None:
-        if broken not in ("skip", "error"):
-            raise DataError(f"{what}: broken '{broken}' is not one of skip, error")
+        super().__init__(seed)
+        check_choice(what, "broken", broken, ("skip", "error"))
         if count < 1:
             raise DataError(f"{what} is empty")
         self.broken: set[int] = set()
         self.skips = Skips([UNREADABLE, EMPTY_CAPTION])
         self._what, self._count, self._read = what, count, read
-        self._skip, self._seed = broken == "skip", seed
-        self._first = ""
-        self._epoch = SharedEpoch()
+        self._skip, self._first = broken == "skip", ""
 
     def __len__(self) -> int:
         return self._count
 
-    def set_epoch(self, epoch: int) -> None:
-        """Give the items new draws, also in running workers."""
-        self._epoch.set(epoch)
-
-    def draws(self, index: int) -> Uniform:
-        """Source of random numbers in [0, 1) for an item."""
-        return self.generator(index).random
-
-    def generator(self, index: int, purpose: int = 0) -> np.random.Generator:
-        """Generator for an item; other purposes draw other numbers."""
-        key = (self._seed, int(self._epoch), index)
-        return np.random.default_rng((*key, purpose) if purpose else key)
-
     def __getitem__(self, index: int) -> tuple[int, T]:
         """The index of the item or, if it is broken, of the next readable one, and its content."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"item {index} of a set of {self._count}")
-        for step in range(self._count):
-            used = (index + step) % self._count
-            if used in self.broken:
-                continue
-            try:
-                value = self._read(used)
-            except DataError as error:
-                if not self._skip:
-                    raise
-                self._note(used, error)
-                continue
-            if step:
-                self.skips.add(UNREADABLE)
-            return used, value
-        raise DataError(
+        used, value = next_usable(index, self._count, self._usable, self._complaint)
+        if used != index:
+            self.skips.add(UNREADABLE)
+        return used, value
+
+    def _usable(self, index: int) -> T | None:
+        if index in self.broken:
+            return None
+        try:
+            return self._read(index)
+        except DataError as error:
+            if not self._skip:
+                raise
+            self.broken.add(index)
+            self._first = self._first or str(error)
+            number = len(self.broken)
+            _log.warning("%s; the next one is used instead (%d so far)", error, number)
+            return None
+
+    def _complaint(self) -> str:
+        return (
             f"{self._what}: not one of {self._count} images is readable; the first: {self._first}"
         )
 
-    def _note(self, index: int, error: DataError) -> None:
-        self.broken.add(index)
-        self._first = self._first or str(error)
-        _log.warning("%s; the next one is used instead (%d so far)", error, len(self.broken))
 
-
-REFUSED = "refused by its data set"
-
-_PURPOSE = 1
-"""Numbers of their own, should both data sets have the same seed."""
-
-
-class WrappedItems:
-    """Items of a data set of images, and random numbers of (seed, epoch, index).
+class WrappedItems(ItemDraws):
+    """Items of a data set of images, each with a generator for what is made of it.
 
     Args:
         images: data set whose items are dicts with ``image`` float (C, H, W) in [-1, 1].
@@ -189,22 +233,23 @@ class WrappedItems:
     """
 
     def __init__(self, images: Dataset[dict[str, Any]], seed: int, refused: str = "error") -> None:
+        super().__init__(seed)
         name = type(images).__name__
         if isinstance(images, IterableDataset) or not isinstance(images, Sized):
             raise DataError(f"{name} has no items by number: it is no data set of single images")
-        if refused not in ("error", "skip"):
-            raise DataError(f"{name}: refused '{refused}' is not one of error, skip")
-        self.images, self._name = images, name
+        check_choice(name, "refused", refused, ("error", "skip"))
+        if not len(images):
+            raise DataError(f"{name} is empty")
+        self.images, self._name, self._count = images, name, len(images)
         self.skips = Skips([REFUSED])
         self._skip, self._refused, self._first = refused == "skip", set[int](), ""
-        self._items = ReadableItems(name, len(images), images.__getitem__, "error", seed)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count
 
     def set_epoch(self, epoch: int) -> None:
         """Give generators, and the images if they draw, new numbers, also in running workers."""
-        self._items.set_epoch(epoch)
+        super().set_epoch(epoch)
         if hasattr(self.images, "set_epoch"):
             self.images.set_epoch(epoch)
 
@@ -214,24 +259,23 @@ class WrappedItems:
         Raises:
             DataError: all are refused, or the item has no image.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of a set of {len(self)}")
-        for step in range(len(self)):
-            used = (index + step) % len(self)
-            if used in self._refused:
-                continue
-            try:
-                _, entries = self._items[used]
-            except DataError as error:
-                if not self._skip:
-                    raise
-                self._refused.add(used)
-                self._first = self._first or str(error)
-                self.skips.add(REFUSED, str(error))
-                continue
-            if getattr(entries.get("image"), "ndim", 0) != 3:
-                raise DataError(f"item {used} of {self._name} has no 'image' (C, H, W)")
-            return entries, self._items.generator(index, _PURPOSE)
-        raise DataError(
-            f"{self._name} refuses all of its {len(self)} items; the first: {self._first}"
-        )
+        used, entries = next_usable(index, self._count, self._usable, self._complaint)
+        if getattr(entries.get("image"), "ndim", 0) != 3:
+            raise DataError(f"item {used} of {self._name} has no 'image' (C, H, W)")
+        return entries, self.generator(index, _WRAPPED)
+
+    def _usable(self, index: int) -> dict[str, Any] | None:
+        if index in self._refused:
+            return None
+        try:
+            return self.images[index]
+        except DataError as error:
+            if not self._skip:
+                raise
+            self._refused.add(index)
+            self._first = self._first or str(error)
+            self.skips.add(REFUSED, str(error))
+            return None
+
+    def _complaint(self) -> str:
+        return f"{self._name} refuses all of its {self._count} items; the first: {self._first}"

@@ -1,6 +1,7 @@
-"""What a folder of images holds: files, classes, and which split a file belongs to.
+"""What a folder of images holds: files and classes, which split a file belongs to, lists of files.
 
-Images that a text file lists, one a line.
+A file belongs to training or validation by the hash of its path, so that files that are added to a
+folder move no others. ``FileList`` is the source of images that a text file lists.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.data.framing import Uniform
 from ldm.data.image_io import EXTENSIONS, read_image
+from ldm.data.items import Uniform, check_choice
 from ldm.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -45,12 +46,7 @@ def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = 
     """
     if not root.is_dir():
         raise DataError(f"{what} folder '{root}' does not exist: set root to a folder of {what}s")
-    found: dict[str, list[str]] = {
-        "images": [],
-        "texts": [],
-        "metadata": [],
-        "tables": [],
-    }
+    found: dict[str, list[str]] = {"images": [], "texts": [], "metadata": [], "tables": []}
     for relative in _walk(root):
         suffix = PurePosixPath(relative).suffix.lower()
         if suffix in extensions:
@@ -67,6 +63,33 @@ def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = 
             "(nested folders are read, archives must be unpacked first)"
         )
     return Listing(**{name: sorted(paths) for name, paths in found.items()})
+
+
+def split_files(
+    root: Path, files: Sequence[str], split: str, fraction: float, seed: int
+) -> list[str]:
+    """The files of a split; see ``choose_split``.
+
+    Args:
+        root: the folder, for messages.
+        files: paths below it.
+        split: train, validation or all.
+        fraction: share of the files that are held out for validation.
+        seed: of the choice.
+
+    Raises:
+        DataError: the split is unknown or empty.
+    """
+    check_choice("folder", "split", split, ("train", "validation", "all"))
+    if not 0 <= fraction < 1:
+        raise DataError(f"validation_fraction {fraction} is not within 0 to 1")
+    chosen = choose_split(files, split, fraction, seed)
+    if not chosen:
+        raise DataError(
+            f"folder '{root}': the {split} split of {len(files)} images is empty at "
+            f"validation_fraction={fraction}: add images or set split=all"
+        )
+    return [files[i] for i in chosen]
 
 
 def choose_split(images: Sequence[str], split: str, fraction: float, seed: int) -> list[int]:
@@ -100,8 +123,7 @@ def find_classes(
     Raises:
         DataError: there are no classes where there must be, or of another number.
     """
-    if mode not in ("auto", "folder", "none"):
-        raise DataError(f"folder: classes '{mode}' is not one of auto, folder, none")
+    check_choice("folder", "classes", mode, ("auto", "folder", "none"))
     names = _class_folders(root, images, mode)
     if count is not None and len(names) != count:
         raise DataError(
@@ -143,8 +165,35 @@ def _hash(path: str, seed: int) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-class FileList:
-    """A source (``ldm.data.datasets.base``) of listed files below a folder.
+class FileSource:
+    """What the sources of image files below a folder share; see ``ldm.data.ImageSource``.
+
+    Args:
+        root: the folder.
+        files: paths below it.
+    """
+
+    def __init__(self, root: Path, files: Sequence[str]) -> None:
+        self.root, self.files = root, list(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Path of a file."""
+        return str(self.root / self.files[index])
+
+    def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+        """The image and its stored size; see ``ldm.data.image_io.read_image``."""
+        return read_image(self.root / self.files[index], at_least)
+
+    def entries(self, _index: int, _uniform: Uniform) -> dict[str, Any]:
+        """Nothing more is known of them."""
+        return {}
+
+
+class FileList(FileSource):
+    """A source (``ldm.data.ImageSource``) of listed files below a folder.
 
     Args:
         root: the folder.
@@ -167,27 +216,16 @@ class FileList:
         num_classes: int | None = None,
         source: str = "",
     ) -> None:
-        self.root = Path(root).expanduser()
         lines = read_list(files, source)
         self.labels: list[int] | None = None
         if labels:
             pairs = [_split(line, f"'{files}' line {n}", num_classes) for n, line in lines]
-            self.files = [path for path, _ in pairs]
+            listed = [path for path, _ in pairs]
             self.labels = [label for _, label in pairs]
         else:
-            self.files = [line.lstrip("/") for _, line in lines]
+            listed = [line.lstrip("/") for _, line in lines]
+        super().__init__(Path(root).expanduser(), listed)
         check_first(self.root, self.files, f"list '{files}'")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.root / self.files[index])
-
-    def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-        """The image; see ``ldm.data.image_io.read_image``."""
-        return read_image(self.root / self.files[index], at_least)
 
     def entries(self, index: int, _uniform: Uniform) -> dict[str, Any]:
         """``class_label``, if the list has them."""

@@ -17,12 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.folder import Enlargement, split_files
-from ldm.data.framing import Cut, Framing, snap, take, to_tensor
+from ldm.data.framing import Cut, Enlargement, Framing, snap, take, to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.items import ReadableItems, Skips
 from ldm.data.label_maps import check_label_map, read_label_map
-from ldm.data.listing import check_first, list_folder, read_list
+from ldm.data.listing import check_first, list_folder, read_list, split_files
 from ldm.errors import DataError
 
 NO_CLASS = -1
@@ -188,7 +187,7 @@ class PairedFolder(Dataset[dict[str, Any]]):
         partners: by the name of the entry, where the partners lie; see ``ldm.data.paired``.
         framing: how image and partners are framed.
         files: a text file with the path of an image below ``root`` on each line; None: all.
-        split: train, validation or all; see ``folder_listing.choose_split``.
+        split: train, validation or all; see ``ldm.data.listing.choose_split``.
         validation_fraction: share of the files that are held out for validation.
         seed: of the split, the random crops and flips.
         broken: what an unreadable pair does: skip = warn once per pair (and worker) and take the

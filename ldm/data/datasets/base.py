@@ -1,22 +1,24 @@
-"""Images of any source, framed: what the recipes for known data sets share."""
+"""Images of any source, framed: what folders of images and the published data sets share."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm.data.captions import Tokenizer
-from ldm.data.folder import Enlargement
-from ldm.data.framing import Framing, Uniform, take, to_tensor
-from ldm.data.items import ReadableItems, Skips
+from ldm.data.framing import Enlargement, Framing, to_tensor
+from ldm.data.items import ReadableItems, Skips, Uniform
 from ldm.errors import DataError
 
 
 class ImageSource(Protocol):
-    """Where images come from: a list of files, an archive, a database."""
+    """Where images come from: a folder, a list of files, an archive, a database.
+
+    Besides, it may have ``classes``, the names of the classes by id, and ``what``, which messages
+    call the whole; else that is the name of its class.
+    """
 
     def __len__(self) -> int:
         """Number of images."""
@@ -38,7 +40,7 @@ class ImageSource(Protocol):
 class FramedImages(Dataset[dict[str, Any]]):
     """Images of a source, resized, cropped and perhaps mirrored.
 
-    Each item is a dict of ``image`` float (3, H, W) in [-1, 1], what the source knows of it, and
+    Each item is a dict of ``image`` float (C, H, W) in [-1, 1], what the source knows of it, and
     with a tokenizer ``tokens`` long (L,). Crops, flips and choices depend on (seed, epoch, index).
 
     Args:
@@ -73,7 +75,8 @@ class FramedImages(Dataset[dict[str, Any]]):
         self.source, self.framing, self.antialias = source, framing, antialias
         self.tokenizer = tokenizer
         self._enlargement = Enlargement(framing, small)
-        self._items = ReadableItems(type(source).__name__, len(source), self._read, broken, seed)
+        what = getattr(source, "what", type(source).__name__)
+        self._items = ReadableItems(what, len(source), self._read, broken, seed)
 
     @property
     def skips(self) -> Skips:
@@ -94,12 +97,9 @@ class FramedImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         used, (image, (width, height)) = self._items[index]
-        self._enlargement.check(Path(self.source.name(used)), width, height)
+        self._enlargement.check(self.source.name(used), width, height)
         uniform = self._items.draws(index)
-        framing = self.framing
-        cut = framing.cut(*image.size, uniform)
-        size = (framing.height, framing.width)
-        framed = take(image, cut, size, framing.interpolation, self.antialias)
+        framed = self.framing(image, uniform, self.antialias)
         entries = {"image": to_tensor(framed), **self.source.entries(used, uniform)}
         if self.tokenizer is not None:
             if "caption" not in entries:

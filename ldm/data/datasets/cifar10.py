@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldm.data.framing import Uniform
 from ldm.data.image_io import EXTENSIONS, decode_image
+from ldm.data.items import Uniform, check_choice
 from ldm.data.shards.tar import list_members
 from ldm.errors import DataError
 
@@ -43,8 +43,7 @@ class Cifar10:
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = Path(root).expanduser()
-        if split not in _BATCHES:
-            raise DataError(f"CIFAR-10: split '{split}' is not one of train, test")
+        check_choice("CIFAR-10", "split", split, tuple(_BATCHES))
         places = [self.root / place for place in _PLACES]
         folder = next((f for f in places if (f / _BATCHES[split][0]).is_file()), None)
         self._records, self._members = None, []

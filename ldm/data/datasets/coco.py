@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ldm.data.framing import Uniform
-from ldm.data.image_io import read_image
+from ldm.data.captions import choose_caption
+from ldm.data.items import Uniform
 from ldm.data.layouts.boxes import Box, BoxFilter, BoxTable
-from ldm.data.listing import check_first
+from ldm.data.listing import FileSource, check_first
 from ldm.errors import DataError
 
 _NO_CLASS = "other"
@@ -25,7 +23,7 @@ _WHERE = (
 _log = logging.getLogger(__name__)
 
 
-class CocoCaptions:
+class CocoCaptions(FileSource):
     """A source (``ldm.data.datasets.base``) of images with ``caption``, one of five by a draw.
 
     Args:
@@ -37,7 +35,6 @@ class CocoCaptions:
     """
 
     def __init__(self, root: str | Path, annotations: str | Path) -> None:
-        self.root = Path(root).expanduser()
         tree = _read(annotations)
         captions: dict[int, list[str]] = {}
         for item in _list(tree, "annotations", annotations):
@@ -50,25 +47,14 @@ class CocoCaptions:
             raise DataError(f"'{annotations}' holds no captions: take captions_*.json")
         if len(kept) < len(images):
             _log.warning("%s: %d images have no caption", annotations, len(images) - len(kept))
-        self.files = [str(_get(image, "file_name", annotations)) for image in kept]
+        files = [str(_get(image, "file_name", annotations)) for image in kept]
+        super().__init__(Path(root).expanduser(), files)
         self._captions = [captions[image["id"]] for image in kept]
         check_first(self.root, self.files, f"'{annotations}'")
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.root / self.files[index])
-
-    def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-        """The image; see ``ldm.data.image_io.read_image``."""
-        return read_image(self.root / self.files[index], at_least)
-
     def entries(self, index: int, uniform: Uniform) -> dict[str, Any]:
         """``caption``."""
-        captions = self._captions[index]
-        return {"caption": captions[int(uniform() * len(captions))]}
+        return {"caption": choose_caption(self._captions[index], uniform)}
 
 
 class CocoBoxes:

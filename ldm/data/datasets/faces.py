@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ldm.data.arrays import open_array
-from ldm.data.framing import Uniform
-from ldm.data.image_io import EXTENSIONS, read_image
-from ldm.data.listing import list_folder, read_list
+from ldm.data.image_io import EXTENSIONS
+from ldm.data.listing import FileSource, list_folder, read_list
 from ldm.errors import DataError
 
 _NUMBER = re.compile(r"(\d+)$")
@@ -23,7 +21,7 @@ LISTS = (
 )
 
 
-class Faces:
+class Faces(FileSource):
     """A source (``ldm.data.datasets.base``) of listed faces.
 
     Images are known by the number at the end of their name, so that the list, which names
@@ -39,14 +37,14 @@ class Faces:
     """
 
     def __init__(self, root: str | Path, files: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        folder = Path(root).expanduser()
         listed = [line for _, line in read_list(files, LISTS)]
         found: dict[int, str] = {}
-        for file in list_folder(self.root, (*EXTENSIONS, ".npy"), "face").images:
+        for file in list_folder(folder, (*EXTENSIONS, ".npy"), "face").images:
             number = _number(file)
             if number is not None and number in found:
                 raise DataError(
-                    f"'{self.root / found[number]}' and '{self.root / file}' have the same number: "
+                    f"'{folder / found[number]}' and '{folder / file}' have the same number: "
                     "keep one form of the data set in this folder"
                 )
             if number is not None:
@@ -54,29 +52,19 @@ class Faces:
         absent = [line for line in listed if _number(line) not in found]
         if absent:
             raise DataError(
-                f"'{self.root}' lacks {len(absent)} of {len(listed)} files of '{files}', the first "
+                f"'{folder}' lacks {len(absent)} of {len(listed)} files of '{files}', the first "
                 f"is '{absent[0]}'"
             )
-        self.files = [found[number] for line in listed if (number := _number(line)) is not None]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.root / self.files[index])
+        chosen = [found[number] for line in listed if (number := _number(line)) is not None]
+        super().__init__(folder, chosen)
 
     def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-        """The image; see ``ldm.data.image_io.read_image``."""
+        """The image, and its size as stored."""
         path = self.root / self.files[index]
         if path.suffix != ".npy":
-            return read_image(path, at_least)
+            return super().read(index, at_least)
         image = _from_array(path)
         return image, image.size
-
-    def entries(self, _index: int, _uniform: Uniform) -> dict[str, Any]:
-        """Nothing more is known of them."""
-        return {}
 
 
 def _number(name: str) -> int | None:

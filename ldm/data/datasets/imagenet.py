@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.data.framing import Uniform
 from ldm.data.image_io import EXTENSIONS, decode_image, read_image
+from ldm.data.items import Uniform
 from ldm.data.listing import list_folder, read_list
 from ldm.data.shards.tar import Member, list_members
 from ldm.errors import DataError

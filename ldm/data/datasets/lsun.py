@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ldm.data.folder import split_files
-from ldm.data.framing import Uniform
 from ldm.data.image_io import decode_image, read_image
-from ldm.data.listing import list_folder, read_list
+from ldm.data.items import Uniform
+from ldm.data.listing import list_folder, read_list, split_files
 from ldm.errors import DataError
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ class Lsun:
         root: a database (with ``data.mdb``, e.g. church_outdoor_train_lmdb) or a folder of images,
             nested or not.
         files: a text file with the name of an image on each line, with or without folders and
-            ending; None: a share of all images by their hash, see ``folder_listing.choose_split``.
+            ending; None: a share of all images by their hash (``ldm.data.listing``).
         split: without ``files``: train, validation or all.
         validation_fraction: without ``files``: share that is held out.
         seed: of that choice.

@@ -11,7 +11,6 @@ are measured; ``MaskFiles`` masks of one's own, from a folder of pictures.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ldm.data.folder import FolderItems
 from ldm.data.framing import Framing
 from ldm.data.image_io import read_image
+from ldm.data.items import ReadableItems
 from ldm.data.listing import list_folder
 from ldm.errors import DataError
 
@@ -268,10 +267,10 @@ class MaskFiles:
     """
 
     def __init__(self, root: str | Path, invert: bool = False) -> None:
-        root = Path(root).expanduser()
-        self.invert = invert
-        read = functools.partial(read_image, mode="L")
-        self._items = FolderItems(root, list_folder(root, what="mask").images, read, "skip", 0)
+        self.root, self.invert = Path(root).expanduser(), invert
+        self.files = list_folder(self.root, what="mask").images
+        what = f"folder '{self.root}'"
+        self._items = ReadableItems(what, len(self.files), self._read, "skip", 0)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -282,8 +281,11 @@ class MaskFiles:
         Raises:
             DataError: not one of the masks is readable.
         """
-        _, (picture, _) = self._items[int(generator.integers(len(self)))]
+        _, picture = self._items[int(generator.integers(len(self)))]
         return threshold(picture, height, width) != self.invert
+
+    def _read(self, index: int) -> Image.Image:
+        return read_image(self.root / self.files[index], mode="L")[0]
 
 
 def threshold(picture: Image.Image, height: int, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ldm.compat.moved import with_current_names
 from ldm.data.latents.shard import Schema, Written
 from ldm.errors import DataError
 from ldm.files import write_atomically
@@ -40,8 +41,12 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Recipe) -> list[str]:
-        """What the other one has in another way, by dotted names."""
-        mine, theirs = _flat(asdict(self)), _flat(asdict(other))
+        """What the other one has in another way, by dotted names; none: they make the same cache.
+
+        Classes count by what they are called now: a cache keeps the recipe, and with it the key,
+        that was written when it was begun.
+        """
+        mine, theirs = (_flat(with_current_names(asdict(recipe))) for recipe in (self, other))
         return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.framing import Cut, make_framing, random_side, take, to_tensor
 from ldm.data.image_io import read_image
-from ldm.data.items import ReadableItems, Skips
+from ldm.data.items import ReadableItems, Skips, check_choice
 from ldm.data.layouts.boxes import Box, BoxTokenizer, Crop
 from ldm.errors import DataError
 
@@ -78,8 +78,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         seed: int = 0,
         broken: str = "skip",
     ) -> None:
-        if crop not in CROPS:
-            raise DataError(f"layouts: crop '{crop}' is not one of {', '.join(CROPS)}")
+        check_choice("layouts", "crop", crop, CROPS)
         if tokens.num_classes != len(source.classes):
             raise DataError(
                 f"layouts: num_classes of the tokens is {tokens.num_classes}, but there are "
@@ -116,8 +115,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         used, image = self._items[index]
         frame = random_side(self.framing, *image.size) if self._two else self.framing
         cut = frame.cut(*image.size, self._items.draws(index))
-        size = (frame.height, frame.width)
-        part = take(image, cut, size, frame.interpolation, self._antialias)
+        part = take(image, cut, (frame.height, frame.width), frame.interpolation, self._antialias)
         order = self._items.generator(index, _SHUFFLE) if self._shuffle else None
         crop, boxes = _shares(cut, *image.size), self.source.boxes(used)
         self._check(used, len(boxes))

@@ -33,9 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.data.folder import split_files
 from ldm.data.layouts.boxes import WHOLE, Box, Crop
-from ldm.data.listing import check_first
+from ldm.data.listing import check_first, split_files
 from ldm.errors import DataError
 
 FLAGS = ("group", "occluded", "depiction", "inside")
@@ -233,7 +232,7 @@ class JsonBoxes:
         root: folder of the images.
         layouts: the JSON file, with ``classes``; the name of a layout is the path of its image
             below ``root``.
-        split: train, validation or all; see ``folder_listing.choose_split``.
+        split: train, validation or all; see ``ldm.data.listing.choose_split``.
         validation_fraction: share of the images that are held out for validation.
         seed: of that choice.
 

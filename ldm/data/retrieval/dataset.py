@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.items import Skips
+from ldm.data.items import Skips, next_usable
 from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import ExactSearch, FaissSearch, Search, load_index
 from ldm.errors import DataError
@@ -197,18 +197,19 @@ class WithNeighbours(Dataset[dict[str, Any]]):
             self.images.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        count = len(self)
-        if not 0 <= index < count:
-            raise IndexError(f"item {index} of a set of {count}")
-        for step in range(count):
-            used = (index + step) % count
-            if self._table[used, 0] >= 0:
-                entries = self.images[used]
-                # A file that broke since then: the images gave that of another one.
-                if self._files[used] not in getattr(self.images, "broken_files", ()):
-                    return {**entries, "neighbours": self.store.vectors[self._table[used]]}
-            self.skips.add(NO_EMBEDDING, f"'{self._files[used]}': the next image is used instead")
-        raise DataError(f"{type(self.images).__name__}: not one of {count} images is usable")
+        return next_usable(index, len(self), self._usable, self._complaint)[1]
+
+    def _usable(self, index: int) -> dict[str, Any] | None:
+        if self._table[index, 0] >= 0:
+            entries = self.images[index]
+            # A file that broke since then: the images gave that of another one.
+            if self._files[index] not in getattr(self.images, "broken_files", ()):
+                return {**entries, "neighbours": self.store.vectors[self._table[index]]}
+        self.skips.add(NO_EMBEDDING, f"'{self._files[index]}': the next image is used instead")
+        return None
+
+    def _complaint(self) -> str:
+        return f"{type(self.images).__name__}: not one of {len(self)} images is usable"
 
     def neighbour_files(self, neighbours: Tensor) -> list[Path]:
         """Files of the database with these embeddings (k, D), where they lay then."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.items import check_choice
 from ldm.data.layouts.boxes import Box, BoxTokenizer
 from ldm.data.scenes.captions import (
     CLASS_NAMES,
@@ -79,8 +80,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         )
         if min(height, width) < 16:
             raise DataError(f"scenes: resolution {resolution} is below 16 pixels")
-        if split not in _SPLITS:
-            raise DataError(f"scenes: split '{split}' is not one of {', '.join(_SPLITS)}")
+        check_choice("scenes", "split", split, _SPLITS)
         low, high = num_objects
         if not 1 <= low <= high <= 3:
             raise DataError(f"scenes: num_objects {list(num_objects)} is not within 1 to 3")

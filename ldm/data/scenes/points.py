@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.image_io import read_image
+from ldm.data.items import check_choice
 from ldm.errors import DataError
 
 Mask = NDArray[np.bool_]
@@ -140,8 +141,7 @@ class PointCloud(Dataset[dict[str, Any]]):
     def __init__(
         self, shapes: Sequence[str | Path], length: int, seed: int = 0, split: str = "train"
     ) -> None:
-        if split not in _SPLITS:
-            raise DataError(f"points: split '{split}' is not one of {', '.join(_SPLITS)}")
+        check_choice("points", "split", split, _SPLITS)
         if length < 1 or seed < 0 or not shapes:
             raise DataError(
                 f"points: length {length} must be positive, seed {seed} not negative, and there "

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.data.captions import Tokenizer
 from ldm.data.framing import Framing, to_tensor
-from ldm.data.items import SharedEpoch, Skips
+from ldm.data.items import SharedEpoch, Skips, check_choice
 from ldm.data.shards.plan import Place, Plan, process_place
 from ldm.data.shards.reader import (
     REASONS,
@@ -46,13 +46,13 @@ class Shards(IterableDataset[dict[str, Any]]):
 
     Args:
         shards: a folder of .tar files, a pattern, an address or a list; see
-            ``shard_files.list_shards``.
+            ``ldm.data.shards.reader.list_shards``.
         framing: how images are framed.
         caption: where the caption is: an ending (txt), or an ending and a key (json.caption); None
             if there is none.
         classes: number of classes, ids in files of the ending cls; None: no classes.
         epoch_size: samples of an epoch, over all processes; None: as many as there are.
-        sizes: samples per shard, see ``shard_files.shard_sizes``.
+        sizes: samples per shard, see ``ldm.data.shards.reader.shard_sizes``.
         split: all, train or validation, the last ``validation_shards`` shards.
         validation_shards: how many shards are held out; 0: none, all are in both splits, for
             validation on other shards.
@@ -225,8 +225,7 @@ def _shuffled(
 
 
 def _choose(shards: list[str], split: str, held_out: int) -> list[str]:
-    if split not in ("all", "train", "validation"):
-        raise DataError(f"shards: split '{split}' is not one of all, train, validation")
+    check_choice("shards", "split", split, ("all", "train", "validation"))
     if split == "all" or held_out == 0:
         return shards
     if not 1 <= held_out < len(shards):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
-from ldm.data.items import SharedEpoch
+from ldm.data.items import SharedEpoch, next_usable
 from ldm.data.shards.dataset import DAMAGED, Shards
 from ldm.data.shards.reader import UnusableError, index_shard, is_remote
 from ldm.data.shards.tar import Member
@@ -44,19 +45,20 @@ class ShardItems(Dataset[dict[str, Any]]):
         self._epoch.set(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of a set of {len(self)}")
-        skips = self._shards.skips
-        for step in range(len(self)):
-            try:
-                image, entries = self._shards.read(self._sample((index + step) % len(self)))
-            except UnusableError as error:
-                skips.add(error.reason, f"{error}: the next one is taken instead")
-                continue
-            return self._shards.framed(int(self._epoch), index, image, entries)
-        raise DataError(
+        _, (image, entries) = next_usable(index, len(self), self._usable, self._complaint)
+        return self._shards.framed(int(self._epoch), index, image, entries)
+
+    def _usable(self, number: int) -> tuple[Image.Image, dict[str, Any]] | None:
+        try:
+            return self._shards.read(self._sample(number))
+        except UnusableError as error:
+            self._shards.skips.add(error.reason, f"{error}: the next one is taken instead")
+            return None
+
+    def _complaint(self) -> str:
+        return (
             f"not one of {len(self)} samples of '{self._shards.shards[0]}' and others is usable: "
-            f"{skips.counts()}"
+            f"{self._shards.skips.counts()}"
         )
 
     def _sample(self, number: int) -> dict[str, Any]:

@@ -166,9 +166,9 @@ def _check_draws(job: Job) -> None:
 
 
 def _check_recipe(manifest: Manifest, job: Job) -> None:
-    if manifest.recipe != job.recipe:
+    if differences := manifest.recipe.differences(job.recipe):
         names = {"autoencoder": "the autoencoder", "dtype": "--dtype"}
-        odd = [names.get(key, key) for key in manifest.recipe.differences(job.recipe)]
+        odd = [names.get(key, key) for key in differences]
         raise UserError(
             f"{job.out} is stale: it was made with another value of {', '.join(odd[:5])}; delete "
             "it, or give another --out"

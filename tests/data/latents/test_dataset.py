@@ -530,7 +530,7 @@ def test_other_latents_and_other_entries_are_found(cache: Path, photos: Path) ->
 
     pairs = _pairs(photos)
     for dataset in pairs._sets:
-        dataset._items.files[:] = dataset._items.files[::-1]
+        dataset.files[:] = dataset.files[::-1]
     with pytest.raises(DataError, match=r"'caption' of item . of the train set is not what"):
         verify_items(cache, manifest, "train", pairs, encode, IMAGES)
 
