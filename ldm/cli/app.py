@@ -8,6 +8,7 @@ options are known to be good. ``scripts/NAME.py`` and the command ``ldm NAME`` b
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import logging
@@ -76,9 +77,19 @@ def call(name: str, arguments: Sequence[str]) -> None:
         UserError: what was asked for cannot be done.
         SystemExit: of argparse.
     """
-    place = f"{_family(name)}.{name}"
-    options = importlib.import_module(f"ldm.cli.commands.{place}").parse(arguments)
-    importlib.import_module(f"ldm.programs.{place}").run(options)
+    run(name, parse(name, arguments))
+
+
+def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a program; refuses what can be seen to be wrong without PyTorch."""
+    place = f"ldm.cli.commands.{_family(name)}.{name}"
+    options: argparse.Namespace = importlib.import_module(place).parse(arguments)
+    return options
+
+
+def run(name: str, options: argparse.Namespace) -> None:
+    """Let a program do what its options say."""
+    importlib.import_module(f"ldm.programs.{_family(name)}.{name}").run(options)
 
 
 def main() -> NoReturn:

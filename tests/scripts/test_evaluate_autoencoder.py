@@ -328,7 +328,7 @@ def perceptual(monkeypatch: pytest.MonkeyPatch) -> LPIPS:
     network = LPIPS(widths=(2, 2, 2, 2, 2)).eval()
     for parameter in network.parameters():
         torch.nn.init.uniform_(parameter)
-    monkeypatch.setattr("ldm.losses.perceptual.lpips", lambda *_: network)
+    monkeypatch.setattr("ldm.programs.evaluation.evaluate_autoencoder.lpips", lambda *_: network)
     return network
 
 

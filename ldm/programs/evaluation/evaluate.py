@@ -11,7 +11,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ldm.cli.app import say
-from ldm.cli.commands.evaluation.evaluate import parse
 from ldm.cli.data import add_verdicts, write_report
 from ldm.cli.model import is_model, is_run, name_of
 from ldm.cli.options.common import check_out_file, check_out_folder
@@ -27,12 +26,6 @@ from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.sources.base import SHOWN
 from ldm.evaluation.sources.folder import RECORD
 from ldm.evaluation.sources.open import StoredStatistics
-
-MODEL_OPTIONS = (
-    *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
-    *("precision", "tile", "tile_overlap", "decode_tile"),
-)
-"""What only a model that is sampled can follow."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -144,12 +137,9 @@ def check_model_options(arguments: argparse.Namespace) -> None:
     """
     if is_model(arguments):
         return
-    usual = parse([arguments.source])
-    for name in MODEL_OPTIONS:
-        value = getattr(arguments, name)
-        if value != getattr(usual, name):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} {value}: goes with a model, {arguments.source} is none")
+    for name, value in arguments.of_a_model.items():
+        option = f"--{name.replace('_', '-')}"
+        raise UserError(f"{option} {value}: goes with a model, {arguments.source} is none")
 
 
 def out_file(arguments: argparse.Namespace, protocol: EvaluationProtocol | None) -> Path:

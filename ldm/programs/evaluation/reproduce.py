@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import shlex
@@ -16,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import SUFFIXES
+from ldm.cli import app
 from ldm.cli.app import say
 from ldm.cli.options.common import check_out_folder
 from ldm.cli.options.samplers import check_sampler_options
@@ -25,17 +25,14 @@ from ldm.distributed import Processes
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.published import Figure, deviations, figures, list_recipes, read_recipe
-from ldm.files import read_json, write_atomically
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+from ldm.files import configs_folder, read_json, write_atomically
 
 INPUTS = "inputs"
-"""Of the sampling options the one without a name: files that the script is given."""
+"""Of the sampling options the one without a name: files that the program is given."""
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read the recipe, run its two commands, and compare."""
+    """Read the recipe, sample and evaluate as it says, and compare."""
     if arguments.name is None:
         say(list_recipes())
         return
@@ -49,23 +46,22 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.real is None:
         raise UserError(f"give --real: {' '.join(recipe.reference.split())}")
     out = arguments.out or Path(f"reproduced-{arguments.name}")
-    commands = [
-        sampling_command(recipe, arguments, out),
-        evaluation_command(recipe, arguments, out),
-    ]
+    sampler = recipe.script.removesuffix(".py")
+    to_sample = sampling_arguments(recipe, arguments, out)
+    to_evaluate = evaluation_arguments(recipe, arguments, out)
     first = Processes.join().first
     if first:
         say(recipe.row)
-        say("\n".join(f"$ {shlex.join(['python', *command])}" for command in commands))
-    sampling, evaluation = map(parsed, commands)
+        say(f"$ {_command(sampler, to_sample)}\n$ {_command('evaluate', to_evaluate)}")
+    sampling, evaluation = app.parse(sampler, to_sample), app.parse("evaluate", to_evaluate)
     check_out_folder("--out", out)
     check_sampler_options(sampling)
     protocol = choose_protocol(evaluation)
     if arguments.dry_run:
         return
     rehearse(evaluation, protocol)
-    for command in commands:
-        call(command)
+    app.run(sampler, sampling)
+    app.run("evaluate", evaluation)
     if first:
         report = read_json(out / "metrics.json")
         differences = deviations(recipe, published) + _other_inputs(recipe, arguments)
@@ -73,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write(recipe, figures(recipe, report["measurements"]), differences, out)
 
 
-# -- commands ---------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------
 
 
 def changes(arguments: argparse.Namespace, published: DictConfig) -> list[str]:
@@ -105,19 +101,16 @@ def _as_new(item: str, published: DictConfig) -> str:
     return f"+{item}" if new else item
 
 
-def sampling_command(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
-    """Script and options that make the images."""
+def sampling_arguments(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
+    """Options of the program that makes the images."""
     options: dict[str, Any] = dict(OmegaConf.to_container(recipe.sampling))  # type: ignore[arg-type]
     inputs = options.pop(INPUTS, None)
     files = inputs if isinstance(inputs, list) else [] if inputs is None else [inputs]
-    command = [_shown(ROOT / "scripts" / recipe.script), str(arguments.checkpoint)]
-    command += map(str, files)
-    command += _config(recipe, arguments)
+    found = [str(arguments.checkpoint), *map(str, files), *_config(recipe, arguments)]
     for key, value in options.items():
         if value is not None:
-            command += [f"--{key.replace('_', '-')}", str(value)]
-    command += ["--batch-size", str(arguments.batch_size), *_device(arguments)]
-    return [*command, "--out", str(out)]
+            found += [f"--{key.replace('_', '-')}", str(value)]
+    return [*found, *_common(arguments), "--out", str(out)]
 
 
 def _config(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
@@ -126,21 +119,19 @@ def _config(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
         return ["--config", *arguments.config]
     if Path(arguments.checkpoint).suffix not in SUFFIXES:
         return []
-    model, stage = (_shown(CONFIGS / f"{recipe[key]}.yaml") for key in ("config", "first_stage"))
-    return ["--config", model, f"first_stage={stage}"]
+    model, stage = (configs_folder() / f"{recipe[key]}.yaml" for key in ("config", "first_stage"))
+    return ["--config", _shown(model), f"first_stage={_shown(stage)}"]
 
 
-def evaluation_command(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
-    """Script and options that measure them."""
-    command = [_shown(ROOT / "scripts" / "evaluate.py"), str(out), "--real", str(arguments.real)]
-    command += ["--preset", recipe.preset]
+def evaluation_arguments(recipe: DictConfig, arguments: argparse.Namespace, out: Path) -> list[str]:
+    """Options of the program that measures them."""
+    found = [str(out), "--real", str(arguments.real), "--preset", recipe.preset]
     for option in ("features", "num_real", "cache"):
         if getattr(arguments, option) is not None:
-            command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+            found += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
     for item in arguments.weights:
-        command += ["--weights", item]
-    command += ["--batch-size", str(arguments.batch_size), *_device(arguments)]
-    return [*command, "--out", str(out / "metrics.json")]
+        found += ["--weights", item]
+    return [*found, *_common(arguments), "--out", str(out / "metrics.json")]
 
 
 def _other_inputs(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
@@ -155,13 +146,6 @@ def _other_inputs(recipe: DictConfig, arguments: argparse.Namespace) -> list[str
     return found
 
 
-def parsed(command: Sequence[str]) -> argparse.Namespace:
-    """The options of a command, as its script reads them; ends the program if it refuses them."""
-    script: Any = importlib.import_module(Path(command[0]).stem)
-    options: argparse.Namespace = script.parser().parse_args(command[1:])
-    return options
-
-
 def rehearse(options: argparse.Namespace, protocol: EvaluationProtocol | None) -> None:
     """Open the real images and the feature networks, so that nothing is sampled in vain.
 
@@ -172,16 +156,6 @@ def rehearse(options: argparse.Namespace, protocol: EvaluationProtocol | None) -
     if protocol.needs_real:
         open_real(options, protocol)
     load_networks(options, protocol)
-
-
-def call(command: Sequence[str]) -> None:
-    """Run a script of this folder in this process, as the command line would."""
-    before = sys.argv
-    sys.argv = list(command)
-    try:
-        importlib.import_module(Path(command[0]).stem).main()
-    finally:
-        sys.argv = before
 
 
 def _shown(path: Path) -> str:
@@ -209,5 +183,14 @@ def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], 
     say(f"written: {out / 'reproduction.json'}")
 
 
-def _device(arguments: argparse.Namespace) -> list[str]:
-    return [] if arguments.device is None else ["--device", arguments.device]
+def _common(arguments: argparse.Namespace) -> list[str]:
+    device = [] if arguments.device is None else ["--device", arguments.device]
+    return ["--batch-size", str(arguments.batch_size), *device]
+
+
+def _command(program: str, arguments: Sequence[str]) -> str:
+    """What a user would type."""
+    script = Path(sys.argv[0])
+    by_script = script.name == "reproduce.py"
+    start = ["python", str(script.with_name(f"{program}.py"))] if by_script else ["ldm", program]
+    return shlex.join([*start, *arguments])

@@ -37,14 +37,23 @@ from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import add_memory_options
 
+MODEL_OPTIONS = (
+    *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
+    *("precision", "tile", "tile_overlap", "decode_tile"),
+)
+"""What only a model that is sampled can follow."""
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; those of ``MODEL_OPTIONS`` that were given as ``of_a_model``."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    values = {name: getattr(options, name) for name in MODEL_OPTIONS}
+    options.of_a_model = {k: v for k, v in values.items() if v != parser.get_default(k)}
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options, for other scripts too."""
     options = new_parser("evaluate", __doc__)
     add_source_options(options, "SOURCE", "generated images, or a model")
     add_source_side_options(options)
