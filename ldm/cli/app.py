@@ -77,7 +77,9 @@ def call(name: str, arguments: Sequence[str]) -> None:
         UserError: what was asked for cannot be done.
         SystemExit: of argparse.
     """
-    run(name, parse(name, arguments))
+    options = parse(name, arguments)
+    check(name, options)
+    run(name, options)
 
 
 def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
@@ -85,6 +87,16 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     place = f"ldm.cli.commands.{_family(name)}.{name}"
     options: argparse.Namespace = importlib.import_module(place).parse(arguments)
     return options
+
+
+def check(name: str, options: argparse.Namespace) -> None:
+    """Refuse files that are not there; apart from ``parse``, which also serves rehearsals.
+
+    What all programs of a family need is the function ``check`` of their package.
+    """
+    family = importlib.import_module(f"ldm.cli.commands.{_family(name)}")
+    if hasattr(family, "check"):
+        family.check(options)
 
 
 def run(name: str, options: argparse.Namespace) -> None:

@@ -62,6 +62,9 @@ def check_source(options: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint {options.checkpoint}: no such checkpoint file")
     if options.checkpoint and source.is_file() and source.suffix not in (".yaml", ".yml"):
         raise UserError(f"{source} is a checkpoint file itself: leave out --checkpoint")
+    classifier = getattr(options, "classifier", None)
+    if classifier is not None and not Path(classifier).exists():
+        raise UserError(f"--classifier {classifier}: no such run folder or checkpoint")
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:
@@ -77,13 +80,10 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_classifier_options(options: argparse.Namespace) -> None:
-    """Refuse --classifier-scale alone, and a classifier that is not there.
+    """Refuse --classifier-scale alone.
 
     Raises:
         UserError: it names the option.
     """
-    if options.classifier is None:
-        if options.classifier_scale is not None:
-            raise UserError("--classifier-scale has no effect without --classifier RUN")
-    elif not Path(options.classifier).exists():
-        raise UserError(f"--classifier {options.classifier}: no such run folder or checkpoint")
+    if options.classifier is None and options.classifier_scale is not None:
+        raise UserError("--classifier-scale has no effect without --classifier RUN")

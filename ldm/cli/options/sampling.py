@@ -13,7 +13,7 @@ from ldm.cli.options.common import (
     check_side_lengths,
     new_parser,
 )
-from ldm.cli.options.model import add_source_options, check_source
+from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.errors import UserError
 
@@ -106,7 +106,6 @@ def parse_sampling(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
         UserError: one line that says which option cannot be followed, and why.
     """
     options = parser.parse_args(arguments)
-    check_source(options)
     check_out_folder("--out", options.out)
     check_sampling_options(options)
     return options
