@@ -197,21 +197,86 @@ def fitting_state(
     Raises:
         CheckpointError: as ``load_weights``.
     """
-    schedule = getattr(model, "schedule", None)
-    buffers = dict(schedule.named_buffers()) if isinstance(schedule, nn.Module) else None
-    try:
-        state = native_state(checkpoint, ema, buffers)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    fit = compare(model, checkpoint, ema)
     if ema:
         _check_average_is_complete(model, checkpoint)
-    expected = model.state_dict()
-    state = part_for(state, expected)
-    own = [key for key in expected if key == "scale_factor" or is_training_only(key)]
-    state = {key: expected[key] for key in own} | left_out(model, state, expected) | state
-    state = {k: v for k, v in state.items() if k in expected or not is_training_only(k)}
-    _check_fit(checkpoint.path, state, expected)
-    return {key: state[key].reshape(expected[key].shape) for key in expected}
+    if not fit.complete:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit the model: {_problems(fit)}; "
+            "use the config that belongs to the checkpoint"
+        )
+    return fit.own | fit.state
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Weights of a file beside those of a model, by name.
+
+    Attributes:
+        own: the model's.
+        found: those of the file under native names; of a whole model only the part that this is.
+        missing: in the model, and not in the file, though it should be.
+        unexpected: in the file, and unknown to the model.
+        misshapen: in both, of different shapes.
+    """
+
+    own: dict[str, Tensor]
+    found: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file has all weights of the model, and no others."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights of the file that the model can take, in its shapes."""
+        names = [key for key in self.found if key in self.own and key not in self.misshapen]
+        return {key: self.found[key].reshape(self.own[key].shape) for key in names}
+
+
+def compare(
+    model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = True, schedule: bool = True
+) -> Fit:
+    """How a checkpoint of any format fits a model, which may stand on the meta device.
+
+    Args:
+        model: a diffusion model, or one of its networks.
+        checkpoint: what ``read_state`` returned.
+        ema: prefer averaged weights.
+        schedule: refuse the noise schedule of another model.
+
+    Raises:
+        CheckpointError: the file is of a kind that no model here has, or of another schedule.
+    """
+    part = getattr(model, "schedule", None) if schedule else None
+    buffers = dict(part.named_buffers()) if isinstance(part, nn.Module) else None
+    try:
+        found = native_state(checkpoint, ema, buffers)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    own = dict(model.state_dict())
+    found = part_for(found, own)
+    optional = {"scale_factor", *left_out(model, found, own)}
+    return Fit(
+        own=own,
+        found=found,
+        missing=[
+            key
+            for key in own
+            if key not in found and key not in optional and not is_training_only(key)
+        ],
+        unexpected=[key for key in found if key not in own and not is_training_only(key)],
+        misshapen=[key for key in own if key in found and not _alike(found[key], own[key])],
+    )
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether they have one shape; numbers are stored with shape () or (1,)."""
+    return first.shape == second.shape or first.numel() == second.numel() == 1
 
 
 def _check_average_is_complete(model: nn.Module, checkpoint: LoadedCheckpoint) -> None:
@@ -302,30 +367,19 @@ def part_for(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[s
     return state
 
 
-def _check_fit(path: Path, got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+def _problems(fit: Fit) -> str:
+    """Up to ten names of each kind."""
+    sides = ((fit.found, "file"), (fit.own, "model"))
     shapes = [
-        f"{key}: {tuple(got[key].shape)} in the file, {tuple(want[key].shape)} in the model"
-        for key in want
-        if key in got
-        and got[key].shape != want[key].shape
-        # numbers are stored with shape () or (1,)
-        and not got[key].numel() == want[key].numel() == 1
+        f"{key}: {', '.join(f'{tuple(side[key].shape)} in the {name}' for side, name in sides)}"
+        for key in fit.misshapen
     ]
-    problems = {
-        "missing": [key for key in want if key not in got],
-        "unexpected": [key for key in got if key not in want],
-        "of another shape": shapes,
-    }
-    texts = [
+    kinds = {"missing": fit.missing, "unexpected": fit.unexpected, "of another shape": shapes}
+    return ", ".join(
         f"{len(keys)} {kind} ({'; '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for kind, keys in problems.items()
+        for kind, keys in kinds.items()
         if keys
-    ]
-    if texts:
-        raise CheckpointError(
-            f"{path} does not fit the model: {', '.join(texts)}; "
-            "use the config that belongs to the checkpoint"
-        )
+    )
 
 
 def _existing(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the sampling programs write: PNG files, a grid of them, samples.json, and an npz."""
+"""What the programs of sampling write: PNG files, a grid of them, ``samples.json``, and an npz."""
 
 from __future__ import annotations
 

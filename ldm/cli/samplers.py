@@ -1,4 +1,4 @@
-"""The sampler of the command line."""
+"""The sampler of the command line: built, checked against the schedule, and described."""
 
 from __future__ import annotations
 

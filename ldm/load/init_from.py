@@ -10,21 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.checkpoint import (
-    LoadedCheckpoint,
-    file_sha256,
-    left_out,
-    native_state,
-    part_for,
-    read_state,
-)
-from ldm.compat.compvis.weights import EMA, is_training_only, native_name
+from ldm.checkpoint import LoadedCheckpoint, compare, file_sha256, read_state
+from ldm.compat.compvis.weights import EMA, native_name
 from ldm.errors import CheckpointError
 from ldm.load.diffusers import ATTENTION_ORDER, BY_HEAD, Network, find
 from ldm.load.model import Source
 
 _SHOWN = 10
-_OWN = "scale_factor"
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,20 @@ def initialise(model: nn.Module, checkpoint: LoadedCheckpoint, partial: bool = F
     Raises:
         CheckpointError: the file does not fit (the model is as before), or nothing in it does.
     """
-    state, report = _match(model, checkpoint, partial)
+    _check_order(model, checkpoint)
+    fit = compare(model, checkpoint, schedule=not partial)
+    state = fit.state
+    report = Report(
+        loaded=list(state),
+        new=fit.missing,
+        misshapen=[
+            f"{key} {tuple(fit.found[key].shape)} for {tuple(fit.own[key].shape)}"
+            for key in fit.misshapen
+        ],
+        surplus=fit.unexpected,
+        ignored=_ignored(checkpoint, fit.found),
+        sizes={key: value.numel() for key, value in fit.own.items()},
+    )
     if not report.loaded:
         raise CheckpointError(f"{checkpoint.path} has no weight of this model")
     if not (partial or report.complete):
@@ -135,42 +140,8 @@ def initialise(model: nn.Module, checkpoint: LoadedCheckpoint, partial: bool = F
             "load what fits with --init-partial"
         )
     if not any(parameter.is_meta for parameter in model.parameters()):
-        model.load_state_dict(model.state_dict() | state)
+        model.load_state_dict(fit.own | state)
     return report
-
-
-def _match(
-    model: nn.Module, checkpoint: LoadedCheckpoint, partial: bool
-) -> tuple[dict[str, Tensor], Report]:
-    """The weights to load, and what becomes of each."""
-    _check_order(model, checkpoint)
-    schedule = getattr(model, "schedule", None)
-    buffers = dict(schedule.named_buffers()) if isinstance(schedule, nn.Module) else None
-    try:
-        found = native_state(checkpoint, True, None if partial else buffers)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    own = model.state_dict()
-    found = part_for(found, own)
-    fits = {key: value for key, value in found.items() if key in own and _fits(value, own[key])}
-    optional = {_OWN, *left_out(model, found, own)}
-    report = Report(
-        loaded=list(fits),
-        new=[k for k in own if k not in found and k not in optional and not is_training_only(k)],
-        misshapen=[
-            f"{key} {tuple(found[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in found and key not in fits
-        ],
-        surplus=[key for key in found if key not in own and not is_training_only(key)],
-        ignored=_ignored(checkpoint, found),
-        sizes={key: value.numel() for key, value in own.items()},
-    )
-    return {key: value.reshape(own[key].shape) for key, value in fits.items()}, report
-
-
-def _fits(value: Tensor, own: Tensor) -> bool:
-    return value.shape == own.shape or value.numel() == own.numel() == 1
 
 
 def _ignored(checkpoint: LoadedCheckpoint, found: Mapping[str, Tensor]) -> list[str]:

@@ -1,8 +1,6 @@
-"""The pictures of an item of a data set: the image and all that it is conditioned on.
+"""What an image is conditioned on, as pictures: layouts, label maps, and all entries of an item.
 
-One colour per class, to look at layouts and label maps.
-
-Layouts as pictures: coloured boxes with the names of their classes.
+A class has one colour, wherever it is drawn.
 """
 
 from __future__ import annotations
@@ -24,13 +22,12 @@ from ldm.visualization.figure import SMALLEST, Cell
 from ldm.visualization.images import as_rgb
 
 _GOLDEN = 0.61803398875  # neighbouring ids get hues far apart, however many classes there are
-_SHADES = (
-    (0.80, 0.95),
-    (0.45, 0.80),
-    (0.95, 0.60),
-    (0.60, 0.45),
-    (0.30, 0.95),
-)  # saturation, value
+_SHADES = ((0.80, 0.95), (0.45, 0.80), (0.95, 0.60), (0.60, 0.45), (0.30, 0.95))
+"""Saturation and value."""
+_PAPER = (245, 245, 245)
+NEIGHBOURS = 6
+"""Pictures of what an image retrieves, at most."""
+Item = dict[str, Any]
 
 
 def class_colours(count: int) -> NDArray[np.uint8]:
@@ -41,7 +38,11 @@ def class_colours(count: int) -> NDArray[np.uint8]:
     return np.round(np.array(colours).reshape(count, 3) * 255).astype(np.uint8)
 
 
-_PAPER = (245, 245, 245)
+def colour_label_map(ids: Tensor, count: int) -> Tensor:
+    """A label map (H, W) as an image (3, H, W) in [-1, 1]; what is no class is black."""
+    colours = torch.from_numpy(np.concatenate([class_colours(count), np.zeros((1, 3), np.uint8)]))
+    known = torch.where((ids >= 0) & (ids < count), ids, count)
+    return colours[known].permute(2, 0, 1) / 127.5 - 1
 
 
 def draw_layout(layout: Layout, size: tuple[int, int], classes: Sequence[str] = ()) -> Tensor:
@@ -88,12 +89,6 @@ def _shown(box: Box, layout: Layout, size: tuple[int, int]) -> tuple[int, int, i
     x0, x1 = (round(edge * (width - 1)) for edge in x)
     y0, y1 = (round(edge * (height - 1)) for edge in y)
     return x0, y0, x1, y1
-
-
-Item = dict[str, Any]
-
-NEIGHBOURS = 6
-"""Pictures of what an image retrieves, at most."""
 
 
 def item_cells(items: Sequence[Item], dataset: Any) -> list[list[Cell]]:
@@ -165,10 +160,3 @@ def _class(item: Item, classes: Sequence[str]) -> str:
         return "image"
     label = int(item["class_label"])
     return f"{label} {classes[label]}" if label < len(classes) else f"class {label}"
-
-
-def colour_label_map(ids: Tensor, count: int) -> Tensor:
-    """A label map (H, W) as an image (3, H, W) in [-1, 1]; what is no class is black."""
-    colours = torch.from_numpy(np.concatenate([class_colours(count), np.zeros((1, 3), np.uint8)]))
-    known = torch.where((ids >= 0) & (ids < count), ids, count)
-    return colours[known].permute(2, 0, 1) / 127.5 - 1

@@ -1,4 +1,4 @@
-"""A picture of rows of images with words: what the task scripts show beside their samples."""
+"""A picture of rows of images with words, such as conditions beside the samples for them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Pictures of tensors with any number of channels, and what networks for RGB images see of them."""
+"""Tensors as pictures: three of their channels, differences, PNG files, grids of thumbnails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -16,8 +15,8 @@ from torchvision.utils import make_grid
 from ldm.errors import UserError
 from ldm.files import write_atomically
 
-if TYPE_CHECKING:
-    pass
+WIDEST_GRID = 4096
+"""In pixels."""
 
 
 def as_rgb(images: Tensor) -> Tensor:
@@ -67,9 +66,6 @@ def difference(x: Tensor, y: Tensor, gain: float) -> Tensor:
     A difference of the whole range, amplified by 1, is white.
     """
     return ((x - y).abs() * gain - 1).clamp(-1, 1)
-
-
-WIDEST_GRID = 4096
 
 
 def save_png(image: Tensor, path: Path) -> None:
