@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ldm.cli.app import say
+from ldm.cli.images import MODES
 from ldm.cli.model import load_source, load_yaml
 from ldm.cli.options.evaluation import DEFAULT_SIZE
 from ldm.config import instantiate
@@ -213,14 +214,13 @@ def image_mode(model: Any, source: str) -> str:
         UserError: no image file has its channels.
     """
     channels = image_channels(model)
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
+    if channels not in MODES:
         raise UserError(
             f"{source} takes images of {channels} channels, image files have 1, 3 or 4: give a "
             "data set of arrays (configs/autoencoder/data/arrays.yaml) as --data of "
             "scripts/evaluate_autoencoder.py"
         )
-    return modes[channels]
+    return MODES[channels]
 
 
 def load_data(arguments: argparse.Namespace, config: DictConfig, model: Any) -> tuple[Data, str]:
