@@ -22,7 +22,7 @@ from ldm.cli.app import say
 from ldm.cli.latent_cache import SPLITS, first_seed, flip_probability, model_node, with_flip
 from ldm.config import instantiate
 from ldm.data.latents.manifest import FILE, Manifest, Recipe, Split
-from ldm.data.latents.shard import describe, pack
+from ldm.data.latents.shard import describe, odd_entry, pack
 from ldm.data.latents.verify import verify_items, verify_sums
 from ldm.data.latents.writer import Encoder, ItemPairs, Writer
 from ldm.distributed import Processes, own_device
@@ -196,8 +196,7 @@ def _plan(job: Job) -> Manifest:
         sizes.add(tuple(plain["image"].shape[-2:]))
         kept = job.encode([plain], f"item 0 of the {name} set")
         found = describe(kept[0])
-        if schema is not None and found != schema:
-            odd = min(k for k in found.keys() | schema.keys() if found.get(k) != schema.get(k))
+        if schema is not None and (odd := odd_entry(found, schema)) is not None:
             raise UserError(
                 f"{odd!r} of training and validation set differ: {schema.get(odd)} and "
                 f"{found.get(odd)}; make them alike, or leave it out with --without {odd}"
