@@ -13,7 +13,7 @@
 - ``make_framing``: A ``Framing`` for ``size``, the side of a square or (height, width), in
   pixels.
 - ``RandomData``: Items of random entries, drawn on the fly; nothing can be learned from them.
-- ``ImageSource``: Where images come from: a list of files, an archive, a database.
+- ``ImageSource``: Where images come from: a folder, a list of files, an archive, a database.
 - ``FramedImages``: Images of a source, resized, cropped and perhaps mirrored.
 - ``Cifar10``: A source (``ldm.data.ImageSource``) of 32 x 32 images with ``class_label``.
 - ``ImageNet``: A source (``ldm.data.ImageSource``) of images with ``class_label``.
