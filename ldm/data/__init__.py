@@ -2,7 +2,7 @@
 
 - ``ImageFolder``: Images of a folder and its sub-folders (jpg, jpeg, png, webp), resized and
   cropped.
-- ``FileList``: A source (``ldm.data.datasets.base``) of listed files below a folder.
+- ``FileList``: A source (``ldm.data.ImageSource``) of listed files below a folder.
 - ``ArrayFolder``: Arrays (.npy) of a folder and its sub-folders: satellite bands, CT slices,
   spectra.
 - ``PairedFolder``: Images and their partners, cut alike.
@@ -13,17 +13,17 @@
 - ``make_framing``: A ``Framing`` for ``size``, the side of a square or (height, width), in
   pixels.
 - ``RandomData``: Items of random entries, drawn on the fly; nothing can be learned from them.
-- ``ImageSource``: Where images come from: a list of files, an archive, a database.
+- ``ImageSource``: Where images come from: a folder, a list of files, an archive, a database.
 - ``FramedImages``: Images of a source, resized, cropped and perhaps mirrored.
-- ``Cifar10``: A source (``ldm.data.datasets.base``) of 32 x 32 images with ``class_label``.
-- ``ImageNet``: A source (``ldm.data.datasets.base``) of images with ``class_label``.
-- ``Lsun``: A source (``ldm.data.datasets.base``) of centre squares.
-- ``Faces``: A source (``ldm.data.datasets.base``) of listed faces.
-- ``CocoCaptions``: A source (``ldm.data.datasets.base``) of images with ``caption``, one of five
+- ``Cifar10``: A source (``ldm.data.ImageSource``) of 32 x 32 images with ``class_label``.
+- ``ImageNet``: A source (``ldm.data.ImageSource``) of images with ``class_label``.
+- ``Lsun``: A source (``ldm.data.ImageSource``) of centre squares.
+- ``Faces``: A source (``ldm.data.ImageSource``) of listed faces.
+- ``CocoCaptions``: A source (``ldm.data.ImageSource``) of images with ``caption``, one of five
   by a draw.
-- ``CocoBoxes``: A source (``ldm.data.layouts.dataset``) of images with boxes of things and
+- ``CocoBoxes``: A source (for ``ldm.data.LayoutImages``) of images with boxes of things and
   perhaps stuff.
-- ``OpenImagesBoxes``: A source (``ldm.data.layouts.dataset``) of images with boxes and their four
+- ``OpenImagesBoxes``: A source (for ``ldm.data.LayoutImages``) of images with boxes and their four
   flags.
 - ``Shards``: Images with captions or classes from tar files, in a stream.
 - ``ShardItems``: The samples of local, uncompressed shards, in the order in which they are
@@ -33,7 +33,7 @@
 - ``BoxTokenizer``: Makes tokens of boxes as layout-to-image models read them (LDM, Table 17; 92
   tokens).
 - ``LayoutImages``: Images and box tokens, as VQGAN+T and LDM train on them.
-- ``JsonBoxes``: A source (``ldm.data.layouts.dataset``) of images with boxes; see
+- ``JsonBoxes``: A source (for ``ldm.data.LayoutImages``) of images with boxes; see
   ``ldm.data.layouts.reading``.
 - ``Inpainting``: Any data set of images with a random mask for each.
 - ``MaskFiles``: A mask generator (``ldm.data.inpainting.masks``) that draws one of the masks of a

@@ -19,6 +19,8 @@ from ldm.errors import DataError
 MODES = ("auto", "txt", "metadata", "json", "csv", "none")
 _TEXT_KEYS = ("text", "caption", "captions")
 
+Tokenizer = Callable[[str], Tensor]
+"""Maps a caption to a long tensor (L,) or (1, L)."""
 Captions = dict[str, "Path | tuple[str, ...]"]
 """By relative path of an image: the text file, or the captions to choose from."""
 
@@ -165,6 +167,3 @@ def _row(entry: Any, place: str) -> Row:
 
 _READERS = {"metadata": _rows_of_lines, "json": _rows_of_json, "csv": _rows_of_csv}
 _NAMES = {"metadata": METADATA, "json": "captions.json", "csv": "captions.csv"}
-
-
-Tokenizer = Callable[[str], Tensor]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from ldm.data.captions import MODES as CAPTION_MODES
-from ldm.data.captions import Captions, choose_caption, find_captions, read_text
+from ldm.data.captions import Captions, Tokenizer, choose_caption, find_captions, read_text
 from ldm.data.datasets.base import FramedImages
 from ldm.data.framing import Framing, checked_framing
 from ldm.data.image_io import MODES, read_image, read_size
@@ -20,7 +19,6 @@ from ldm.data.listing import FileSource, find_classes, list_folder, split_files
 from ldm.errors import DataError
 
 LEAVE_OUT = "leave_out"
-Tokenizer = Callable[[str], Tensor]
 
 _log = logging.getLogger(__name__)
 
@@ -42,16 +40,10 @@ class ImageFolder(FramedImages):
         split: train, validation or all. See ``ldm.data.listing.choose_split``: adding files to
             the folder does not reshuffle the others.
         validation_fraction: share of the files that are held out for validation.
-        seed: seed of split, crop and flip.
+        seed: seed of split, crop, flip and choice of captions.
         mode: RGB (C = 3); L (C = 1), grey, in which 16-bit files keep their precision; or RGBA
             (C = 4), with alpha from -1 (clear) to 1 (opaque), in 8 bits.
-        resize: shorter side before the crop; None = the smallest that covers the crop; "keep" =
-            the image's own.
-        crop: center or random.
-        crop_scale: bounds of the side of a random crop before it is resized, relative to the
-            largest crop; see ``ldm.data.Framing``.
-        interpolation: nearest, area, bilinear, bicubic or lanczos.
-        flip: probability of a horizontal mirror image.
+        resize, crop, crop_scale, interpolation, flip: see ``ldm.data.Framing``.
         captions: txt (beside the image), metadata (metadata.jsonl), json (captions.json), csv
             (captions.csv), none, or auto; see ``ldm.data.captions``. Where an image has
             several, each epoch draws one.
@@ -63,6 +55,9 @@ class ImageFolder(FramedImages):
             raise; or leave_out = it is no part of the set, for which the head of every file is read
             at the start.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+
+    Attributes:
+        files: paths of the images of this split below ``root``, as POSIX paths.
 
     Raises:
         DataError: the folder is missing, empty or lacks what the options ask for.

@@ -1,7 +1,4 @@
-"""Reading of image files: any stored mode becomes RGB, grey or RGBA, upright.
-
-Decoding of images that lie in an archive or a database rather than in a file.
-"""
+"""Reading images, of files or archives: any stored mode becomes RGB, grey or RGBA, upright."""
 
 from __future__ import annotations
 

@@ -3,17 +3,19 @@
 A data set that meets a broken file in the middle of a night takes the next item instead, counts
 it, and goes on (``next_usable``, ``Skips``). Random numbers depend on (seed, epoch, index) only,
 so that a resumed run repeats its crops with any number of workers (``ItemDraws``).
-``ReadableItems`` has both for files; ``WrappedItems`` for data sets that are made of another one.
+``ReadableItems`` has both for files; ``DerivedItems`` for data sets that are made of another one.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ldm.errors import DataError
@@ -26,8 +28,8 @@ UNREADABLE = "unreadable"
 EMPTY_CAPTION = "empty caption"
 REFUSED = "refused by its data set"
 
-_WRAPPED = 1
-"""Purpose of the draws of ``WrappedItems``, should both data sets have the same seed."""
+_DERIVED = 1
+"""Purpose of the draws of ``DerivedItems``, should both data sets have the same seed."""
 _ROWS = 256
 _ALWAYS = 5
 """So many messages of a kind are logged by each worker; then only the 10th, 100th, ..."""
@@ -219,50 +221,52 @@ class ReadableItems(ItemDraws, Generic[T]):
         )
 
 
-class WrappedItems(ItemDraws):
-    """Items of a data set of images, each with a generator for what is made of it.
+class DerivedItems(Dataset[dict[str, Any]], ABC):
+    """The items of a data set of images, with what is made of each image at random.
 
     Args:
         images: data set whose items are dicts with ``image`` float (C, H, W) in [-1, 1].
-        seed: seed of the generators.
+        seed: seed of what is random.
         refused: what an item does for which the data set raises ``DataError``, such as an image
             that is too small: error = raise, skip = take the next one instead.
+
+    Attributes:
+        skips: how many items ``images`` refused, over all workers.
 
     Raises:
         DataError: the data set is empty, or its items have no numbers.
     """
 
-    def __init__(self, images: Dataset[dict[str, Any]], seed: int, refused: str = "error") -> None:
-        super().__init__(seed)
+    def __init__(self, images: Dataset[dict[str, Any]], seed: int, refused: str) -> None:
         name = type(images).__name__
         if isinstance(images, IterableDataset) or not isinstance(images, Sized):
             raise DataError(f"{name} has no items by number: it is no data set of single images")
         check_choice(name, "refused", refused, ("error", "skip"))
         if not len(images):
             raise DataError(f"{name} is empty")
-        self.images, self._name, self._count = images, name, len(images)
-        self.skips = Skips([REFUSED])
+        self.images, self.skips = images, Skips([REFUSED])
+        self._name, self._count, self._draws = name, len(images), ItemDraws(seed)
         self._skip, self._refused, self._first = refused == "skip", set[int](), ""
+
+    @abstractmethod
+    def derive(self, image: Tensor, generator: np.random.Generator) -> dict[str, Any]:
+        """The further entries of an item, of its image (C, H, W)."""
 
     def __len__(self) -> int:
         return self._count
 
     def set_epoch(self, epoch: int) -> None:
-        """Give generators, and the images if they draw, new numbers, also in running workers."""
-        super().set_epoch(epoch)
+        """Give the following items, and ``images`` if it draws, new numbers, also in workers."""
+        self._draws.set_epoch(epoch)
         if hasattr(self.images, "set_epoch"):
             self.images.set_epoch(epoch)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], np.random.Generator]:
-        """An item, or the next one that is not refused, and the generator of ``index``.
-
-        Raises:
-            DataError: all are refused, or the item has no image.
-        """
+    def __getitem__(self, index: int) -> dict[str, Any]:
         used, entries = next_usable(index, self._count, self._usable, self._complaint)
-        if getattr(entries.get("image"), "ndim", 0) != 3:
+        image: Any = entries.get("image")
+        if getattr(image, "ndim", 0) != 3:
             raise DataError(f"item {used} of {self._name} has no 'image' (C, H, W)")
-        return entries, self.generator(index, _WRAPPED)
+        return {**entries, **self.derive(image, self._draws.generator(index, _DERIVED))}
 
     def _usable(self, index: int) -> dict[str, Any] | None:
         if index in self._refused:

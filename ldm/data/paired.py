@@ -1,6 +1,7 @@
-"""What may lie beside each image of a folder: a label map, a mask, another picture.
+"""Images and what lies beside each of them: a label map, a mask, another picture; all cut alike.
 
-A folder of images, each with partners: label maps, masks, smaller or other pictures.
+A partner is found by the name of its image, with another ending, in a folder of its own or in the
+same one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from ldm.data.listing import check_first, list_folder, read_list, split_files
 from ldm.errors import DataError
 
 NO_CLASS = -1
+Pair = tuple[Image.Image, dict[str, Image.Image]]
+"""An image, and its partners by the name of their entries."""
+
+_log = logging.getLogger(__name__)
 
 
 class Partner(Protocol):
@@ -47,7 +52,20 @@ class Partner(Protocol):
         ...
 
 
-class LabelMap:
+class _Beside:
+    """A file with the name of its image up to the ending."""
+
+    factor = 1
+
+    def __init__(self, root: str | Path, ending: str) -> None:
+        self.root, self.ending = Path(root).expanduser(), ending
+
+    def path(self, image: str) -> str:
+        """Its path below ``root``."""
+        return str(PurePosixPath(image).with_suffix("")) + self.ending
+
+
+class LabelMap(_Beside):
     """Class ids: long (H, W), -1 where there is no class; resized without mixing ids.
 
     Args:
@@ -58,8 +76,6 @@ class LabelMap:
         ignore: stored ids that mean "no class".
     """
 
-    factor = 1
-
     def __init__(
         self,
         root: str | Path,
@@ -68,13 +84,8 @@ class LabelMap:
         offset: int = 0,
         ignore: Sequence[int] = (255,),
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.num_classes, self.ending = num_classes, ending
-        self.offset, self.ignore = offset, tuple(ignore)
-
-    def path(self, image: str) -> str:
-        """Its path below ``root``."""
-        return _partner_path(image, self.ending)
+        super().__init__(root, ending)
+        self.num_classes, self.offset, self.ignore = num_classes, offset, tuple(ignore)
 
     def read(self, path: Path) -> Image.Image:
         """The ids, as an image of integers.
@@ -96,7 +107,7 @@ class LabelMap:
         return torch.from_numpy(ids.astype(np.int64))
 
 
-class Mask:
+class Mask(_Beside):
     """A mask: float (1, H, W), 1 = hole, 0 = known.
 
     Args:
@@ -105,15 +116,9 @@ class Mask:
         invert: black is the hole.
     """
 
-    factor = 1
-
     def __init__(self, root: str | Path, ending: str = ".png", invert: bool = False) -> None:
-        self.root = Path(root).expanduser()
-        self.ending, self.invert = ending, invert
-
-    def path(self, image: str) -> str:
-        """Its path below ``root``."""
-        return _partner_path(image, self.ending)
+        super().__init__(root, ending)
+        self.invert = invert
 
     def read(self, path: Path) -> Image.Image:
         """The mask in grey; raises ``DataError``."""
@@ -125,7 +130,7 @@ class Mask:
         return (white != self.invert).float()
 
 
-class Picture:
+class Picture(_Beside):
     """Another image: float (3, H / factor, W / factor) in [-1, 1].
 
     Args:
@@ -147,12 +152,8 @@ class Picture:
     ) -> None:
         if factor < 1:
             raise DataError(f"factor {factor} of a paired picture must be at least 1")
-        self.root = Path(root).expanduser()
-        self.ending, self.factor, self.interpolation = ending, factor, interpolation
-
-    def path(self, image: str) -> str:
-        """Its path below ``root``."""
-        return _partner_path(image, self.ending)
+        super().__init__(root, ending)
+        self.factor, self.interpolation = factor, interpolation
 
     def read(self, path: Path) -> Image.Image:
         """The image; raises ``DataError``."""
@@ -162,15 +163,6 @@ class Picture:
         """Float (3, H / factor, W / factor) in [-1, 1]."""
         part = take(partner, cut, size, self.interpolation, factor=self.factor)
         return to_tensor(part)
-
-
-def _partner_path(image: str, ending: str) -> str:
-    return str(PurePosixPath(image).with_suffix("")) + ending
-
-
-_log = logging.getLogger(__name__)
-
-Pair = tuple[Image.Image, dict[str, Image.Image]]
 
 
 class PairedFolder(Dataset[dict[str, Any]]):

@@ -26,7 +26,7 @@ _PLACES = ("", "cifar-10-batches-bin")
 
 
 class Cifar10:
-    """A source (``ldm.data.datasets.base``) of 32 x 32 images with ``class_label``.
+    """A source (``ldm.data.ImageSource``) of 32 x 32 images with ``class_label``.
 
     A folder of images with a sub-folder per class needs none: that is ``ldm.data.folder``.
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class CocoCaptions(FileSource):
-    """A source (``ldm.data.datasets.base``) of images with ``caption``, one of five by a draw.
+    """A source (``ldm.data.ImageSource``) of images with ``caption``, one of five by a draw.
 
     Args:
         root: folder of the images, e.g. train2017.
@@ -58,7 +58,7 @@ class CocoCaptions(FileSource):
 
 
 class CocoBoxes:
-    """A source (``ldm.data.layouts.dataset``) of images with boxes of things and perhaps stuff.
+    """A source (for ``ldm.data.LayoutImages``) of images with boxes of things and perhaps stuff.
 
     Class ids follow the ids of COCO, without gaps. A crowd is an object with the flag "group".
 

@@ -22,7 +22,7 @@ LISTS = (
 
 
 class Faces(FileSource):
-    """A source (``ldm.data.datasets.base``) of listed faces.
+    """A source (``ldm.data.ImageSource``) of listed faces.
 
     Images are known by the number at the end of their name, so that the list, which names
     ``imgHQ00042.npy`` or ``00042.png``, goes with every form of these sets: arrays (1, 3, H, W) of

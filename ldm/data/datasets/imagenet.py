@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImageNet:
-    """A source (``ldm.data.datasets.base``) of images with ``class_label``.
+    """A source (``ldm.data.ImageSource``) of images with ``class_label``.
 
     Class ids are places in the sorted list of synsets (n01440764 is 0), as in the published models.
 

@@ -22,7 +22,7 @@ LISTS = (
 
 
 class Lsun:
-    """A source (``ldm.data.datasets.base``) of centre squares.
+    """A source (``ldm.data.ImageSource``) of centre squares.
 
     The square is cut out before anything is resized, as the original does
     (``image[(h - side) // 2:(h + side) // 2, ...]``); its framing is then a resize alone.

@@ -20,7 +20,7 @@ MIN_AREA = 1e-4
 
 
 class OpenImagesBoxes:
-    """A source (``ldm.data.layouts.dataset``) of images with boxes and their four flags.
+    """A source (for ``ldm.data.LayoutImages``) of images with boxes and their four flags.
 
     Args:
         root: folder of the images, e.g. train, named ImageID.jpg.

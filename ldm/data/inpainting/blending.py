@@ -1,7 +1,4 @@
-"""Pasting a filling into a hole without a seam.
-
-Holes in images: how they are shown to a model, and how a filling gets back into the image.
-"""
+"""Holes in images: how they are shown to a model, and how a filling is pasted without a seam."""
 
 from __future__ import annotations
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.inpainting.blending import blacken
 from ldm.data.inpainting.masks import Masks
-from ldm.data.items import Skips, WrappedItems
+from ldm.data.items import DerivedItems
 
 
-class Inpainting(Dataset[dict[str, Any]]):
+class Inpainting(DerivedItems):
     """Any data set of images with a random mask for each.
 
     Items are those of ``images`` with, besides,
@@ -42,24 +44,11 @@ class Inpainting(Dataset[dict[str, Any]]):
         seed: int = 0,
         refused: str = "error",
     ) -> None:
-        self.images, self.masks = images, masks
-        self._items = WrappedItems(images, seed, refused)
+        super().__init__(images, seed, refused)
+        self.masks = masks
 
-    @property
-    def skips(self) -> Skips:
-        """How many items ``images`` refused, over all workers."""
-        return self._items.skips
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Give the following items new masks and crops, also in running workers."""
-        self._items.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        entries, generator = self._items[index]
-        image = entries["image"]
+    def derive(self, image: Tensor, generator: np.random.Generator) -> dict[str, Any]:
+        """``mask`` and ``masked_image``."""
         height, width = image.shape[-2:]
         mask = torch.from_numpy(self.masks(height, width, generator))[None].float()
-        return {**entries, "mask": mask, "masked_image": blacken(image, mask)}
+        return {"mask": mask, "masked_image": blacken(image, mask)}

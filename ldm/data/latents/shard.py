@@ -21,16 +21,8 @@ Schema = dict[str, dict[str, Any]]
 
 REPAIR = "repeat the call of scripts/cache_latents.py that made it, which makes it anew"
 PLAIN, MIRRORED = "plain", "mirrored"
-_NUMBERS: dict[type, tuple[str, torch.dtype]] = {
-    bool: ("bool", torch.bool),
-    int: ("int", torch.int64),
-    float: ("float", torch.float64),
-}
-_CASTS: dict[str, Callable[[Tensor], Any]] = {
-    "bool": lambda value: bool(value),
-    "int": lambda value: int(value),
-    "float": lambda value: float(value),
-}
+_NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
+_CASTS: dict[str, Callable[[Tensor], Any]] = {kind.__name__: kind for kind in _NUMBERS}
 _NARROW = (torch.uint8, torch.int16, torch.int32)
 
 
@@ -43,6 +35,11 @@ def describe(item: Item) -> Schema:
     return {name: _column(name, value) for name, value in item.items()}
 
 
+def odd_entry(one: Schema, other: Schema) -> str | None:
+    """The first entry that two schemas have in different ways; None: they are the same."""
+    return min((k for k in one.keys() | other.keys() if one.get(k) != other.get(k)), default=None)
+
+
 def _column(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, (Tensor, np.ndarray)):
         tensor = torch.as_tensor(value)
@@ -51,7 +48,7 @@ def _column(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return {"kind": "text"}
     if type(value) in _NUMBERS:
-        return {"kind": _NUMBERS[type(value)][0]}
+        return {"kind": type(value).__name__}
     raise DataError(
         f"entry {name!r} is a {type(value).__name__}: a cache holds tensors, numbers and texts; "
         "leave it out with --without"
@@ -84,8 +81,7 @@ def pack(plain: Sequence[Item], mirrored: Sequence[Item], schema: Schema) -> dic
 def _pack(side: str, items: Sequence[Item], schema: Schema) -> dict[str, Tensor]:
     for item in items:
         found = describe(item)
-        if found != schema:
-            odd = min(k for k in found.keys() | schema.keys() if found.get(k) != schema.get(k))
+        if (odd := odd_entry(found, schema)) is not None:
             raise DataError(
                 f"entry {odd!r} is {found.get(odd) or 'absent'} in one item and "
                 f"{schema.get(odd) or 'absent'} in another: all must be alike"
@@ -101,7 +97,7 @@ def _pack(side: str, items: Sequence[Item], schema: Schema) -> dict[str, Tensor]
         elif column["kind"] == "tensor":
             columns[key] = _narrowed(torch.stack([torch.as_tensor(value) for value in values]))
         else:
-            columns[key] = _narrowed(torch.tensor(values, dtype=_NUMBERS[type(values[0])][1]))
+            columns[key] = _narrowed(torch.tensor(values, dtype=_NUMBERS[type(values[0])]))
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ldm.data.latents.manifest import Manifest, Split, shard_path
 from ldm.data.latents.shard import Item, Shard
 from ldm.data.latents.writer import Encoder, ItemPairs, same
 from ldm.errors import DataError
+from ldm.files import file_sha256
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-2}
 """Largest difference between a kept latent and the same encoded anew, as a share of the largest
@@ -30,7 +30,13 @@ def verify_sums(root: Path, manifest: Manifest, progress: Callable[[int], object
     for split, about in manifest.splits.items():
         for number, written in enumerate(about.shards):
             path = shard_path(root, split, number)
-            if _sha256(path) != written.sha256:
+            try:
+                found = file_sha256(path)
+            except OSError as error:
+                raise DataError(
+                    f"shard '{path}' cannot be read ({error}): repeat the call"
+                ) from None
+            if found != written.sha256:
                 raise DataError(
                     f"shard '{path}' is damaged, its checksum is another: delete it and repeat the "
                     "call of scripts/cache_latents.py that made it"
@@ -96,14 +102,3 @@ def _share(one: Tensor, other: Tensor) -> float:
     """Largest difference as a share of the largest magnitude of its channel."""
     size = torch.maximum(one.abs(), other.abs()).amax((-2, -1), keepdim=True)
     return float(((one - other).abs() / size.clamp_min(1e-3 * float(size.max()) + 1e-12)).max())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"shard '{path}' cannot be read ({error}): repeat the call") from None
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Encoding the items of a data set into the shards of a latent cache.
 
-The items of which a latent cache is made: plain and mirrored, and whether they repeat.
+``ItemPairs`` gives the items, plain and mirrored, and finds out whether they differ between epochs;
+``Encoder`` puts latents in the place of images; ``Writer`` makes the shards that are missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Layouts as tokens: the published encoding of boxes and classes, and its inverse.
 
-Boxes of many images in little memory, filtered as layout-to-image models do.
+``BoxTable`` keeps the boxes of a large data set in little memory, filtered (``BoxFilter``) as
+layout-to-image models are trained.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ldm.errors import ConfigError, DataError
 
 TOKENS_PER_BOX = 3
 NUM_MODIFIERS = 16
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Box:
     depiction: bool = False
     inside: bool = False
 
+    @property
+    def modifier(self) -> int:
+        """The flags as a number: 1 (group), 2 (occluded), 4 (depiction) and 8 (inside), added."""
+        flags = (self.group, self.occluded, self.depiction, self.inside)
+        return sum(flag << i for i, flag in enumerate(flags))
+
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """A crop (x0, y0, x1, y1), as shares of the image, that leaves it whole."""
@@ -57,13 +66,13 @@ Crop = tuple[float, float, float, float]
 class BoxTokenizer:
     """Makes tokens of boxes as layout-to-image models read them (LDM, Table 17; 92 tokens).
 
-    Every object is three tokens: ``class_id + num_classes * modifier``, where ``modifier`` is the
-    sum of 1 (group), 2 (occluded), 4 (depiction) and 8 (inside), and the places of its top-left and
-    bottom-right corners. A place is ``round(y (g-1)) g + round(x (g-1))`` on a grid of g x g, with
-    g the root of ``vocab_size``, 90. "None" (the last token) fills up to ``max_objects`` objects,
-    then come the corners of the crop. Boxes are cut at the edges of the image and stay in its
-    coordinates, not those of the crop, which has tokens of its own; objects that the crop misses
-    are left out. The paper writes the triple in another order; this is that of the code.
+    Every object is three tokens: ``class_id + num_classes * modifier``, where ``modifier`` stands
+    for its flags, and the places of its top-left and bottom-right corners. A place is
+    ``round(y (g-1)) g + round(x (g-1))`` on a grid of g x g, with g the root of ``vocab_size``, 90.
+    "None" (the last token) fills up to ``max_objects`` objects, then come the corners of the crop.
+    Boxes are cut at the edges of the image and stay in its coordinates, not those of the crop,
+    which has tokens of its own; objects that the crop misses are left out. The paper writes the
+    triple in another order; this is that of the code.
 
     Attributes:
         num_classes: number of classes.
@@ -166,9 +175,7 @@ class BoxTokenizer:
             raise DataError(f"{box} lies outside the image, which reaches from 0 to 1")
 
     def _object(self, box: Box) -> int:
-        bits = (box.group, box.occluded, box.depiction, box.inside)
-        modifier = sum(bit << i for i, bit in enumerate(bits)) if self.flags else 0
-        return box.class_id + self.num_classes * modifier
+        return box.class_id + self.num_classes * (box.modifier if self.flags else 0)
 
     def _corners(self, edges: Crop, flip: bool) -> tuple[int, int]:
         x0, y0, x1, y1 = edges
@@ -189,8 +196,11 @@ class BoxTokenizer:
         modifier, class_id = divmod(token, self.num_classes)
         if token < 0 or modifier >= (NUM_MODIFIERS if self.flags else 1):
             raise DataError(f"token {token} is no object of {self.num_classes} classes")
-        bits = [bool(modifier >> i & 1) for i in range(4)]
-        return Box(class_id, *self._place(first), *self._place(last), *bits)
+        return Box(class_id, *self._place(first), *self._place(last), *_flags(modifier))
+
+
+def _flags(modifier: int) -> list[bool]:
+    return [bool(modifier >> i & 1) for i in range(4)]
 
 
 def _check_crop(crop: Crop) -> None:
@@ -202,9 +212,6 @@ def _check_crop(crop: Crop) -> None:
 def _overlap(box: Box, crop: Crop) -> bool:
     x0, y0, x1, y1 = crop
     return min(box.x1, x1) > max(box.x0, x0) and min(box.y1, y1) > max(box.y0, y0)
-
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -248,8 +255,7 @@ class BoxTable:
             elif width * height > keep.min_area:
                 image.append(ids.setdefault(name, len(ids)))
                 classes.append(box.class_id)
-                bits = (box.group, box.occluded, box.depiction, box.inside)
-                flags.append(sum(bit << i for i, bit in enumerate(bits)))
+                flags.append(box.modifier)
                 edges.extend((box.x0, box.y0, box.x1, box.y1))
         if bad:
             _log.warning("%s: %d of %d boxes have no area and are left out", what, bad, total)
@@ -276,11 +282,9 @@ class BoxTable:
         """The boxes of an image."""
         part = slice(int(self._starts[index]), int(self._starts[index + 1]))
         return [
-            Box(int(class_id), *edges, *(bool(bits >> i & 1) for i in range(4)))
-            for class_id, edges, bits in zip(
-                self._classes[part].tolist(),
-                self._edges[part].tolist(),
-                self._flags[part].tolist(),
+            Box(class_id, *edges, *_flags(modifier))
+            for class_id, edges, modifier in zip(
+                *(column[part].tolist() for column in (self._classes, self._edges, self._flags)),
                 strict=True,
             )
         ]

@@ -1,4 +1,4 @@
-"""Layouts in a JSON file: what objects an image is to hold, and where.
+"""Layouts in a JSON file: what objects an image is to hold, or holds, and where.
 
 A file holds one layout, a list of them, or ``{"classes": [...], "layouts": [...]}``::
 
@@ -19,9 +19,7 @@ A file holds one layout, a list of them, or ``{"classes": [...], "layouts": [...
 A class is a name of ``classes`` or an id, its place in that list. A box is [x0, y0, x1, y1], its
 left, upper, right and lower edge as shares 0 to 1 of width and height. ``classes``, ``name`` (in a
 data set, the image file), ``crop`` (the part that is shown) and the flags ``group``, ``occluded``,
-``depiction`` and ``inside`` may be left out.
-
-One's own boxes: images of a folder and a JSON file of layouts.
+``depiction`` and ``inside`` may be left out. ``JsonBoxes`` trains on such a file.
 """
 
 from __future__ import annotations
@@ -226,7 +224,7 @@ def _check_unique(names: Sequence[str], where: str) -> None:
 
 
 class JsonBoxes:
-    """A source (``ldm.data.layouts.dataset``) of images with boxes from a JSON file.
+    """A source (for ``ldm.data.LayoutImages``) of images with boxes from a JSON file.
 
     Args:
         root: folder of the images.

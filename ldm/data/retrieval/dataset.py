@@ -1,12 +1,11 @@
 """Images with the embeddings of their neighbours in a database, for retrieval-augmented models.
 
-The neighbours of many images at once, and the file that keeps them.
+Which images are the neighbours of which is looked up once and kept in a file beside the embeddings.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -19,13 +18,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.items import Skips, next_usable
-from ldm.data.retrieval.embeddings import EmbeddingStore
+from ldm.data.retrieval.embeddings import DAMAGED, EmbeddingStore, read_tensors, write_tensors
 from ldm.data.retrieval.search import ExactSearch, FaissSearch, Search, load_index
 from ldm.errors import DataError
-from ldm.files import write_atomically
 
 QUERIES = 1024
 """So many are searched at once."""
+
+NO_EMBEDDING = "without an embedding"
 
 _log = logging.getLogger(__name__)
 
@@ -86,17 +86,13 @@ def kept(path: Path, about: Mapping[str, Any], make: Callable[[], Tensor]) -> Te
         about: what the table depends on, as values of JSON.
         make: makes it, (Q, k) int64.
     """
-    from safetensors.torch import save
-
     found = _read(path, about)
     if found is not None:
         return found
     table = make()
-    packed = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-    content = save({"rows": table.to(torch.int32), "about": packed})
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write_atomically(unfinished, lambda file: file.write(content))
+        write_tensors(unfinished, {"rows": table.to(torch.int32)}, about)
         unfinished.replace(path)
     except OSError as error:
         _log.warning("the neighbours are not kept for the next time: %s", error)
@@ -104,21 +100,15 @@ def kept(path: Path, about: Mapping[str, Any], make: Callable[[], Tensor]) -> Te
 
 
 def _read(path: Path, about: Mapping[str, Any]) -> Tensor | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        tensors = load_file(path)
-        if json.loads(bytes(tensors["about"].numpy()).decode()) == about:
+        tensors, found = read_tensors(path)
+        if found == about:
             return tensors["rows"].long()
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         _log.warning("%s is damaged and is made anew (%s)", path, error)
     return None
-
-
-NO_EMBEDDING = "without an embedding"
 
 
 class WithNeighbours(Dataset[dict[str, Any]]):

@@ -1,8 +1,7 @@
-"""Embeddings of all images of a folder, made once and kept; what was interrupted goes on.
+"""Embeddings of all images of a folder: made once, kept in one file, brought up to date.
 
-Nothing here knows the network: an ``encode`` function makes embeddings of images.
-
-Embeddings of many images, kept in one file: what retrieval searches.
+Nothing here knows the network: an ``encode`` function makes embeddings of images. What was
+interrupted goes on where it stopped, and only images that are new or changed are embedded again.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ldm.data.framing import Framing, to_tensor
@@ -28,6 +29,16 @@ from ldm.data.image_io import read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError
 from ldm.files import write_atomically
+
+Encode: TypeAlias = Callable[[Tensor], Tensor]
+"""``encode(images (B, 3, side, side) in [-1, 1]) -> embeddings (B, D)`` of any length."""
+
+BATCHES_PER_PART = 64
+"""So many are lost at most where the work is interrupted."""
+DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError)
+"""What reading raises where a file is missing or something else."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,8 @@ class EmbeddingStore:
 
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file, complete or not at all."""
-        from safetensors.torch import save
-
-        tensors = {"vectors": self.vectors.contiguous(), "about": _packed(self)}
-        write_atomically(path, lambda file: file.write(save(tensors)))
+        about = {name: getattr(self, name) for name in ("files", "encoder", "sizes", "root")}
+        write_tensors(path, {"vectors": self.vectors.contiguous()}, about)
 
     @staticmethod
     def load(path: Path) -> EmbeddingStore:
@@ -69,17 +78,13 @@ class EmbeddingStore:
         Raises:
             DataError: it is missing, damaged or something else.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
-            tensors = load_file(path)
-            about = json.loads(bytes(tensors["about"].numpy()).decode())
+            tensors, about = read_tensors(path)
             files, sizes = tuple(about["files"]), dict(about["sizes"])
             return EmbeddingStore(files, tensors["vectors"], about["encoder"], sizes, about["root"])
         except FileNotFoundError:
             raise DataError(f"embeddings {path}: no such file") from None
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        except DAMAGED as error:
             raise DataError(f"embeddings {path}: not a file of embeddings ({error!r})") from None
 
     def check_encoder(self, encoder: str, path: Path) -> None:
@@ -116,19 +121,24 @@ def file_sizes(root: Path, files: Sequence[str]) -> dict[str, int]:
     return {name: (root / name).stat().st_size for name in files}
 
 
-def _packed(store: EmbeddingStore) -> Tensor:
-    """All but the vectors as bytes: a header of safetensors is too short for a million names."""
-    about = {name: getattr(store, name) for name in ("files", "encoder", "sizes", "root")}
-    return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write a ``.safetensors`` file, complete or not at all.
+
+    Args:
+        path: the file.
+        tensors: what it holds.
+        about: what is known of them, as values of JSON. It becomes a tensor of bytes: a header of
+            safetensors is too short for a million names.
+    """
+    packed = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+    content = save({**tensors, "about": packed})
+    write_atomically(path, lambda file: file.write(content))
 
 
-Encode: TypeAlias = Callable[[Tensor], Tensor]
-"""``encode(images (B, 3, side, side) in [-1, 1]) -> embeddings (B, D)`` of any length."""
-
-BATCHES_PER_PART = 64
-"""So many are lost at most where the work is interrupted."""
-
-_log = logging.getLogger(__name__)
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``write_tensors`` wrote; raises one of ``DAMAGED``."""
+    tensors = load_file(path)
+    return tensors, dict(json.loads(bytes(tensors.pop("about").numpy()).decode()))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""Searches by faiss: exact, or in the nearest cells of an inverted file (IVF) of many images.
+"""The nearest vectors of a database, by cosine: exactly, or by faiss.
 
-Both have the signature of ``ldm.data.retrieval.search.Search``. faiss is needed only here.
-
-The nearest vectors of a database, by cosine.
+Every search has the signature of ``Search``. ``ExactSearch`` needs no other library; faiss compares
+many queries at once faster, or only with the vectors in the nearest cells of an inverted file
+(IVF).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.data.retrieval.embeddings import EmbeddingStore
+from ldm.data.retrieval.embeddings import DAMAGED, EmbeddingStore, read_tensors, write_tensors
 from ldm.errors import DataError
-from ldm.files import write_atomically
 
 
 class Neighbours(NamedTuple):
@@ -229,16 +227,12 @@ def recall(search: Search, vectors: Tensor, k: int, queries: int = 500) -> float
 
 def save_index(search: FaissSearch, store: EmbeddingStore, path: Path) -> None:
     """Write a file, complete or not at all; an exact index needs the embeddings only."""
-    from safetensors.torch import save
-
     about = {"kind": search.kind, "cells": search.cells, "probes": search.probes}
     about["embeddings"] = store.fingerprint
     data = np.zeros(0, np.uint8)
     if search.kind != "exact":
         data = _faiss().serialize_index(search.index)
-    packed = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-    content = save({"index": torch.from_numpy(data), "about": packed})
-    write_atomically(path, lambda file: file.write(content))
+    write_tensors(path, {"index": torch.from_numpy(data)}, about)
 
 
 def load_index(path: Path, store: EmbeddingStore) -> FaissSearch:
@@ -251,18 +245,14 @@ def load_index(path: Path, store: EmbeddingStore) -> FaissSearch:
     Raises:
         DataError: the file is missing, damaged, or of other embeddings; faiss is not installed.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     faiss = _faiss()
     try:
-        tensors = load_file(path)
-        about = json.loads(bytes(tensors["about"].numpy()).decode())
+        tensors, about = read_tensors(path)
         kind, cells, probes = about["kind"], int(about["cells"]), int(about["probes"])
         made_of, data = about["embeddings"], tensors["index"].numpy()
     except FileNotFoundError:
         raise DataError(f"index {path}: no such file; scripts/build_index.py writes it") from None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise DataError(f"index {path}: not a file of build_index.py ({error!r})") from None
     if made_of != store.fingerprint:
         raise DataError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ldm.data.items import Uniform
 from ldm.data.scenes.captions import RELATIONS
 from ldm.data.scenes.drawing import BACKGROUNDS, Background, SceneObject
-
-Uniform = Callable[[], float]
 
 GAP = 0.07
 """Free space between the boxes of two objects, in units of the shorter image side."""

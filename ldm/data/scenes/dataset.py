@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.captions import Tokenizer
 from ldm.data.items import check_choice
 from ldm.data.layouts.boxes import Box, BoxTokenizer
 from ldm.data.scenes.captions import (
@@ -23,8 +23,6 @@ from ldm.data.scenes.captions import (
 from ldm.data.scenes.composition import Scene, sample_scene
 from ldm.data.scenes.drawing import BACKGROUNDS, draw_background, draw_object
 from ldm.errors import DataError
-
-Tokenizer = Callable[[str], Tensor]
 
 _SPLITS = ("train", "validation", "test")
 

@@ -1,6 +1,6 @@
-"""Silhouettes: two that are drawn here, and those in image files.
+"""Clouds of points in the plane, spread evenly over silhouettes: data that are no images.
 
-Clouds of points in the plane, spread evenly over silhouettes: data that are no images.
+Two silhouettes are drawn here; others come from image files.
 """
 
 from __future__ import annotations

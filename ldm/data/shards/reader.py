@@ -1,6 +1,6 @@
-"""The shards of a WebDataset: which there are, how many samples each has, and reading one.
+"""The shards of a WebDataset: which there are, how many samples each has, and reading them.
 
-One sample of a shard: its image, caption and class, or why it cannot be used.
+``SampleReader`` makes image, caption and class of the files of a sample, or says why it cannot.
 """
 
 from __future__ import annotations

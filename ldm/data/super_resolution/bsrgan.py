@@ -1,16 +1,9 @@
 """Blind degradation: blur, shrinking, noise and JPEG in random order (BSRGAN, arXiv 2103.14006).
 
 The paper's BSR model (section 4.4, appendix D.6.1) is trained with the light variant. Numbers are
-those of the code that was released with the paper.
-
-Resizing of an array as OpenCV does it: without anti-aliasing, or by area.
-
-Gaussian kernels of any covariance, and the convolution of an image with them.
-
-The steps of blind degradations: blur, shrinking, noise, JPEG.
-
-A step is called as ``step(image, generator)`` with float32 (H, W, 3) in [0, 1] and returns the
-same, perhaps smaller.
+those of the code that was released with the paper, which resizes as OpenCV does: without
+anti-aliasing, or by area. A step of a degradation is called as ``step(image, generator)`` with
+float32 (H, W, 3) in [0, 1] and returns the same, perhaps smaller.
 """
 
 from __future__ import annotations
@@ -133,7 +126,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class Resize:
-    """Resizing; see ``ldm.data.super_resolution.bsrgan``.
+    """Resizing; see ``resize``.
 
     Attributes:
         size: height and width of the result.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.items import Skips, WrappedItems
+from ldm.data.items import DerivedItems
 from ldm.data.super_resolution.bicubic import Degradation
 
 
-class SuperResolution(Dataset[dict[str, Any]]):
+class SuperResolution(DerivedItems):
     """Any data set of images with the small one from which each is to be recovered.
 
     Items are those of ``images`` with, besides, ``lr_image``: float (C, H / f, W / f) in [-1, 1].
@@ -38,21 +40,9 @@ class SuperResolution(Dataset[dict[str, Any]]):
         seed: int = 0,
         refused: str = "error",
     ) -> None:
-        self.images, self.degradation = images, degradation
-        self._items = WrappedItems(images, seed, refused)
+        super().__init__(images, seed, refused)
+        self.degradation = degradation
 
-    @property
-    def skips(self) -> Skips:
-        """How many items ``images`` refused, over all workers."""
-        return self._items.skips
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Give the following items new degradations and crops, also in running workers."""
-        self._items.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        entries, generator = self._items[index]
-        return {**entries, "lr_image": self.degradation(entries["image"], generator)}
+    def derive(self, image: Tensor, generator: np.random.Generator) -> dict[str, Any]:
+        """``lr_image``."""
+        return {"lr_image": self.degradation(image, generator)}

@@ -7,12 +7,10 @@ import argparse
 import torch
 
 from ldm.cli.app import say
-from ldm.cli.options.common import check_out_file
 from ldm.cli.retrieval import Clip, beside, embed
 from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import FaissSearch, exact_index, ivf_index, recall, save_index
 from ldm.distributed import own_device
-from ldm.errors import UserError
 
 SHOWN = 10
 """Neighbours whose recall is measured."""
@@ -20,7 +18,6 @@ SHOWN = 10
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed, then index what was embedded."""
-    _check(arguments)
     arguments.device = own_device(arguments.device)
     clip = Clip(arguments.clip, arguments.clip_weights, torch.device(arguments.device))
     file = arguments.embeddings or beside(arguments.folder, clip)
@@ -31,20 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
     search = _index(store, arguments)
     save_index(search, store, out)
     say(f"index ({search.description}) kept in {out}")
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.folder.is_dir():
-        raise UserError(f"{arguments.folder}: no such folder")
-    if arguments.threads < 1:
-        raise UserError(f"--threads {arguments.threads}: must be at least 1")
-    for name in ("cells", "probes"):
-        if getattr(arguments, name) is not None and arguments.index != "ivf":
-            raise UserError(f"--{name} {getattr(arguments, name)} goes with --index ivf")
-    check_out_file("--embeddings", arguments.embeddings)
-    check_out_file("--out", arguments.out)
-    if arguments.out is not None and arguments.index is None:
-        raise UserError(f"--out {arguments.out} is where an index goes: name the --index")
 
 
 def _index(store: EmbeddingStore, arguments: argparse.Namespace) -> FaissSearch:

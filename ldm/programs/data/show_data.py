@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.cli.app import say
-from ldm.cli.options.common import check_out_file
-from ldm.config import instantiate, load_config
+from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.visualization.conditions import Item, item_cells
 from ldm.visualization.figure import Row, save_rows
@@ -26,16 +25,8 @@ TEXT = 60
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read the arguments, look at samples, measure, write the sheet."""
-    if arguments.num < 1 or arguments.workers < 0 or arguments.seconds < 0:
-        raise UserError("--num must be at least 1, --workers and --seconds not negative")
-    check_out_file("--out", arguments.out)
-    files = [item for item in arguments.config if "=" not in item]
-    overrides = [item for item in arguments.config if "=" in item]
-    if not files:
-        raise UserError("give a config file; --help shows examples")
-    config = load_config(*files, overrides=overrides, complete=False)
-    dataset = _dataset(config, arguments.split)
+    """Look at samples, measure, write the sheet."""
+    dataset = _dataset(arguments.config, arguments.split)
     if hasattr(dataset, "set_epoch"):
         dataset.set_epoch(arguments.epoch)
     size = f"{len(dataset)} items" if hasattr(dataset, "__len__") else "no known length"
@@ -55,12 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _dataset(config: DictConfig, split: str) -> Any:
     """One of the two data sets of a config, without building the other."""
-    if "data" not in config:
-        raise UserError("this config has no data: name the file of a data set after it")
-    text = OmegaConf.to_yaml(config.data)
-    for key in map(str, config):
-        if OmegaConf.is_missing(config, key) and f"${{{key}}}" in text:
-            raise UserError(f"the data set needs {key}: give {key}=VALUE after the files")
     parts = config.data.get("params") or {}
     if split in parts:
         return instantiate(parts[split], f"data.params.{split}")

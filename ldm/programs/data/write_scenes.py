@@ -15,20 +15,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.cli.app import say
+from ldm.cli.commands.data.write_scenes import FACTOR, RECORD
 from ldm.data.inpainting.masks import lama_masks
 from ldm.data.scenes.captions import CLASS_NAMES
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.data.super_resolution.bicubic import Bicubic
-from ldm.errors import UserError
-from ldm.files import read_json, write_atomically
+from ldm.files import write_atomically
 from ldm.visualization.images import save_png
 
-RECORD = "scenes.json"
-FACTOR = 4
 HELD_OUT = 20
 """Every so many scenes one is in validation.txt."""
 IN_TABLES = ("caption", "class_label", "boxes", "box_labels")
-CAPTIONS = ("metadata", "txt", "json", "csv", "none")
 
 Item = dict[str, Any]
 Named = Sequence[tuple[str, Item]]
@@ -36,15 +33,10 @@ Named = Sequence[tuple[str, Item]]
 
 def run(arguments: argparse.Namespace) -> None:
     """Write scenes, then the tables that name them."""
-    if arguments.num < 2 or arguments.size % FACTOR:
-        raise UserError(
-            f"--num {arguments.num} must be at least 2 (one is held out) and --size "
-            f"{arguments.size} a multiple of {FACTOR} (the small images)"
-        )
     scenes = SceneDataset(
         arguments.size, arguments.num, arguments.seed, arguments.split, arguments.num_objects
     )
-    _begin(arguments)
+    _write_text(arguments.out / RECORD, json.dumps(arguments.settings) + "\n")
     named = []
     for k in tqdm(range(arguments.num), desc="scenes", unit="scene", dynamic_ncols=True):
         item = scenes[k]
@@ -62,27 +54,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.classes:
         present = len({item["class_label"] for _, item in named})
         say(f"{present} class folders: num_classes={present}")
-
-
-def _begin(arguments: argparse.Namespace) -> None:
-    """Refuse a folder that holds something else; say in it what it holds."""
-    out, record = arguments.out, arguments.out / RECORD
-    keys = ("size", "split", "seed", "num_objects", "captions", "classes")
-    settings = {"num": arguments.num} | {key: getattr(arguments, key) for key in keys}
-    if record.is_file():
-        remedy = f"delete {out} or give another OUT"
-        before = read_json(record, where=f"{record} is damaged", remedy=remedy, table=True)
-        different = [key for key in keys if before.get(key) != settings[key]]
-        if different:
-            raise UserError(
-                f"{out} holds scenes of other settings ({', '.join(different)}; see {RECORD}): "
-                "delete it or give another OUT"
-            )
-        if before.get("num", 0) > arguments.num:
-            raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and was not written by this script: give another OUT")
-    _write_text(record, json.dumps(settings) + "\n")
 
 
 def _write_pictures(out: Path, name: str, item: Item, generator: np.random.Generator) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import argparse
 import functools
 import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import PIL
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import ldm
+from ldm.autoencoders import base as stored
 from ldm.cli.app import say
-from ldm.cli.latent_cache import SPLITS, Job, first_seed, read_job
-from ldm.cli.options.common import check_out_folder
-from ldm.data.latents.manifest import FILE, Manifest, Split
-from ldm.data.latents.shard import describe, pack
+from ldm.cli.latent_cache import SPLITS, first_seed, flip_probability, model_node, with_flip
+from ldm.config import instantiate
+from ldm.data.latents.manifest import FILE, Manifest, Recipe, Split
+from ldm.data.latents.shard import describe, odd_entry, pack
 from ldm.data.latents.verify import verify_items, verify_sums
-from ldm.data.latents.writer import Writer
+from ldm.data.latents.writer import Encoder, ItemPairs, Writer
 from ldm.distributed import Processes, own_device
-from ldm.errors import UserError
+from ldm.errors import ConfigError, UserError
 from ldm.files import sole_writer, write_atomically
 
 DATA = "data.yaml"
@@ -29,11 +34,27 @@ SAMPLES = 16
 """Items of a set that are encoded anew to verify a cache."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is to be cached, and how."""
+
+    arguments: argparse.Namespace
+    recipe: Recipe
+    flip: float
+    pairs: dict[str, ItemPairs]
+    encode: Encoder
+
+    @property
+    def out(self) -> Path:
+        """Folder of the cache."""
+        path: Path = self.arguments.out
+        return path
+
+
 def run(arguments: argparse.Namespace) -> None:
-    """Read the arguments; make the cache, or go on with it; verify it."""
-    _check(arguments)
+    """Make the cache, or go on with it; verify it."""
     processes = Processes.join()
-    job = read_job(arguments)
+    job = _job(arguments, torch.device(own_device(arguments.device)))
     if arguments.verify:
         manifest = Manifest.load(job.out)
         _check_recipe(manifest, job)
@@ -51,19 +72,73 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"train from it: the same config, then {job.out / DATA}")
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if not any("=" not in item for item in arguments.config):
-        raise UserError("give a config file; --help shows examples")
-    if arguments.epochs < 1 or arguments.batch_size < 1 or arguments.workers < 0:
-        raise UserError("--epochs and --batch-size must be at least 1, --workers not negative")
-    if not 0 < arguments.shard_mib < 2**20:
-        raise UserError(f"--shard-mib {arguments.shard_mib}: must be positive")
-    arguments.device = own_device(arguments.device)
-    check_out_folder("--out", arguments.out)
-    if arguments.out.is_dir() and not (arguments.out / FILE).exists():
-        left = [path.name for path in arguments.out.iterdir() if not path.name.startswith(".")]
-        if left:
-            raise UserError(f"--out {arguments.out}: holds other files ({min(left)}); name another")
+def _job(arguments: argparse.Namespace, device: torch.device) -> Job:
+    """Build data sets and autoencoder of a config."""
+    flip = flip_probability(arguments.nodes["train"], "data.params.train")
+    pairs = {}
+    for name, node in arguments.nodes.items():
+        place = f"data.params.{name}"
+        plain = instantiate(with_flip(node, 0.0), place)
+        twin = instantiate(with_flip(node, 1.0), place) if flip > 0 and name == "train" else None
+        pairs[name] = ItemPairs(name, plain, twin)
+    autoencoder = _autoencoder(arguments.config).eval().requires_grad_(False).to(device)
+    item = pairs["train"][0][0]
+    if unknown := sorted(set(arguments.without) - set(item)):
+        raise ConfigError(
+            f"--without {unknown[0]}: items have no such entry, but {', '.join(item)}"
+        )
+    entry, encode = _encoding(autoencoder, device, item["image"])
+    there = (arguments.out / FILE).exists()
+    dtype = arguments.dtype or (Manifest.load(arguments.out).recipe.dtype if there else "fp32")
+    left_out = tuple(sorted({*arguments.without, *(() if arguments.with_image else ("image",))}))
+    transform = {name: with_flip(node, 0.0) for name, node in arguments.nodes.items()}
+    transform |= {"mirrored": flip > 0, "epochs": arguments.epochs, "left_out": list(left_out)}
+    recipe = Recipe(stored.fingerprint(autoencoder.state_dict()), transform, dtype)
+    return Job(arguments, recipe, flip, pairs, Encoder(entry, encode, dtype, left_out))
+
+
+def _autoencoder(config: DictConfig) -> nn.Module:
+    """The trained first stage of the model that the task of a config trains."""
+    node, place = model_node(config)
+    part = OmegaConf.select(node, "params.autoencoder")
+    if part is not None:
+        found: Any = instantiate(part)
+        target = str(part.get("target"))
+        if target.startswith("ldm.autoencoders.") and any(True for _ in found.parameters()):
+            raise ConfigError(
+                f"{place}.params.autoencoder: {target} has random weights: name a trained one by "
+                "ldm.load.pretrained"
+            )
+    else:
+        found = getattr(instantiate(node, place), "autoencoder", None)
+    if not isinstance(found, nn.Module) or not hasattr(found, "encode"):
+        raise ConfigError(f"{place}: is no latent diffusion model, it has no autoencoder")
+    return found
+
+
+def _encoding(
+    autoencoder: Any, device: torch.device, image: Tensor
+) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Name of the entry that is kept, and the function that makes it of images."""
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        try:
+            return stored.to_entry(autoencoder.encode(images.to(device)))[1].float().cpu()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory with {len(images)} images at once: give a smaller --batch-size"
+            ) from error
+
+    with torch.no_grad():
+        channels = autoencoder.image_channels
+        if len(image) != channels:
+            raise UserError(
+                f"images have {len(image)} channels, the autoencoder takes {channels}: give data "
+                "of its kind"
+            )
+        name, _ = stored.to_entry(autoencoder.encode(image[None].to(device)))
+    return name, encode
 
 
 def _make(job: Job, processes: Processes) -> Manifest:
@@ -121,8 +196,7 @@ def _plan(job: Job) -> Manifest:
         sizes.add(tuple(plain["image"].shape[-2:]))
         kept = job.encode([plain], f"item 0 of the {name} set")
         found = describe(kept[0])
-        if schema is not None and found != schema:
-            odd = min(k for k in found.keys() | schema.keys() if found.get(k) != schema.get(k))
+        if schema is not None and (odd := odd_entry(found, schema)) is not None:
             raise UserError(
                 f"{odd!r} of training and validation set differ: {schema.get(odd)} and "
                 f"{found.get(odd)}; make them alike, or leave it out with --without {odd}"
@@ -184,7 +258,8 @@ def _check_recipe(manifest: Manifest, job: Job) -> None:
 def _finish(job: Job, writer: Writer) -> Manifest:
     manifest = writer.finish()
     data = {name: _node(job, manifest, name) for name in SPLITS}
-    tree = {"data": {"params": data}, "uncached": job.nodes}  # the images, for evaluations
+    images = job.arguments.nodes  # which evaluations look at
+    tree = {"data": {"params": data}, "uncached": images}
     text = "# Written by scripts/cache_latents.py: the data node to train with, after the config.\n"
     text += OmegaConf.to_yaml(OmegaConf.create(tree))
     write_atomically(job.out / DATA, lambda file: file.write(text.encode()))
@@ -194,8 +269,8 @@ def _finish(job: Job, writer: Writer) -> Manifest:
 def _node(job: Job, manifest: Manifest, split: str) -> dict[str, Any]:
     params: dict[str, Any] = {"root": str(job.out), "split": split, "key": manifest.recipe.key}
     if split == "train":
-        params |= {"flip": job.flip, "seed": first_seed(job.nodes["train"])}
-    if "image_size" in job.config:
+        params |= {"flip": job.flip, "seed": first_seed(job.arguments.nodes["train"])}
+    if "image_size" in job.arguments.config:
         params["image_size"] = "${image_size}"
     return {"target": "ldm.data.CachedLatents", "params": params}
 

@@ -25,9 +25,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
+from ldm.cli.options.common import check_out_file, new_parser
 from ldm.cli.options.model import add_device_option
 from ldm.cli.options.retrieval import add_clip_options
+from ldm.errors import UserError
 
 KINDS = ("exact", "ivf")
 """Of ``ldm.data.retrieval.search.KINDS``."""
@@ -35,7 +36,22 @@ KINDS = ("exact", "ivf")
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder")
+    for name in ("threads", "cells", "probes"):
+        value = getattr(options, name)
+        if value is not None and name != "threads" and options.index != "ivf":
+            raise UserError(f"--{name} {value} goes with --index ivf")
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if options.clip.endswith(".json") and not Path(options.clip).is_file():
+        raise UserError(f"--clip {options.clip}: no such file")
+    check_out_file("--embeddings", options.embeddings)
+    check_out_file("--out", options.out)
+    if options.out is not None and options.index is None:
+        raise UserError(f"--out {options.out} is where an index goes: name the --index")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

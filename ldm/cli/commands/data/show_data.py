@@ -19,12 +19,38 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.cli.options.common import check_out_file, new_parser
+from ldm.cli.options.configs import read_config
+from ldm.config import check
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_intermixed_args(arguments)
+    """The options of the program.
+
+    Returns:
+        The options; ``config`` is the merged configuration.
+    """
+    options = _parser().parse_intermixed_args(arguments)
+    if options.num < 1 or min(options.workers, options.epoch, options.seconds) < 0:
+        raise UserError("--num must be at least 1, --workers, --epoch and --seconds not negative")
+    check_out_file("--out", options.out)
+    options.config = read_config(options.config, complete=False)
+    _check_data(options.config, options.split)
+    return options
+
+
+def _check_data(config: DictConfig, split: str) -> None:
+    if "data" not in config:
+        raise UserError("this config has no data: name the file of a data set after it")
+    text = OmegaConf.to_yaml(config.data)
+    for key in map(str, config):
+        if OmegaConf.is_missing(config, key) and f"${{{key}}}" in text:
+            raise UserError(f"the data set needs {key}: give {key}=VALUE after the files")
+    parts = config.data.get("params") or {}
+    check(*((parts[split], f"data.params.{split}") if split in parts else (config.data, "data")))
 
 
 def _parser() -> argparse.ArgumentParser:

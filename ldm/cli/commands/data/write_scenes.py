@@ -29,15 +29,58 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm.cli.options.common import new_parser
+from ldm.errors import UserError
+from ldm.files import read_json
 
+RECORD = "scenes.json"
+"""What a folder of scenes holds, in it."""
+FACTOR = 4
+"""How many times smaller the small images are."""
+LEAST = 16
+"""Pixels of a side: ``ldm.data.SceneDataset`` draws no smaller scenes."""
 CAPTIONS = ("metadata", "txt", "json", "csv", "none")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``settings`` is what decides what is written."""
+    options = _parser().parse_args(arguments)
+    if options.num < 2 or options.size % FACTOR:
+        raise UserError(
+            f"--num {options.num} must be at least 2 (one is held out) and --size "
+            f"{options.size} a multiple of {FACTOR} (the small images)"
+        )
+    if options.size < LEAST:
+        raise UserError(f"--size {options.size} is below {LEAST} pixels")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed} is negative")
+    low, high = options.num_objects
+    if not 1 <= low <= high <= 3:
+        raise UserError(f"--num-objects {low} {high} (num_objects): must be within 1 to 3")
+    keys = ("size", "split", "seed", "num_objects", "captions", "classes")
+    options.settings = {"num": options.num} | {key: getattr(options, key) for key in keys}
+    _check_out(options.out, options.settings)
+    return options
+
+
+def _check_out(out: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else."""
+    record = out / RECORD
+    if record.is_file():
+        remedy = f"delete {out} or give another OUT"
+        before = read_json(record, where=f"{record} is damaged", remedy=remedy, table=True)
+        different = [k for k in settings if k != "num" and before.get(k) != settings[k]]
+        if different:
+            raise UserError(
+                f"{out} holds scenes of other settings ({', '.join(different)}; see {RECORD}): "
+                "delete it or give another OUT"
+            )
+        if before.get("num", 0) > settings["num"]:
+            raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and was not written by this script: give another OUT")
 
 
 def _parser() -> argparse.ArgumentParser:

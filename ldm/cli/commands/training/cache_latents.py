@@ -24,16 +24,51 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
+from omegaconf import OmegaConf
+
+from ldm.cli.latent_cache import data_nodes, model_node
+from ldm.cli.options.common import check_out_folder, new_parser
+from ldm.cli.options.configs import read_config
 from ldm.cli.options.model import add_device_option
+from ldm.config import check
+from ldm.errors import UserError
 
 DTYPES = ("fp32", "bf16")
 """Of ``ldm.data.latents.manifest.DTYPES``."""
+MANIFEST = "manifest.json"
+"""``ldm.data.latents.manifest.FILE``."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_intermixed_args(arguments)
+    """The options of the program.
+
+    Returns:
+        The options; ``config`` is the merged configuration, ``nodes`` those of its data sets.
+    """
+    options = _parser().parse_intermixed_args(arguments)
+    if options.epochs < 1 or options.batch_size < 1 or options.workers < 0:
+        raise UserError("--epochs and --batch-size must be at least 1, --workers not negative")
+    if not 0 < options.shard_mib < 2**20:
+        raise UserError(f"--shard-mib {options.shard_mib}: must be positive")
+    _check_out(options.out, options.verify)
+    options.config = read_config(options.config)
+    options.nodes = data_nodes(options.config)
+    for name, node in options.nodes.items():
+        check(node, f"data.params.{name}")
+    model, _ = model_node(options.config)
+    check(OmegaConf.select(model, "params.autoencoder") or model)
+    return options
+
+
+def _check_out(out: Path, verify: bool) -> None:
+    check_out_folder("--out", out)
+    if (out / MANIFEST).exists():
+        return
+    if verify:
+        raise UserError(f"--out {out}: is no latent cache, it has no {MANIFEST}")
+    left = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if visible := [name for name in left if not name.startswith(".")]:
+        raise UserError(f"--out {out}: holds other files ({min(visible)}); name another")
 
 
 def _parser() -> argparse.ArgumentParser:
