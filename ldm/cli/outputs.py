@@ -19,6 +19,7 @@ import ldm
 from ldm.cli.app import say
 from ldm.cli.options.common import check_out_folder
 from ldm.cli.sampling import SamplingSession
+from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
 from ldm.files import sole_writer, write_atomically
@@ -154,7 +155,7 @@ def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Rec
     if not file.exists():
         return []
     try:
-        before = json.loads(file.read_text())
+        before = with_current_names(json.loads(file.read_text()))
         old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: not written by this script; give another --out") from None

@@ -34,6 +34,5 @@ def choose_sampler(options: argparse.Namespace, schedule: NoiseSchedule) -> Samp
 
 def sampler_settings(options: argparse.Namespace, sampler: Any) -> dict[str, Any]:
     """Name, class and all options of a sampler, also those left at their defaults."""
-    kind = type(sampler)
-    about = {"name": options.sampler, "class": f"{kind.__module__}.{kind.__qualname__}"}
+    about = {"name": options.sampler, "class": f"ldm.samplers.{type(sampler).__name__}"}
     return about | asdict(sampler)

@@ -51,6 +51,11 @@ MOVED = {
     "ldm.data.coco.CocoBoxes": "ldm.data.CocoBoxes",
     "ldm.data.coco.CocoCaptions": "ldm.data.CocoCaptions",
     "ldm.data.cuts.framing": "ldm.data.make_framing",
+    "ldm.data.degradation_steps.Blur": "ldm.data.super_resolution.bsrgan.Blur",
+    "ldm.data.degradation_steps.Decimate": "ldm.data.super_resolution.bsrgan.Decimate",
+    "ldm.data.degradation_steps.Jpeg": "ldm.data.super_resolution.bsrgan.Jpeg",
+    "ldm.data.degradation_steps.Noise": "ldm.data.super_resolution.bsrgan.Noise",
+    "ldm.data.degradation_steps.Resize": "ldm.data.super_resolution.bsrgan.Resize",
     "ldm.data.degradations.Bicubic": "ldm.data.Bicubic",
     "ldm.data.faces.Faces": "ldm.data.Faces",
     "ldm.data.file_list.FileList": "ldm.data.FileList",
@@ -107,11 +112,14 @@ MOVED = {
     "ldm.diffusion.weighting.Weighting": "ldm.diffusion.Weighting",
     "ldm.evaluation.class_accuracy.class_accuracy": "ldm.evaluation.class_accuracy",
     "ldm.evaluation.class_features.ClassFeatures": "ldm.evaluation.ClassFeatures",
+    "ldm.evaluation.clip.clip": "ldm.evaluation.networks.clip.clip",
     "ldm.evaluation.clip_score.clip_score": "ldm.evaluation.clip_score",
     "ldm.evaluation.density_coverage.density_coverage": "ldm.evaluation.density_coverage",
+    "ldm.evaluation.dinov2.dinov2": "ldm.evaluation.networks.dinov2.dinov2",
     "ldm.evaluation.frechet.frechet_distance": "ldm.evaluation.frechet_distance",
     "ldm.evaluation.frechet.frechet_from_features": "ldm.evaluation.frechet_from_features",
     "ldm.evaluation.image_source.ImageSource": "ldm.evaluation.ImageSource",
+    "ldm.evaluation.inception.inception": "ldm.evaluation.networks.inception.inception",
     "ldm.evaluation.inception_score.InceptionScore": "ldm.evaluation.InceptionScore",
     "ldm.evaluation.kernel_distance.kernel_distance": "ldm.evaluation.kernel_distance",
     "ldm.evaluation.memorisation.copies": "ldm.evaluation.copies",
@@ -128,6 +136,7 @@ MOVED = {
     "ldm.evaluation.small_samples.frechet_infinity": "ldm.evaluation.frechet_infinity",
     "ldm.evaluation.sources.open_source": "ldm.evaluation.open_source",
     "ldm.evaluation.statistics.FeatureStatistics": "ldm.evaluation.FeatureStatistics",
+    "ldm.evaluation.vgg.vgg16": "ldm.evaluation.networks.vgg16.vgg16",
     "ldm.initialise.InitFrom": "ldm.load.InitFrom",
     "ldm.initialise.initialise": "ldm.load.initialise",
     "ldm.losses.autoencoder.KLObjective": "ldm.losses.KLObjective",
@@ -167,7 +176,7 @@ MOVED = {
     "ldm.training.run.train": "ldm.training.train",
     "ldm.training.run_folder.RunFolder": "ldm.training.RunFolder",
 }
-"""Old dotted name -> the public name."""
+"""Old dotted name -> the public name, or the place of what is not exported."""
 
 
 def current_name(name: Any) -> Any:
@@ -176,10 +185,14 @@ def current_name(name: Any) -> Any:
 
 
 def with_current_names(tree: Any) -> Any:
-    """A tree of mappings and lists with the ``target`` of every node by its public name."""
+    """A tree of mappings and lists with everything that it names by its public name.
+
+    Names are the ``target`` of a node of a config, and the ``class`` of a sampler in records of
+    samples and in reports.
+    """
     if isinstance(tree, dict):
         return {
-            key: current_name(value) if key == "target" else with_current_names(value)
+            key: current_name(value) if key in ("target", "class") else with_current_names(value)
             for key, value in tree.items()
         }
     if isinstance(tree, list):

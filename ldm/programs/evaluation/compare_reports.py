@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.cli.app import say
+from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.compare_reports import compare_reports, other_differences
 
@@ -43,7 +44,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     file = path / "metrics.json" if path.is_dir() else path
     try:
-        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        report: dict[str, Any] = with_current_names(json.loads(file.read_text(encoding="utf-8")))
         [measurement["name"] + "" for measurement in report["measurements"]]
     except FileNotFoundError:
         raise UserError(f"{file}: no such report; scripts/evaluate.py writes it") from None
