@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import attention as feed_forward
+from ldm.layers import cpu
 from ldm.layers.attention import FeedForward
 
 
@@ -18,7 +18,7 @@ def expected(layer: FeedForward, x: Tensor) -> Tensor:
 def test_in_parts_or_at_once_the_result_is_the_same(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_forward, "CACHED", 1)
+    monkeypatch.setattr(cpu, "CACHED", 1)
     torch.manual_seed(0)
     layer, x = FeedForward(8), torch.randn(shape)
     torch.testing.assert_close(layer(x), expected(layer, x))

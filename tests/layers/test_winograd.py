@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.layers import winograd
 from ldm.layers.convolution import Conv3x3
-from ldm.layers.winograd import computed_once, constant_weights, convolve, direct_convolutions
+from ldm.layers.cpu import direct_convolutions
+from ldm.layers.winograd import computed_once, constant_weights, convolve
 
 SHAPES = [
     (1, 3, 4, 4, 4),

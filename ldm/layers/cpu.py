@@ -1,0 +1,76 @@
+"""What processors do differently from accelerators, and when: for the same results in less time.
+
+All thresholds were found by measuring on one thread of a processor with AVX2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from ldm.layers.winograd import TILE, are_constant
+
+MOST_PAIRS = 512 * 512
+"""Input times output channels: with more, the kernels at Winograd's points (four times the weight)
+would need too much memory."""
+MOST_COVERED = 1.2
+"""Positions of all of Winograd's tiles over those of the map, whose sides tiles may not divide."""
+CACHED = 2**17
+"""Inner features of a position-wise network that stay in the cache."""
+
+_direct: ContextVar[bool] = ContextVar("_direct", default=False)
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Convolve by the definition inside a ``with`` block (of this thread), to count operations."""
+    token = _direct.set(True)
+    try:
+        yield
+    finally:
+        _direct.reset(token)
+
+
+def prefers_winograd(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``winograd.convolve`` is the faster 3x3 convolution of x (B, C, h, w).
+
+    Maps have to be taken to the points, which pays with many channels; weights too, which pays with
+    many positions (of all samples) unless they are kept. Gradients of weights gain the most.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or _direct.get():
+        return False
+    if type(x) is not Tensor or x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return False  # fake and distributed tensors, half precision
+    if torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
+        return False
+    out_channels, channels = weight.shape[:2]
+    n, given, height, width = x.shape
+    covered = -(-height // TILE) * -(-width // TILE) * TILE**2
+    if given != channels or covered > MOST_COVERED * height * width:
+        return False
+    learns = torch.is_grad_enabled() and weight.requires_grad
+    pairs, narrow = channels * out_channels, min(channels, out_channels)
+    wide = narrow >= 128 or (learns and narrow >= 64 and pairs >= 64 * 128)
+    size = n * height * width * narrow
+    return wide and pairs <= MOST_PAIRS and size >= (2**17 if learns or are_constant() else 2**18)
+
+
+def by_positions(network: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """``network(x)`` of a position-wise network, some positions of x (..., C) after the other.
+
+    On a processor without gradients it is then bound by arithmetic instead of memory.
+
+    Args:
+        network: (n, C) -> (n, C).
+        x: its input.
+        width: its inner features.
+    """
+    stores = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if stores or x.device.type != "cpu":
+        return network(x)
+    parts = x.flatten(0, -2).split(max(256, CACHED // width))
+    return torch.cat([network(part) for part in parts]).view(x.shape)
