@@ -93,7 +93,7 @@ class Objective(nn.Module):
         self.gradients: deque[Tensor] = deque(maxlen=1)
 
     def work_in_parts(self, parts: int) -> None:
-        """Expect every batch in so many parts; see ``ldm.losses.adversarial``."""
+        """Expect every batch in so many parts, over which gradients are averaged."""
         self.gradients = deque(self.gradients, maxlen=parts)
 
     def adversarial(self, step: int) -> bool:

@@ -1,6 +1,6 @@
 """LPIPS: a distance of images that agrees with human judgement better than pixels do.
 
-Where the weights of LPIPS come from: files, never the network.
+Zhang et al. 2018, version 0.1 with VGG16. The weights are read from files, never from the network.
 """
 
 from __future__ import annotations
