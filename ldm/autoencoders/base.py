@@ -152,7 +152,7 @@ def to_entry(posterior: Posterior) -> tuple[str, Tensor]:
         return LATENTS, posterior.z
     raise ConfigError(
         f"the autoencoder gives a {type(posterior).__name__}: only DiagonalGaussian and "
-        "Deterministic posteriors can be cached"
+        "Deterministic posteriors can be kept as a tensor"
     )
 
 
