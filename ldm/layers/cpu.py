@@ -55,8 +55,10 @@ def prefers_winograd(x: Tensor, weight: Tensor) -> bool:
     learns = torch.is_grad_enabled() and weight.requires_grad
     pairs, narrow = channels * out_channels, min(channels, out_channels)
     wide = narrow >= 128 or (learns and narrow >= 64 and pairs >= 64 * 128)
-    size = n * height * width * narrow
-    return wide and pairs <= MOST_PAIRS and size >= (2**17 if learns or are_constant() else 2**18)
+    positions = n * height * width
+    large = positions >= (512 if are_constant() else 1024)
+    large = large and positions * narrow >= (2**17 if learns or are_constant() else 2**18)
+    return wide and large and pairs <= MOST_PAIRS
 
 
 def by_positions(network: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:

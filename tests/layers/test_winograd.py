@@ -156,6 +156,7 @@ def test_wide_layers_on_large_maps_take_fewer_products(transformed: list[Tensor]
     with torch.no_grad():  # gradients of weights gain the most
         layer.float()(large)
         layer.double()
+    _layer(512, 512)(_map(4, 512, 8, 8))  # few positions, though many values
     _layer(1024, 512)(_map(1, 1024, 32, 32))  # a large kernel
     layer.float()(_map(64, 128, 5, 5))  # maps that tiles do not fit
     with direct_convolutions():
