@@ -53,12 +53,12 @@ def prefers_winograd(x: Tensor, weight: Tensor) -> bool:
     if given != channels or covered > MOST_COVERED * height * width:
         return False
     learns = torch.is_grad_enabled() and weight.requires_grad
-    pairs, narrow = channels * out_channels, min(channels, out_channels)
-    wide = narrow >= 128 or (learns and narrow >= 64 and pairs >= 64 * 128)
+    narrow, kept = min(channels, out_channels), are_constant()
+    if narrow < (64 if learns else 128) or not 64 * 128 <= channels * out_channels <= MOST_PAIRS:
+        return False
     positions = n * height * width
-    large = positions >= (512 if are_constant() else 1024)
-    large = large and positions * narrow >= (2**17 if learns or are_constant() else 2**18)
-    return wide and large and pairs <= MOST_PAIRS
+    least_values = 2**17 if learns or kept else 2**18
+    return positions >= (512 if kept else 1024) and positions * narrow >= least_values
 
 
 def by_positions(network: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
