@@ -21,6 +21,8 @@ MOST_COVERED = 1.2
 """Positions of all of Winograd's tiles over those of the map, whose sides tiles may not divide."""
 CACHED = 2**17
 """Inner features of a position-wise network that stay in the cache."""
+LEAST_PARTS = 8
+"""With fewer, working on parts of that size costs as much as it saves."""
 
 _direct: ContextVar[bool] = ContextVar("_direct", default=False)
 
@@ -72,7 +74,7 @@ def by_positions(network: Callable[[Tensor], Tensor], x: Tensor, width: int) -> 
         width: its inner features.
     """
     stores = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    if stores or x.device.type != "cpu":
+    size = max(256, CACHED // width)
+    if stores or x.device.type != "cpu" or x.shape[:-1].numel() < LEAST_PARTS * size:
         return network(x)
-    parts = x.flatten(0, -2).split(max(256, CACHED // width))
-    return torch.cat([network(part) for part in parts]).view(x.shape)
+    return torch.cat([network(part) for part in x.flatten(0, -2).split(size)]).view(x.shape)
