@@ -1,8 +1,8 @@
-"""The contract that all first stages keep.
+"""The contract that all first stages keep: what they are, and what they say about latents.
 
-What an encoder says about the latents of a batch of images.
-
-Posteriors as tensors that can be kept, and which autoencoder they are of.
+An encoder answers with a ``Posterior`` q(z | x): normal with independent entries (KL-regularised,
+Kingma & Welling 2014) or a single latent (VQ). A posterior can be kept as a tensor beside the
+fingerprint of the autoencoder that it is of; caches of latents do so.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def to_entry(posterior: Posterior) -> tuple[str, Tensor]:
         return LATENTS, posterior.z
     raise ConfigError(
         f"the autoencoder gives a {type(posterior).__name__}: only DiagonalGaussian and "
-        "Deterministic posteriors can be cached"
+        "Deterministic posteriors can be kept as a tensor"
     )
 
 

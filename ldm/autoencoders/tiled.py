@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.autoencoders.base import Autoencoder, Deterministic, DiagonalGaussian, Reconstruction
+from ldm.autoencoders.base import (
+    MOMENTS,
+    Autoencoder,
+    Deterministic,
+    DiagonalGaussian,
+    Reconstruction,
+    to_entry,
+)
 from ldm.layers.tiling import StandIn, Tiling
 
 
@@ -44,15 +51,15 @@ class TiledAutoencoder(StandIn):
         """
         factor = self.autoencoder.downsampling_factor
         tiling = self.tiling.scaled(factor)
-        kinds: set[type] = set()
+        kinds: set[str] = set()
 
         def moments(tile: Tensor) -> Tensor:
-            posterior = self.autoencoder.encode(tile)
-            kinds.add(type(posterior))
-            return _tensor(posterior)
+            kind, values = to_entry(self.autoencoder.encode(tile))
+            kinds.add(kind)
+            return values
 
         values = tiling.apply(moments, x, down=factor)
-        return DiagonalGaussian(values) if kinds == {DiagonalGaussian} else Deterministic(values)
+        return DiagonalGaussian(values) if kinds == {MOMENTS} else Deterministic(values)
 
     def decode(self, z: Tensor, **options: Any) -> Tensor:
         """Images (B, C, f*h, f*w) of latents z (B, c, h, w).
@@ -77,17 +84,6 @@ class TiledAutoencoder(StandIn):
         quantized = self.quantize(z)
         image = self.decode(quantized.z, quantize=False)
         return Reconstruction(image, posterior, quantized.loss, quantized.indices)
-
-
-def _tensor(posterior: Any) -> Tensor:
-    """What determines a posterior, as one map of latent size."""
-    if isinstance(posterior, DiagonalGaussian):
-        return torch.cat([posterior.mean, posterior.logvar], dim=1)
-    if isinstance(posterior, Deterministic):
-        return posterior.z
-    raise TypeError(
-        f"tiles can be encoded to DiagonalGaussian or Deterministic, not {type(posterior).__name__}"
-    )
 
 
 def reconstruct(model: Autoencoder, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

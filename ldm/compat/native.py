@@ -1,7 +1,4 @@
-"""What a native node says about a first stage, for the formats that it is exported to.
-
-What a native node says about a UNet, for the formats that it is exported to.
-"""
+"""What native nodes of first stages and UNets say in plain values, for the formats of export."""
 
 from __future__ import annotations
 

@@ -31,24 +31,13 @@ class EncoderUNet(nn.Module):
         model_channels: Base width, a multiple of 32.
         out_channels: Width of the result: the number of classes.
         num_res_blocks: Residual blocks per level.
-        attention_resolutions: Down-sampling factors (1, 2, 4, ...) at which there is attention;
-            the middle always has it.
+        attention_resolutions: This and ``channel_mult``: as those of :class:`UNet`.
         channel_mult: Width of each level in units of ``model_channels``; starts with 1.
         image_size: Side of the (square) x. Only the pool "attention" is bound to it, and needs it.
         pool: From maps to a vector: "attention" (:class:`AttentionPool`), "adaptive" (mean over all
             positions); or two linear layers on the means after every block, "spatial" with a ReLU
             and "spatial_v2" with a normalisation and SiLU.
-        num_heads: Heads per attention layer; -1: not given.
-        num_head_channels: Width of a head, wins over ``num_heads``; -1: not given. If neither is
-            given, heads are 32 wide.
-        dropout: Probability of dropping a feature in the residual blocks.
-        conv_resample: Learned kernels for going down.
-        use_scale_shift_norm: The step embedding scales and shifts normalised features.
-        resblock_updown: Residual blocks go down instead.
-        use_new_attention_order: See :class:`~ldm.layers.attention.AttentionBlock`.
-        use_checkpoint: Recompute activations in the backward pass: less memory, slower.
-        norm_groups: Groups of all normalisations, 32 as published; see
-            :func:`~ldm.layers.basics.group_norm`.
+        num_heads: This and all that follow: as those of :class:`UNet`.
 
     Raises:
         ValueError: If the arguments do not fit together.

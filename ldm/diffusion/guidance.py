@@ -1,6 +1,8 @@
 """Guidance: wrappers around a denoiser that pull samples towards their conditions.
 
-Guidance by a picture: samples of a finished model are pulled towards one by its decoder.
+Towards what the network was trained to be conditioned on (classifier-free), towards a class
+(by the gradient of a classifier), or towards an image (by that of a likelihood behind the decoder,
+LDM, appendix C). All have the signature of the denoiser they wrap, so they compose.
 """
 
 from __future__ import annotations
@@ -165,7 +167,7 @@ class Perceptual:
 
     Args:
         target: y (B, 3, h, w) or (1, 3, h, w), in [-1, 1].
-        lpips: distance ``(x, y) -> (B, 1, 1, 1)`` of images, see ``ldm.losses.perceptual``.
+        lpips: distance ``(x, y) -> (B, 1, 1, 1)`` of images, e.g. ``ldm.losses.LPIPS``.
         factor: by which the sides of images are larger than those of the target.
     """
 

@@ -1,9 +1,7 @@
-"""Latent diffusion: autoencoder, denoiser and conditioners put together (paper, figure 3).
+"""Latent diffusion: autoencoder, denoiser and conditioners put together (LDM, figure 3).
 
-Latent statistics: the one number by which latents are scaled to unit variance.
-
-Moments of several batches or ranks are added up; only the sums decide the factor, so that it does
-not depend on how the data were split.
+And the one number by which latents are scaled to unit variance (appendix G). It follows from sums
+over all latents, which can be added up over batches and processes, however the data were split.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoders import base as stored
+from ldm.autoencoders.base import LATENTS, MOMENTS, from_batch
 from ldm.diffusion.conditioning import Conditioning, check_fit, encode_conditions, null_batch, stack
 from ldm.diffusion.guidance import ClassifierFreeGuidance
 from ldm.diffusion.loss_weighting import Uniform, Weighting
@@ -110,12 +108,12 @@ class LatentDiffusion(nn.Module):
         Raises:
             DataError: it has neither.
         """
-        posterior = stored.from_batch(batch)
+        posterior = from_batch(batch)
         if posterior is not None:
             return posterior.sample(generator).float()
         if "image" not in batch:
             raise DataError(
-                f"the batch has neither 'image' nor '{stored.MOMENTS}' nor '{stored.LATENTS}', "
+                f"the batch has neither 'image' nor '{MOMENTS}' nor '{LATENTS}', "
                 f"only: {', '.join(map(str, batch)) or 'nothing'}"
             )
         return self.encode_unscaled(batch["image"], generator)
@@ -129,7 +127,7 @@ class LatentDiffusion(nn.Module):
     def image_size(self, batch: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width in pixels of the images of a batch, or of its cached latents."""
         factor = 1 if "image" in batch else self.autoencoder.downsampling_factor
-        names = ("image", stored.MOMENTS, stored.LATENTS)
+        names = ("image", MOMENTS, LATENTS)
         height, width = next(batch[name] for name in names if name in batch).shape[-2:]
         return height * factor, width * factor
 

@@ -1,8 +1,7 @@
 """Attention over the positions of a feature map, and from them to a conditioning sequence.
 
-The gated position-wise network of a transformer block.
-
-A feature map as one vector, by attention.
+The two layers with attention of the published UNets, ``SpatialTransformer`` (LDM, appendix E.2.1)
+and ``AttentionBlock`` (ADM), what they are made of, and pooling by attention (CLIP).
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.layers import cpu
 from ldm.layers.basics import GROUPS, group_norm, run, zeroed
 from ldm.layers.convolution import project, to_map, to_tokens
-
-CACHED = 2**17
-"""Inner features that a processor works on at a time: they stay in its cache."""
 
 
 class GEGLU(nn.Module):
@@ -28,12 +25,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim_in) -> (..., dim_out); the first half of the projection is the value."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            value, gate = self.proj(x).chunk(2, dim=-1)
-            return value * F.gelu(gate)
-        # Two products instead of one: halves of one result would not be contiguous.
-        (value, gate), (value_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-        return F.linear(x, value, value_bias) * F.gelu(F.linear(x, gate, gate_bias))
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
@@ -41,17 +34,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.inner_dim = inner_dim = 4 * dim
+        self.net = nn.Sequential(
+            GEGLU(dim, inner_dim), nn.Dropout(dropout), nn.Linear(inner_dim, dim)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        stores = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if stores or x.device.type != "cpu":
-            return self.net(x)
-        # Some positions after the other: bound by arithmetic instead of memory.
-        rows = x.flatten(0, -2)
-        size = max(256, CACHED // self.net[2].in_features)  # type: ignore[operator]
-        return torch.cat([self.net(part) for part in rows.split(size)]).view(x.shape)
+        return cpu.by_positions(self.net, x, width=self.inner_dim)
 
 
 class CrossAttention(nn.Module):
@@ -102,8 +92,7 @@ class CrossAttention(nn.Module):
         )
         mask = None if mask is None else mask[:, None, None, :]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out = self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
-        return out
+        return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
 
 
 class BasicTransformerBlock(nn.Module):

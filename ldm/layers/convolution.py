@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import winograd
+from ldm.layers import cpu, winograd
 
 
 class Conv3x3(nn.Conv2d):
     """Convolution of 3x3 values that keeps the sides of the map; a ``nn.Conv2d`` to checkpoints.
 
-    On processors wide layers on large maps take fewer products, see ``ldm.layers.winograd``.
+    On processors wide layers on large maps take fewer products, see ``ldm.layers.cpu``.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -19,9 +19,8 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h, w)."""
-        if winograd.pays(x, self.weight):
-            return winograd.convolve(x, self.weight, self.bias)
-        return super().forward(x)
+        faster = cpu.prefers_winograd(x, self.weight)
+        return winograd.convolve(x, self.weight, self.bias) if faster else super().forward(x)
 
 
 def to_tokens(x: Tensor) -> Tensor:

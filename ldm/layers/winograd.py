@@ -1,14 +1,13 @@
 """3x3 convolutions with a quarter of the multiplications, for processors (Lavin & Gray, 2015).
 
-The one room of what is done for processors only: ``pays`` says where this is faster than a plain
-convolution, ``constant_weights`` lets samplers keep what is computed from a weight alone, and
-``direct_convolutions`` switches all of it off.
-
 A convolution is a product of polynomials, and a product is known from its values at enough points.
 F(4x4, 3x3) cuts a map into tiles of 4x4 results, which depend on 6x6 values. Along one dimension,
 4 results y of 6 values d and 3 weights g are ``y = A [(G g) * (B d)]``: the weights and the values
 are taken to six points, multiplied there, and the products taken back. In two dimensions that is 36
 products for 16 results instead of 144, and, summed over the channels, 36 products of matrices.
+
+What is computed from a weight alone is kept between calls inside ``constant_weights``. Whether this
+is the faster convolution is decided in ``ldm.layers.cpu``.
 """
 
 from __future__ import annotations
@@ -23,48 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_direct: ContextVar[bool] = ContextVar("_direct", default=False)
 _kept: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("_kept", default=None)
-
-MOST_PAIRS = 512 * 512
-"""Input times output channels: with more, the kernels at the points (four times the weight) would
-need too much memory."""
-MOST_COVERED = 1.2
-"""Positions of all tiles over those of the map, whose sides tiles may not divide."""
-
-
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``convolve`` is the faster way, found by measuring on processors with AVX2.
-
-    Maps have to be taken to the points, which pays with many channels; weights too, which pays with
-    many positions (of all samples) unless they are kept. Gradients of weights gain the most.
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or _direct.get():
-        return False
-    if type(x) is not Tensor or x.dtype != torch.float32 or weight.dtype != torch.float32:
-        return False  # fake and distributed tensors, half precision
-    if torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    out_channels, channels = weight.shape[:2]
-    n, given, height, width = x.shape
-    covered = -(-height // TILE) * -(-width // TILE) * TILE**2
-    if given != channels or covered > MOST_COVERED * height * width:
-        return False
-    learns = torch.is_grad_enabled() and weight.requires_grad
-    pairs, narrow = channels * out_channels, min(channels, out_channels)
-    wide = narrow >= 128 or (learns and narrow >= 64 and pairs >= 64 * 128)
-    size = n * height * width * narrow
-    return wide and pairs <= MOST_PAIRS and size >= (2**17 if learns or are_constant() else 2**18)
-
-
-@contextmanager
-def direct_convolutions() -> Iterator[None]:
-    """Convolve by the definition inside a ``with`` block (of this thread), to count operations."""
-    token = _direct.set(True)
-    try:
-        yield
-    finally:
-        _direct.reset(token)
 
 
 @contextmanager

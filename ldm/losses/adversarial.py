@@ -1,8 +1,7 @@
-"""Losses of the discriminator, and when it takes part.
+"""The adversarial part of training an autoencoder (VQGAN, Esser et al. 2021, section 3.1).
 
-Balance of the adversarial against the reconstruction loss.
-
-The patch discriminator of the autoencoders.
+Losses of the patch discriminator, the discriminator itself (Isola et al. 2017), from when on it
+takes part, and the weight that balances its term against the reconstruction (eq. 7).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Objective(nn.Module):
         self.gradients: deque[Tensor] = deque(maxlen=1)
 
     def work_in_parts(self, parts: int) -> None:
-        """Expect every batch in so many parts; see ``ldm.losses.adversarial``."""
+        """Expect every batch in so many parts, over which gradients are averaged."""
         self.gradients = deque(self.gradients, maxlen=parts)
 
     def adversarial(self, step: int) -> bool:
@@ -177,15 +177,8 @@ class KLObjective(Objective):
         perceptual_weight: weight of the perceptual term.
         kl_weight: weight of the KL divergence.
         logvar_init: initial value of ``logvar``.
-        disc_start: this and all that follow but ``pixel_loss``: see :class:`Adversarial`.
-        disc_weight: factor of the adaptive weight.
-        disc_factor: factor of both adversarial losses.
-        disc_loss: "hinge" or "vanilla".
         pixel_loss: "l1" or "l2".
-        disc_warmup: batches in which the generator's adversarial term grows.
-        max_weight: limit of the adaptive weight.
-        r1_weight: weight of the discriminator's gradient penalty.
-        r1_every: steps from one penalty to the next.
+        disc_start: this and all that are not named here: see :class:`Adversarial`.
     """
 
     def __init__(
@@ -250,14 +243,7 @@ class VQObjective(Objective):
         codebook_weight: weight of the quantiser's loss.
         pixel_loss: "l1" or "l2".
         num_codes: size of the codebook; if given, perplexity and cluster_usage are logged.
-        disc_start: this and all that follow: see :class:`Adversarial`, and ``KLObjective``.
-        disc_weight: factor of the adaptive weight.
-        disc_factor: factor of both adversarial losses.
-        disc_loss: "hinge" or "vanilla".
-        disc_warmup: batches in which the generator's adversarial term grows.
-        max_weight: limit of the adaptive weight.
-        r1_weight: weight of the discriminator's gradient penalty.
-        r1_every: steps from one penalty to the next.
+        disc_start: this and all that follow: see :class:`Adversarial`.
     """
 
     def __init__(

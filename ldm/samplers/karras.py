@@ -1,6 +1,6 @@
 """The probability flow as an equation d(x / alpha) = eps d(sigma / alpha) (Karras et al. 2022).
 
-Solved by Heun's method (algorithm 1 there) and by Euler's, which is DDIM.
+Solved by Euler's method, which is DDIM, and by Heun's (algorithm 1 there).
 """
 
 from __future__ import annotations
@@ -15,6 +15,48 @@ from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step, same_tim
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.timesteps import Level, SpacedSampler, Spacing
+
+
+def euler_step(x: Tensor, slope: Tensor, level: Level, target: Level) -> Tensor:
+    """Follow d(x / alpha) = eps d(sigma / alpha) from x at one level, eps = ``slope``, to another.
+
+    For a slope that does not belong to x. (One that does comes with x0, and target.alpha x0 +
+    target.sigma eps is the same step, precise also where alpha is tiny.)
+    """
+    shrink = target.alpha / level.alpha
+    return shrink * x + (target.sigma - shrink * level.sigma) * slope
+
+
+@dataclass(frozen=True)
+class Euler(SpacedSampler):
+    """First order, one evaluation an update; equal to DDIM with eta 0 on the same time steps.
+
+    In x / alpha and s = sigma / alpha the probability flow is d(x / alpha) = eps ds (Karras et al.
+    2022, eq. 4), and a step along it,
+
+        x_next / alpha_next = x / alpha + (s_next - s) eps,
+
+    is the update of DDIM: alpha_next x0 + sigma_next eps.
+
+    Attributes:
+        steps: number of denoiser evaluations, kept exactly.
+        spacing: which time steps, see ``descending_times``.
+    """
+
+    steps: int = 50
+    spacing: Spacing = "karras"
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        schedule: NoiseSchedule,
+        noise: NoiseSource,
+        project: Project | None = None,
+        begin: int = 0,
+    ) -> Iterator[Step]:
+        """See ``Sampler``; no noise is drawn."""
+        return DDIM(self.steps, spacing=self.spacing)(denoise, x, schedule, noise, project, begin)
 
 
 @dataclass(frozen=True)
@@ -59,45 +101,3 @@ class Heun(SpacedSampler):
                 weight = 0.5 * math.expm1(there.log_snr - here.log_snr)
                 x = x + there.alpha * weight * (later - x0)
             yield Step(index, t, x, x0)
-
-
-def euler_step(x: Tensor, slope: Tensor, level: Level, target: Level) -> Tensor:
-    """Follow d(x / alpha) = eps d(sigma / alpha) from x at one level, eps = ``slope``, to another.
-
-    For a slope that does not belong to x. (One that does comes with x0, and target.alpha x0 +
-    target.sigma eps is the same step, precise also where alpha is tiny.)
-    """
-    shrink = target.alpha / level.alpha
-    return shrink * x + (target.sigma - shrink * level.sigma) * slope
-
-
-@dataclass(frozen=True)
-class Euler(SpacedSampler):
-    """First order, one evaluation an update; equal to DDIM with eta 0 on the same time steps.
-
-    In x / alpha and s = sigma / alpha the probability flow is d(x / alpha) = eps ds (Karras et al.
-    2022, eq. 4), and a step along it,
-
-        x_next / alpha_next = x / alpha + (s_next - s) eps,
-
-    is the update of DDIM: alpha_next x0 + sigma_next eps.
-
-    Attributes:
-        steps: number of denoiser evaluations, kept exactly.
-        spacing: which time steps, see ``descending_times``.
-    """
-
-    steps: int = 50
-    spacing: Spacing = "karras"
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        schedule: NoiseSchedule,
-        noise: NoiseSource,
-        project: Project | None = None,
-        begin: int = 0,
-    ) -> Iterator[Step]:
-        """See ``Sampler``; no noise is drawn."""
-        return DDIM(self.steps, spacing=self.spacing)(denoise, x, schedule, noise, project, begin)

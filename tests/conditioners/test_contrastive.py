@@ -165,5 +165,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json': cannot be read as JSON: "):
         ContrastiveCLIP(str(tmp_path / "absent.json"))
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(ConfigError, match=r"list\.json': must describe an architecture"):
+    with pytest.raises(
+        ConfigError, match=r"list\.json': expected values by name, got list; it must describe"
+    ):
         ContrastiveCLIP(str(tmp_path / "list.json"))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import attention as feed_forward
+from ldm.layers import cpu
 from ldm.layers.attention import FeedForward
 
 
@@ -18,7 +18,8 @@ def expected(layer: FeedForward, x: Tensor) -> Tensor:
 def test_in_parts_or_at_once_the_result_is_the_same(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_forward, "CACHED", 1)
+    monkeypatch.setattr(cpu, "CACHED", 1)
+    monkeypatch.setattr(cpu, "LEAST_PARTS", 1)
     torch.manual_seed(0)
     layer, x = FeedForward(8), torch.randn(shape)
     torch.testing.assert_close(layer(x), expected(layer, x))
@@ -48,3 +49,11 @@ def test_dropout_acts_only_in_training() -> None:
         assert not torch.equal(layer(x), layer(x))
         layer.eval()
         assert torch.equal(layer(x), layer(x))
+
+
+def test_few_positions_are_worked_on_at_once() -> None:
+    layer, shapes = FeedForward(8), []
+    layer.net[2].register_forward_hook(lambda _m, _i, output: shapes.append(output.shape))
+    with torch.no_grad():
+        layer(torch.ones(2, 4096, 8))
+    assert shapes == [(2, 4096, 8)]

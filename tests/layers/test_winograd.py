@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.layers import winograd
 from ldm.layers.convolution import Conv3x3
-from ldm.layers.winograd import computed_once, constant_weights, convolve, direct_convolutions
+from ldm.layers.cpu import direct_convolutions
+from ldm.layers.winograd import computed_once, constant_weights, convolve
 
 SHAPES = [
     (1, 3, 4, 4, 4),
@@ -155,6 +156,7 @@ def test_wide_layers_on_large_maps_take_fewer_products(transformed: list[Tensor]
     with torch.no_grad():  # gradients of weights gain the most
         layer.float()(large)
         layer.double()
+    _layer(512, 512)(_map(4, 512, 8, 8))  # few positions, though many values
     _layer(1024, 512)(_map(1, 1024, 32, 32))  # a large kernel
     layer.float()(_map(64, 128, 5, 5))  # maps that tiles do not fit
     with direct_convolutions():

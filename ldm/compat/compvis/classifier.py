@@ -1,4 +1,4 @@
-"""The classifier of noisy latents of the original code: its configuration."""
+"""The classifier of noisy latents of the original code (LDM-8-G), as a native node."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Encoders of conditions in the original code and in Stable Diffusion, as native nodes.
+"""Conditions of the original code and of Stable Diffusion, as a list of native conditioners.
 
-How conditions reach the denoiser in the original code, as a list of native conditioners.
+Encoders are translated one by one; how their outputs reach the denoiser (``conditioning_key``, the
+tasks' own classes of ``LatentDiffusion``) decides about routes and batch entries.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
-"""``config.json`` of the ``AutoencoderKL`` and ``VQModel`` of diffusers, and native nodes.
+"""``AutoencoderKL`` and ``VQModel`` of diffusers: ``config.json`` and weights, there and back.
 
-Both are the networks of the original code under other names, so both directions are exact; what
-one side can say and the other cannot is an error that names it. ``diffusers_weights`` translates
-the weights.
-
-Weights of diffusers' ``AutoencoderKL`` and ``VQModel`` under the names of this library.
-
-The networks are the same; the names differ in the parts that ``_PAIRS`` lists, levels of the
-decoder are counted from the other end, and the 1x1 convolutions of the attention are linear layers
-there. Names that neither side knows are not refused here: strict loading finds them.
+Both are the networks of the original code under other names, so both directions are exact; what one
+side can say and the other cannot is an error that names it. Names of weights differ in the parts
+that ``_PAIRS`` lists, levels of the decoder are counted from the other end, and the 1x1
+convolutions of the attention are linear layers there. Names that neither side knows are not refused
+here: strict loading finds them.
 """
 
 from __future__ import annotations

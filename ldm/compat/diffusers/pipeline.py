@@ -1,13 +1,12 @@
-"""Settings of whole pipelines of diffusers, and native nodes of latent diffusion models.
+"""Whole pipelines of diffusers with their schedulers, and native nodes of latent diffusion models.
 
 =========================== ==================================================================
 ``StableDiffusionPipeline`` text through CLIP, by cross-attention; ``AutoencoderKL``
 ``LDMPipeline``             without conditions; ``AutoencoderKL`` or ``VQModel``, in ``vqvae``
 =========================== ==================================================================
 
-Schedulers of diffusers: their noise schedule and prediction type, as native nodes.
-
-In diffusers a scheduler is a sampler too; its options as such have no place in a model.
+In diffusers a scheduler is a sampler too. Noise schedule and prediction type are taken from it; its
+options as a sampler have no place in a model.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""``config.json`` of the UNets of diffusers, and native nodes.
+"""``config.json`` of the UNets of diffusers, and native nodes, there and back.
 
 ``UNet2DConditionModel`` is a UNet with spatial transformers, ``UNet2DModel`` one with plain
-attention. Both directions are exact; what one side can say and the other cannot is an error that
-names it. ``diffusers_unet_weights`` translates the weights.
-
-Every argument of the UNets of diffusers, and what becomes of it.
+attention. A strict table says of every argument what becomes of it; both directions are exact, and
+what one side can say and the other cannot is an error that names it. The weights are translated in
+``ldm.compat.diffusers.unet_weights``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ldm.layers.winograd import direct_convolutions
+from ldm.layers.cpu import direct_convolutions
 
 _ATEN = torch.ops.aten
 _FORMULAS = {
