@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -20,6 +19,7 @@ from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
 from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
 from ldm.errors import DataError, UserError
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import (
     Content,
     ContentCache,
@@ -213,12 +213,6 @@ def data_split(node: DictConfig, split: str, where: str) -> Any:
             "for, a data set: give a node with target and params"
         )
     return found
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """An image (C, H, W) in [-1, 1], C = 1 or 3, as uint8 (3, H, W), rounded to the nearest."""
-    rounded = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return rounded.expand(3, -1, -1).contiguous()
 
 
 def _item(index: int, entries: Any, where: str) -> Item:
