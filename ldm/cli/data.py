@@ -1,4 +1,4 @@
-"""What programs of evaluation share: a feature network, a first stage, images, the report on disk."""
+"""What programs of evaluation share: a feature network, a first stage, images, reports on disk."""
 
 from __future__ import annotations
 
