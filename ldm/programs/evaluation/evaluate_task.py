@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     _draw(evaluation, keys, job.out / "task.png")
 
 
-def _training_images(job: Job, most: int) -> Tensor:
+def _training_images(job: SamplingSession, most: int) -> Tensor:
     """At most so many images (N, C, H, W), evenly from all that the model was trained on."""
     dataset: Any = instantiate(job.config.data.params.train, "data.params.train")
     chosen = some_images(dataset, min(most, len(dataset)), "training data")
