@@ -1,5 +1,9 @@
 """Protocols, metrics and reports: how good samples and reconstructions are.
 
+The metrics are functions of features or images. As ``torchmetrics.Metric``, for a loop that logs
+them, they are in ``ldm.evaluation.metrics.modules``, which is imported where it is used, since
+TorchMetrics loads matplotlib and transformers.
+
 - ``evaluate``: Measure generated images by a protocol.
 - ``EvaluationProtocol``: How samples are to be measured.
 - ``EvaluationReport``: Measurements under a title; ``to_json`` for programs, ``table`` for

@@ -25,6 +25,9 @@ from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import Batch, CorruptImages, ImageSource, SourceInfo
 from ldm.files import write_atomically
 
+_FORMAT = 1
+"""Of the files of a cache: another number makes all of them void."""
+
 Progress = Callable[..., Iterable[Batch]]
 """``progress(batches, total=, desc=)``, like tqdm."""
 
@@ -242,10 +245,6 @@ def _joined(parts: Sequence[_Kept], width: int) -> _Kept:
         torch.cat(labels) if len(labels) == len(parts) else None,
         [text for texts in captions for text in texts] if len(captions) == len(parts) else None,
     )
-
-
-_FORMAT = 1
-"""Of the files: another number makes all of them void."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Where the images of an evaluation come from: the contract, and what all kinds have in common.
 
-Reading and decoding in threads, while a network works on what was read before.
-
-What the images of a source are, in a hash and a few counts; remembered where it is slow.
+A source gives batches of pixels and says, in a hash and a few counts, what its images are. Files
+are read and decoded in threads while a network works on those before; hashes that are slow to find
+are remembered.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ from ldm.files import write_atomically
 
 SHOWN = 5
 """Unreadable images that a message names."""
+MOST_THREADS = 8
+_AHEAD = 4
+"""Results that wait per thread."""
+_FORMAT = 1
+"""Of remembered hashes: another number makes all of them void."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -218,14 +226,6 @@ def _batch(items: Sequence[Item]) -> Batch:
     )
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-MOST_THREADS = 8
-_AHEAD = 4
-"""Results that wait per thread."""
-
-
 def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """``map(read, items)`` by a few threads: in order, with bounded memory.
 
@@ -243,10 +243,6 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-_FORMAT = 1
-"""Of the remembered files: another number makes all of them void."""
 
 
 @dataclass(frozen=True)

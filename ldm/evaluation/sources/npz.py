@@ -1,7 +1,4 @@
-"""Images in one array of an npz file, as in the evaluation suite of Dhariwal & Nichol (2021).
-
-All samples in one file, in the format of the evaluation suite of Dhariwal & Nichol (2021).
-"""
+"""All images in one npz file, read and written in the format of Dhariwal & Nichol (2021)."""
 
 from __future__ import annotations
 

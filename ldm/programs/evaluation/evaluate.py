@@ -25,7 +25,7 @@ from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.sources.base import SHOWN
 from ldm.evaluation.sources.folder import RECORD
-from ldm.evaluation.sources.open import StoredStatistics
+from ldm.evaluation.sources.statistics import StoredStatistics
 
 
 def run(arguments: argparse.Namespace) -> None:
