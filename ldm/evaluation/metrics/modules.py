@@ -4,10 +4,10 @@
 The numbers are those of the functions of ``ldm.evaluation``, whose docstrings say what they mean.
 TorchMetrics loads matplotlib and transformers, so ``ldm.evaluation`` does not import this module.
 
-Images are (B, 3, H, W) in [-1, 1]. A network is one of ``ldm.evaluation.network``, a
-``FeatureNetwork``, or any function from such images to features (B, D) with the length D beside it;
-the former see images at 8 bits. A network is no part of the metric's state: it follows the images
-to their device, and no checkpoint holds it. Sums are float64, which MPS lacks.
+Images for a network are uint8 (B, 3, H, W), or float in [-1, 1], which is rounded to 8 bits. It is
+one of ``ldm.evaluation.network``, a ``FeatureNetwork``, or any function of the images, as they are,
+to features (B, D) with the length D beside it. It is no part of the metric's state: it follows the
+images to their device, and no checkpoint holds it. Sums are float64, which MPS lacks.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ class _Features:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, D) of images (B, 3, H, W) in [-1, 1]."""
+        """Features (B, D) of images (B, 3, H, W)."""
         network = self.network
         if isinstance(network, nn.Module):
             network = network.to(images.device)
         if self.output is not None:
-            return features_of(network, list(to_uint8(images)), images.device)[self.output]
+            pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+            return features_of(network, list(pixels), images.device)[self.output]
         features: Tensor = network(images)
         return features
 

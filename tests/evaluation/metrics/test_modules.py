@@ -223,6 +223,14 @@ def test_psnr_is_that_of_torchmetrics() -> None:
     assert float(ours.compute()) == pytest.approx(float(other.compute()), rel=1e-5)
 
 
+def test_images_may_be_bytes() -> None:
+    floats, bytes_ = FrechetDistance(sums()), FrechetDistance(sums())
+    for x, real in ((REAL, True), (FAKE, False)):
+        floats.update(x, real=real)
+        bytes_.update(to_uint8(x), real=real)
+    assert floats.compute() == bytes_.compute()
+
+
 # -- wrong use -----------------------------------------------------------------------------------
 
 
