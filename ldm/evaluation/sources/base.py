@@ -177,6 +177,24 @@ class ReadSource(ABC):
     def _info(self) -> SourceInfo:
         """What a report says."""
 
+    def _describe(
+        self,
+        kind: str,
+        content: Content,
+        available: int,
+        labels: list[int] | None,
+        captions: bool,
+        **about: Any,
+    ) -> SourceInfo:
+        """What a report says of any kind: which of the ``available`` images, labels, captions."""
+        used = len(self)
+        chosen = (
+            f"all {used}" if used == available else f"the first {used} of {available}, in order"
+        )
+        about |= {"selection": chosen, "labels": describe_labels(labels), "captions": captions}
+        about = {**content.about(), "dtype": "uint8", **about}
+        return SourceInfo(kind, self.where, used, content.sha256, about)
+
     def _complaint(self, corrupt: Sequence[str], readable: int) -> str:
         names = ", ".join(corrupt[:SHOWN]) + (", ..." if len(corrupt) > SHOWN else "")
         if not readable:
@@ -208,11 +226,6 @@ def describe_labels(labels: Sequence[int] | None) -> dict[str, int] | None:
     for label in labels:
         counts[label] += 1
     return {"classes": len(counts), "fewest": min(counts.values()), "most": max(counts.values())}
-
-
-def describe_selection(used: int, available: int) -> str:
-    """Which of the images are used, in words."""
-    return f"all {used}" if used == available else f"the first {used} of {available}, in order"
 
 
 def _batch(items: Sequence[Item]) -> Batch:

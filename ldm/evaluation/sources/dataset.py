@@ -29,8 +29,6 @@ from ldm.evaluation.sources.base import (
     ReadSource,
     SourceInfo,
     Unreadable,
-    describe_labels,
-    describe_selection,
     first_of,
 )
 
@@ -134,18 +132,17 @@ class DatasetSource(ReadSource):
             self._content = self._remembered()
         content = self._content
         framing = getattr(self.dataset, "framing", None)
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "rounding": ROUNDING,
-            "dataset": type(self.dataset).__name__,
-            "root": str(getattr(self.dataset, "root", "")),
-            "framing": asdict(framing) if is_dataclass(framing) else None,  # type: ignore[arg-type]
-            "selection": describe_selection(len(self), self._available),
-            "labels": describe_labels(content.labels),
-            "captions": self._captioned,
-        }
-        return SourceInfo("dataset", self.where, len(self), content.sha256, about)
+        return self._describe(
+            "dataset",
+            content,
+            self._available,
+            content.labels,
+            self._captioned,
+            rounding=ROUNDING,
+            dataset=type(self.dataset).__name__,
+            root=str(getattr(self.dataset, "root", "")),
+            framing=asdict(framing) if is_dataclass(framing) else None,  # type: ignore[arg-type]
+        )
 
     def _remembered(self) -> Content:
         root, files = (getattr(self.dataset, name, None) for name in ("root", "files"))

@@ -25,8 +25,6 @@ from ldm.evaluation.sources.base import (
     Item,
     ReadSource,
     SourceInfo,
-    describe_labels,
-    describe_selection,
     first_of,
 )
 from ldm.files import write_atomically
@@ -91,14 +89,8 @@ class NpzSource(ReadSource):
 
     def _info(self) -> SourceInfo:
         content = self._cache.content(f"npz {len(self)}", [self._path], self._scan)
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "selection": describe_selection(len(self), self._shape[0]),
-            "labels": describe_labels(self._labels and self._labels[: len(self)]),
-            "captions": False,
-        }
-        return SourceInfo("npz", self.where, len(self), content.sha256, about)
+        labels = self._labels and self._labels[: len(self)]
+        return self._describe("npz", content, self._shape[0], labels, captions=False)
 
     def _scan(self) -> Content:
         counter, (_, height, width, channels) = ContentCounter(), self._shape
