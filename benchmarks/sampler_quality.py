@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from ldm.config import instantiate
 from ldm.diffusion.sampling import Denoise, Sampler
-from ldm.evaluation.comparison import FeatureComparison
+from ldm.evaluation.extraction import Extraction, Output, Request
+from ldm.evaluation.metrics.fid import frechet_distance
 from ldm.evaluation.scenes.judge import check
 from ldm.files import write_atomically
 from ldm.load.model import load_model, run_config
@@ -57,6 +58,7 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "Heun": lambda n: Heun((n + 1) // 2),  # two evaluations an update, one in the last
 }
 BATCH = 64
+FEATURES = Output("scenes", "features")
 
 
 def main() -> None:
@@ -106,17 +108,24 @@ class Bench:
         self._features: Any = load_model(arguments.features, device=device)
         self._scenes: Any = instantiate(run_config(arguments.run).data.params.validation)
         self._captions = [self._scenes[k]["caption"] for k in range(arguments.captions)]
+        real = self._extraction(len(self._scenes))
+        for start in range(0, len(self._scenes), BATCH):
+            stop = min(start + BATCH, len(self._scenes))
+            real.add_images(torch.stack([self._scenes[k]["image"] for k in range(start, stop)]))
+        self._real = real.result()[FEATURES].statistics
+
+    def _extraction(self, total: int) -> Extraction:
+        """Mean and covariance of the features of so many images."""
+        wanted = {FEATURES: Request(statistics=True)}
+        networks = {FEATURES.network: self._features}
+        return Extraction(networks, wanted, total, device=self._options.device)
 
     def measure(self, sampler: Sampler) -> dict[str, float]:
         """Evaluations an image, shares of the judge, Fréchet distance, seconds for all images."""
-        comparison = FeatureComparison(self._features, self._options.device, len(self._captions))
-        for start in range(0, len(self._scenes), BATCH):
-            stop = min(start + BATCH, len(self._scenes))
-            real = [self._scenes[k]["image"] for k in range(start, stop)]
-            comparison.add_real(torch.stack(real))
+        fake = self._extraction(len(self._captions))
         counter, shown, began = Counter(), [], time.perf_counter()
         for first, images in self._images(sampler, counter):
-            comparison.add_fake(images)
+            fake.add_images(images)
             shown += [
                 check(image, caption)
                 for image, caption in zip(images, self._captions[first:], strict=False)
@@ -125,7 +134,7 @@ class Bench:
             "evaluations": counter.calls / math.ceil(len(shown) / BATCH),
             "shape_and_colour": sum(v.shape_and_colour for v in shown) / len(shown),
             "correct": sum(v.correct for v in shown) / len(shown),
-            "fd": comparison.frechet(),
+            "fd": frechet_distance(self._real, fake.result()[FEATURES].statistics),
             "seconds": time.perf_counter() - began,
         }
 

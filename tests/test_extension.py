@@ -22,7 +22,8 @@ from ldm.config import instantiate
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
-from ldm.evaluation.networks.base import extract_features
+from ldm.evaluation.networks.base import FeatureNetwork, features_of
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.load.model import load_model
 from ldm.samplers.noise import SeededNoise
 from ldm.training.run import train
@@ -135,14 +136,14 @@ class OneStep:
         yield Step(0, t, x0, x0)
 
 
-class MeanColour(nn.Module):
-    """A feature extractor for the metrics."""
+class MeanColour(FeatureNetwork):
+    """A feature network for the metrics."""
 
-    name = "mean colour"
-    dim = 3
+    def __init__(self) -> None:
+        super().__init__({"features": 3})
 
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": images.mean((2, 3))}
 
 
 CONFIG = f"""
@@ -186,10 +187,10 @@ def test_every_part_can_come_from_outside(tmp_path: Path) -> None:
         guidance_scale=2.0,
     )
     assert images.shape == (5, 3, 8, 8)
-    extractor = instantiate({"target": f"{HERE}.MeanColour"})
+    network = instantiate({"target": f"{HERE}.MeanColour"})
     real = torch.stack([Pixels()[i]["image"] for i in range(8)])
     statistics = [
-        FeatureStatistics(extractor.dim).update(extract_features(extractor, [batch]))
+        FeatureStatistics(3).update(features_of(network, list(to_uint8(batch)))["features"])
         for batch in (real, images)
     ]
     assert frechet_distance(*statistics) > 0

@@ -1,7 +1,4 @@
-"""What the evaluation scripts share: feature networks, data, distances, the report on disk.
-
-What the scripts for first stages share: which model, from where, and images that fit it.
-"""
+"""What programs of evaluation share: a feature network, a first stage, images, reports on disk."""
 
 from __future__ import annotations
 
@@ -18,19 +15,18 @@ from ldm.cli.app import say
 from ldm.cli.images import MODES
 from ldm.cli.model import load_source, load_yaml
 from ldm.cli.options.evaluation import DEFAULT_SIZE
+from ldm.cli.protocol import load_network
 from ldm.config import instantiate
 from ldm.data.folder import ImageFolder
 from ldm.data.framing import KEEP, Framing
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.evaluation.comparison import SPLITS, FeatureComparison
-from ldm.evaluation.networks.base import FeatureExtractor
-from ldm.evaluation.networks.inception import InceptionFeatures
-from ldm.evaluation.report import EvaluationReport, describe_source, resolution
+from ldm.evaluation.networks.base import Network
+from ldm.evaluation.report import INCEPTION, EvaluationReport, describe_source, resolution
 from ldm.evaluation.scenes.judge import ASPECTS, check, summarise, validate_judge
 from ldm.evaluation.sources.base import ImageSource
 from ldm.files import write_atomically
-from ldm.load.model import Source, load_model
+from ldm.load.model import Source
 
 Data = Dataset[Any]
 
@@ -38,24 +34,20 @@ JUDGED_SCENES = 500
 """Real scenes by which the judge shows that it can tell."""
 
 
-def feature_network(arguments: argparse.Namespace) -> FeatureExtractor | None:
-    """The network of --features, on the device; None if there is to be none."""
+def feature_network(arguments: argparse.Namespace) -> Network | None:
+    """The network of --features, on the device; None if there is to be none.
+
+    Raises:
+        UserError: it is unknown, no feature network, or its weights are absent.
+    """
     name, weights = arguments.features, arguments.inception_weights
     if name is None and weights is None:
         return None
-    if name in (None, "inception"):
-        network: Any = InceptionFeatures(weights)
-    elif weights is not None:
-        raise UserError(f"--inception-weights goes with --features inception, not {name}")
-    elif Path(name).exists():
-        network = load_model(name)
-    elif "." in name:
-        network = instantiate({"target": name}, "--features")
-    else:
-        raise UserError(f"--features {name}: no such run; give inception, a run, or a dotted name")
-    if not hasattr(network, "dim"):
-        raise UserError(f"--features {name}: a {type(network).__name__} is no feature network")
-    return network.to(arguments.device).eval()
+    name = name or INCEPTION
+    if weights is not None and (Path(name).exists() or "." in name):
+        raise UserError(f"--inception-weights goes with a published network, {name} is none")
+    found: Network = load_network(name, weights).to(arguments.device)
+    return found
 
 
 def validation_data(node: DictConfig, where: str) -> Data:
@@ -116,38 +108,6 @@ def describe_preprocessing(dataset: Any) -> str:
     if isinstance(dataset, ImageFolder) and framing.needed is not None:
         parts.append(f"JPEGs from {4 * framing.needed} pixels on decoded at a fraction of that")
     return ", ".join(parts)
-
-
-def add_comparison(
-    report: EvaluationReport,
-    comparison: FeatureComparison,
-    about: dict[str, Any],
-    prefix: str = "",
-    note: str = "",
-) -> None:
-    """Fréchet distance, precision and recall, and with classes the Inception score.
-
-    Args:
-        report: to be added to.
-        comparison: that has seen all images.
-        about: the arguments of ``report.add`` that the numbers share.
-        prefix: ``r`` for reconstructions.
-        note: what must be said of all of them.
-    """
-    about = {**about, "extractor": comparison.extractor}
-    inception = isinstance(comparison.extractor, InceptionFeatures)
-    distance = comparison.frechet()
-    name = "fid" if inception else "fd"
-    report.add(f"{prefix}{name}", distance, note=note.lstrip("; "), **about)
-    score = comparison.inception_score()
-    if score is not None:
-        name = "ris" if prefix else "inception_score"
-        parts = f"mean ± std over {SPLITS} parts{note}"
-        report.add(name, score.mean, std=score.std, note=parts, **about)
-    shares, num_real, num_fake = comparison.precision_recall()
-    about |= {"num_real": num_real, "num_fake": num_fake, "note": f"k=3{note}"}
-    report.add(f"{prefix}precision", shares.precision, **about)
-    report.add(f"{prefix}recall", shares.recall, **about)
 
 
 def add_verdicts(report: EvaluationReport, real: ImageSource, fake: ImageSource) -> None:

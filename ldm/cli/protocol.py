@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from ldm.cli.options.evaluation import PRESETS, preset_names
 from ldm.config import instantiate, load_config
 from ldm.errors import UserError
-from ldm.evaluation.networks.base import Network, as_network
-from ldm.evaluation.networks.registry import NAMES, network
+from ldm.evaluation.networks.base import Network
+from ldm.evaluation.networks.registry import NAMES, network, own_network
+from ldm.evaluation.networks.resizing import NETWORK
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
 from ldm.load.model import locate
 
@@ -129,7 +129,8 @@ def load_networks(arguments: argparse.Namespace, protocol: EvaluationProtocol) -
     weights = _weights(arguments.weights, names)
     networks: dict[str, Network] = {}
     for name in names:
-        networks[name] = _network(name, weights.get(name), protocol.resize).to(arguments.device)
+        loaded = load_network(name, weights.get(name), protocol.resize)
+        networks[name] = loaded.to(arguments.device)
     remarks: list[str] = []
     if arguments.features:
         name = arguments.features
@@ -146,19 +147,23 @@ def load_networks(arguments: argparse.Namespace, protocol: EvaluationProtocol) -
     return Networks(protocol, networks, texts, remarks)
 
 
-def _network(name: str, weights: str | None, resize: str) -> Network:
+def load_network(name: str, weights: str | Path | None = None, resize: str = NETWORK) -> Network:
+    """The network of --features, on the CPU: a published one, that of a run, a class of one's own.
+
+    Raises:
+        UserError: there is none of this name, or it is no feature network.
+    """
     if Path(name).exists():
         if weights is not None:
             raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
         source = locate(name)
         size, file = source.config().get("image_size"), str(source.weights_file())
-        return as_network(source.model(), resize, file, size if isinstance(size, int) else None)
+        return own_network(source.model(), resize, size if isinstance(size, int) else None, file)
     if name in NAMES or ":" in name:
         return network(name, weights, resize)
     if "." in name:
         params = {} if weights is None else {"weights": weights}
-        built = instantiate({"target": name, "params": params}, "--features")
-        return as_network(built.eval() if isinstance(built, torch.nn.Module) else built, resize)
+        return own_network(instantiate({"target": name, "params": params}, "--features"), resize)
     raise UserError(
         f"--features {name}: neither one of {', '.join(NAMES)} nor a run folder or a dotted name"
     )

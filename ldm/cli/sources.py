@@ -16,11 +16,13 @@ from ldm.cli.conditions import choose_labels, class_condition, text_condition
 from ldm.cli.model import is_model
 from ldm.cli.sampling import Batch, SamplingSession
 from ldm.errors import UserError
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
-from ldm.evaluation.sources.base import Item, ReadSource, SourceInfo, describe_labels
-from ldm.evaluation.sources.dataset import ROUNDING, data_split, to_uint8
+from ldm.evaluation.sources.base import ImageSource, Item, ReadSource, SourceInfo, describe_labels
+from ldm.evaluation.sources.dataset import ROUNDING, data_split
 from ldm.evaluation.sources.folder import RECORD
-from ldm.evaluation.sources.open import ImageSource, StoredStatistics, open_source
+from ldm.evaluation.sources.open import open_source
+from ldm.evaluation.sources.statistics import StoredStatistics
 
 Source = ImageSource | StoredStatistics
 

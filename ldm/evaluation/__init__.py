@@ -1,5 +1,9 @@
 """Protocols, metrics and reports: how good samples and reconstructions are.
 
+The metrics are functions of features or images. As ``torchmetrics.Metric``, for a loop that logs
+them, they are in ``ldm.evaluation.metrics.modules``, which is imported where it is used, since
+TorchMetrics loads matplotlib and transformers.
+
 - ``evaluate``: Measure generated images by a protocol.
 - ``EvaluationProtocol``: How samples are to be measured.
 - ``EvaluationReport``: Measurements under a title; ``to_json`` for programs, ``table`` for
@@ -8,6 +12,7 @@
 - ``open_source``: Open what a user names.
 - ``Network``: A network that turns pixels into one or more kinds of features.
 - ``network``: A published feature network with its weights, in eval mode, on the CPU.
+- ``FeatureNetwork``: The base of feature networks that a run trains, or of one's own.
 - ``SceneFeatures``: Counts the objects of each class; its penultimate layer gives features.
 - ``ClassFeatures``: Tells classes apart; its penultimate layer gives features.
 - ``FeatureStatistics``: Streaming mean and covariance (Chan et al. 1983: stable for means far
@@ -44,7 +49,7 @@ from ldm.evaluation.metrics.kid import kernel_distance
 from ldm.evaluation.metrics.memorization import copies
 from ldm.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from ldm.evaluation.metrics.reconstruction import psnr, ssim
-from ldm.evaluation.networks.base import Network
+from ldm.evaluation.networks.base import FeatureNetwork, Network
 from ldm.evaluation.networks.registry import network
 from ldm.evaluation.networks.small import ClassFeatures, SceneFeatures
 from ldm.evaluation.protocol import EvaluationProtocol
@@ -57,6 +62,7 @@ __all__ = [
     "ClassFeatures",
     "EvaluationProtocol",
     "EvaluationReport",
+    "FeatureNetwork",
     "FeatureStatistics",
     "ImageSource",
     "InceptionScore",

@@ -1,8 +1,7 @@
 """Run a protocol: features of both sides, every number with what it was made of, the report.
 
-What the measures of a protocol together need of a side.
-
-A Fréchet distance of few images together with its bias, its limit and its spread.
+The measures of a protocol together say which features of a side are wanted; each then gives its
+numbers. A Fréchet distance of few images is shown together with its bias, its limit and its spread.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from torch import Tensor
 from ldm import distributed as processes
 from ldm.errors import UserError
 from ldm.evaluation.extraction import (
+    Extractor,
     FeatureCache,
-    Gathered,
-    Gatherer,
-    Need,
+    Features,
     Output,
     Progress,
+    Request,
     chosen,
 )
 from ldm.evaluation.metrics.fid import FeatureStatistics, as_gaussian
@@ -38,6 +37,7 @@ from ldm.evaluation.metrics.registry import NOTHING, POINTS, STATISTICS, Number,
 from ldm.evaluation.networks.base import Network
 from ldm.evaluation.protocol import NETWORK_RESIZE, EvaluationProtocol, Measure, SmallSamples
 from ldm.evaluation.report import (
+    INCEPTION,
     EvaluationReport,
     Measurement,
     describe_source,
@@ -47,6 +47,9 @@ from ldm.evaluation.report import (
 )
 from ldm.evaluation.sources.base import ImageSource, SourceInfo
 from ldm.evaluation.sources.statistics import ADM_NETWORK, StoredStatistics
+
+Source = ImageSource | StoredStatistics
+EmbedTexts = Callable[[Sequence[str]], Tensor]
 
 REAL, FAKE = "real", "fake"
 FEWEST_IMAGES = 4
@@ -64,26 +67,26 @@ def shows_bias(protocol: EvaluationProtocol, count: int) -> bool:
     return small is not None and count < small.below
 
 
-def needs_of(
+def requests_of(
     protocol: EvaluationProtocol, networks: Mapping[str, Network], side: str, count: int
-) -> dict[Output, Need]:
+) -> dict[Output, Request]:
     """What is needed of a side of ``count`` images, ``real`` or ``fake``, by output."""
-    needs: dict[Output, Need] = {}
+    requests: dict[Output, Request] = {}
     for measure in protocol.measures:
         kind = getattr(measure.definition, side)
         if kind == NOTHING:
             continue
         output = output_of(measure, networks)
-        before = needs.get(output, Need())
+        before = requests.get(output, Request())
         if kind == STATISTICS:
             keep = count if side == FAKE and shows_bias(protocol, count) else 0
-            needs[output] = replace(before, statistics=True, keep=max(before.keep, keep))
+            requests[output] = replace(before, statistics=True, keep=max(before.keep, keep))
         else:
             most = measure.all_params[f"most_{side}"]
             keep = count if most is None else min(most, count)
             conditions = before.conditions or measure.definition.conditions
-            needs[output] = replace(before, keep=max(before.keep, keep), conditions=conditions)
-    return needs
+            requests[output] = replace(before, keep=max(before.keep, keep), conditions=conditions)
+    return requests
 
 
 def with_bias(
@@ -139,12 +142,6 @@ def with_bias(
     return [distance, extrapolated], {**entry, "limit": asdict(limit)}
 
 
-Source = ImageSource | StoredStatistics
-EmbedTexts = Callable[[Sequence[str]], Tensor]
-INCEPTION = "inception"
-"""Name of the network whose Fréchet distance is called FID."""
-
-
 def evaluate(
     real: Source | None,
     fake: Source,
@@ -186,9 +183,9 @@ def evaluate(
         real = None
     elif real is None:
         raise UserError(f"protocol {protocol.name} compares with real images: name them")
-    gatherer = Gatherer(networks, device, batch_size, seed, progress, cache)
+    extractor = Extractor(networks, device, batch_size, seed, progress, cache)
     sides = {
-        name: {} if source is None else _gathered(gatherer, protocol, name, source)
+        name: {} if source is None else _features(extractor, protocol, name, source)
         for name, source in ((REAL, real), (FAKE, fake))
     }
     if processes.rank_and_count()[0] != 0:
@@ -205,7 +202,7 @@ def evaluate(
     report.remarks += [f"not as the protocol says: {t}" for t in report.details["departures"]]
     report.remarks += [protocol.remark] if protocol.remark else []
     seconds = round(time.monotonic() - started, 2)
-    facts = {"seconds": seconds, "from_cache": gatherer.reused}
+    facts = {"seconds": seconds, "from_cache": extractor.reused}
     report.details["run"] = run_facts(device, batch_size, seed) | facts
     return report
 
@@ -213,45 +210,46 @@ def evaluate(
 # -- features of a side ----------------------------------------------------------------------
 
 
-def _gathered(
-    gatherer: Gatherer, protocol: EvaluationProtocol, side: str, source: Source
-) -> dict[Output, Gathered]:
+def _features(
+    extractor: Extractor, protocol: EvaluationProtocol, side: str, source: Source
+) -> dict[Output, Features]:
     if isinstance(source, StoredStatistics):
-        return _stored(gatherer, protocol, side, source)
+        return _stored(extractor, protocol, side, source)
     if len(source) < FEWEST_IMAGES:
         raise UserError(f"{len(source)} {side} images: at least {FEWEST_IMAGES} are needed")
-    needs = needs_of(protocol, gatherer.networks, side, len(source))
-    return gatherer.images(source, needs, f"{side} images")
+    requests = requests_of(protocol, extractor.networks, side, len(source))
+    return extractor.images(source, requests, f"{side} images")
 
 
 def _stored(
-    gatherer: Gatherer, protocol: EvaluationProtocol, side: str, source: StoredStatistics
-) -> dict[Output, Gathered]:
+    extractor: Extractor, protocol: EvaluationProtocol, side: str, source: StoredStatistics
+) -> dict[Output, Features]:
     """What was stored; the features that a metric needs one by one come from its images."""
     count = 0 if source.images is None else len(source.images)
-    needs = needs_of(protocol, gatherer.networks, side, count)
-    found: dict[Output, Gathered] = {}
-    for output, need in needs.items():
-        network = gatherer.networks[output.network]
+    requests = requests_of(protocol, extractor.networks, side, count)
+    found: dict[Output, Features] = {}
+    for output, request in requests.items():
+        network = extractor.networks[output.network]
         width, name, weights = network.outputs[output.name], network.name, network.weights_sha256
         statistics = None
-        if need.statistics:
+        if request.statistics:
             statistics = source.of(output.name, width, name, weights)
             _check_resize(source, network)
-        found[output] = Gathered(source.info.count, statistics=statistics)
+        found[output] = Features(source.info.count, statistics=statistics)
     by_points = {
-        output_of(measure, gatherer.networks)
+        output_of(measure, extractor.networks)
         for measure in protocol.measures
         if getattr(measure.definition, side) == POINTS
     }
-    points = {o: dataclasses.replace(needs[o], statistics=False) for o in needs if o in by_points}
+    points = {o: replace(request, statistics=False) for o, request in requests.items()}
+    points = {output: request for output, request in points.items() if output in by_points}
     if points and source.images is None:
         raise UserError(
             f"'{source.info.where}' holds statistics only, which give a Fréchet distance and no "
             "other metric: name the images, or leave the other metrics out"
         )
     if points and source.images is not None:
-        for output, got in gatherer.images(source.images, points, f"{side} images").items():
+        for output, got in extractor.images(source.images, points, f"{side} images").items():
             before = found[output]
             if before.statistics is not None:
                 got = dataclasses.replace(got, count=before.count, statistics=before.statistics)
@@ -270,14 +268,57 @@ def _check_resize(source: StoredStatistics, network: Network) -> None:
         )
 
 
-def _seen(source: Source | None, gathered: Mapping[Output, Gathered]) -> int:
+def _seen(source: Source | None, features: Mapping[Output, Features]) -> int:
     """Images that numbers are made from: the readable ones; 0 where nobody knows."""
     if source is None or isinstance(source, StoredStatistics):
         return 0 if source is None else source.info.count
-    return max((found.count for found in gathered.values()), default=len(source))
+    return max((found.count for found in features.values()), default=len(source))
 
 
 # -- numbers -----------------------------------------------------------------------------------
+
+
+def numbers_of(
+    measure: Measure,
+    real: Features | None,
+    fake: Features | None,
+    seed: int,
+    embed_texts: EmbedTexts | None = None,
+) -> tuple[list[Number], Side, Side]:
+    """The numbers of a measure, and what of both sides they are made from.
+
+    Args:
+        measure: the metric and its parameters.
+        real: features of the output that it looks at; None if it looks at no real images.
+        fake: the same of the generated images.
+        seed: of the choice of features, where it takes a part of them.
+        embed_texts: the text half of the network.
+    """
+    of_real = _side(measure, REAL, real, seed, embed_texts)
+    of_fake = _side(measure, FAKE, fake, seed, embed_texts)
+    return measure.definition.compute(of_real, of_fake, measure.all_params), of_real, of_fake
+
+
+def _side(
+    measure: Measure,
+    name: str,
+    features: Features | None,
+    seed: int,
+    embed_texts: EmbedTexts | None,
+) -> Side:
+    """What a measure looks at of one side."""
+    kind = getattr(measure.definition, name)
+    if kind == NOTHING or features is None:
+        return Side()
+    if kind == STATISTICS:
+        return Side(features.count, statistics=features.statistics)
+    indices = chosen(features.total, measure.all_params[f"most_{name}"], seed)
+    inside = torch.isin(features.indices, indices)
+    labels = None if features.labels is None else features.labels[inside].tolist()
+    captions = None
+    if features.captions is not None:
+        captions = [features.captions[k] for k in inside.nonzero().flatten().tolist()]
+    return Side(int(inside.sum()), None, features.points[inside], labels, captions, embed_texts)
 
 
 @dataclass(frozen=True)
@@ -286,7 +327,7 @@ class _Measuring:
 
     protocol: EvaluationProtocol
     networks: Mapping[str, Network]
-    sides: Mapping[str, Mapping[Output, Gathered]]
+    sides: Mapping[str, Mapping[Output, Features]]
     infos: tuple[SourceInfo | None, SourceInfo]
     seed: int
     embed_texts: Mapping[str, EmbedTexts]
@@ -295,8 +336,10 @@ class _Measuring:
     def add(self, measure: Measure) -> None:
         """Compute its numbers."""
         output = output_of(measure, self.networks)
-        real, fake = (self._side(measure, output, name) for name in (REAL, FAKE))
-        for number in measure.definition.compute(real, fake, measure.all_params):
+        embed = self.embed_texts.get(output.network)
+        of_real, of_fake = (self.sides[name].get(output) for name in (REAL, FAKE))
+        numbers, real, fake = numbers_of(measure, of_real, of_fake, self.seed, embed)
+        for number in numbers:
             found = self._measurement(measure, output, number, real, fake)
             points, small = self.sides[FAKE][output].points, self.protocol.small_samples
             shown = small is not None and fake.count and shows_bias(self.protocol, fake.count)
@@ -309,23 +352,6 @@ class _Measuring:
             self.report.measurements += several
             self.report.details.setdefault("small_samples", {})[found.name] = entry
 
-    def _side(self, measure: Measure, output: Output, name: str) -> Side:
-        """What it looks at of one side."""
-        kind = getattr(measure.definition, name)
-        if kind == NOTHING:
-            return Side()
-        got = self.sides[name][output]
-        if kind == STATISTICS:
-            return Side(got.count, statistics=got.statistics)
-        indices = chosen(got.total, measure.all_params[f"most_{name}"], self.seed)
-        inside = torch.isin(got.indices, indices)
-        labels = None if got.labels is None else got.labels[inside].tolist()
-        captions = None
-        if got.captions is not None:
-            captions = [got.captions[k] for k in inside.nonzero().flatten().tolist()]
-        embed = self.embed_texts.get(output.network)
-        return Side(int(inside.sum()), None, got.points[inside], labels, captions, embed)
-
     def _measurement(
         self, measure: Measure, output: Output, number: Number, real: Side, fake: Side
     ) -> Measurement:
@@ -335,7 +361,7 @@ class _Measuring:
         few = measure.metric == "frechet" and min(counts, default=width + 1) <= width
         notes = [
             number.note,
-            measure.definition.note(params),
+            measure.note,
             f"fewer samples than the {width} features" if few else "",
             *_unsaid(REAL, self.infos[0], real),
             *_unsaid(FAKE, self.infos[1], fake),
@@ -353,7 +379,7 @@ class _Measuring:
             data=f"{describe_source(self.infos[1])}{against}",
             preprocessing=network.resize.describe(),
             features=f"{network.name}.{output.name}",
-            features_sha256=network.weights_sha256,
+            features_sha256=self.report.fingerprint(network),
             note="; ".join(filter(None, notes)),
             how={
                 "metric": measure.metric,

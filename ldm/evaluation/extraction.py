@@ -1,8 +1,7 @@
-"""The features of one side of a comparison: all images once, through all networks, in a stream.
+"""Features of the images of one side, real or fake: all images once through all networks.
 
-Features on disk, under a key of everything that decides them.
-
-Features of a side: from the cache, from a pass over the images, or from what was stored.
+``Extraction`` takes batches as they come, ``extract_features`` those of a source, ``Extractor``
+looks into a ``FeatureCache`` first: files under a key of everything that decides what features are.
 """
 
 from __future__ import annotations
@@ -22,8 +21,12 @@ from torch import Tensor
 from ldm import distributed as processes
 from ldm.evaluation.metrics.fid import FeatureStatistics
 from ldm.evaluation.networks.base import Network, features_of, uses_tf32
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import Batch, CorruptImages, ImageSource, SourceInfo
 from ldm.files import write_atomically
+
+_FORMAT = 1
+"""Of the files of a cache: another number makes all of them void."""
 
 Progress = Callable[..., Iterable[Batch]]
 """``progress(batches, total=, desc=)``, like tqdm."""
@@ -37,7 +40,7 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Need:
+class Request:
     """What is wanted of an output.
 
     Attributes:
@@ -53,8 +56,8 @@ class Need:
 
 
 @dataclass
-class Gathered:
-    """What was gathered of an output.
+class Features:
+    """What is known of an output.
 
     Attributes:
         count: images that were seen.
@@ -88,17 +91,17 @@ def chosen(total: int, most: int | None, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def gather(
+def extract_features(
     source: ImageSource,
     networks: Mapping[str, Network],
-    needs: Mapping[Output, Need],
+    requests: Mapping[Output, Request],
     *,
     batch_size: int,
     seed: int,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     desc: str = "",
-) -> dict[Output, Gathered]:
+) -> dict[Output, Features]:
     """Pass all images of a source through the networks.
 
     With several processes each takes its share of the images; all get the statistics of all, only
@@ -107,7 +110,7 @@ def gather(
     Args:
         source: the images.
         networks: by name, in eval mode on ``device``.
-        needs: what is wanted, by output.
+        requests: what is wanted, by output.
         batch_size: images at once; changes no number beyond rounding.
         seed: of the choice of the features that are kept.
         device: where the networks are.
@@ -118,7 +121,7 @@ def gather(
         CorruptImages: some images cannot be read, and the source is not to skip these.
     """
     rank, count = processes.rank_and_count()
-    share = _Share(networks, needs, len(source), seed, device)
+    extraction = Extraction(networks, requests, len(source), seed, device)
     batches: Iterable[Batch] = source.batches(batch_size, rank, count)
     if progress is not None and rank == 0:
         mine = -(-len(source) // count)
@@ -126,17 +129,17 @@ def gather(
     error: CorruptImages | None = None
     try:
         for batch in batches:
-            share.add(batch)
+            extraction.add(batch)
     except CorruptImages as found:  # the other processes must hear of it
         error = found
     processes.raise_together(error)
     parts = processes.to_all(source.corrupt)
     source.corrupt[:] = dict.fromkeys(name for part in parts for name in part)
-    return share.exchanged()
+    return extraction.result()
 
 
 class _Kept(NamedTuple):
-    """Some of the features that are kept, as the fields of ``Gathered``."""
+    """Some of the features that are kept, as the fields of ``Features``."""
 
     indices: Tensor
     points: Tensor
@@ -144,32 +147,45 @@ class _Kept(NamedTuple):
     captions: list[str] | None
 
 
-class _Share:
-    """What one process gathers."""
+class Extraction:
+    """The features of images that come batch by batch, from a source or from a loop of one's own.
+
+    Args:
+        networks: by name, in eval mode on ``device``.
+        requests: what is wanted, by output.
+        total: images that there are, in all processes.
+        seed: of the choice of the features that are kept.
+        device: where the networks are.
+    """
 
     def __init__(
         self,
         networks: Mapping[str, Network],
-        needs: Mapping[Output, Need],
+        requests: Mapping[Output, Request],
         total: int,
-        seed: int,
-        device: torch.device | str,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._device, self._total = device, total
-        self._networks = {output.network: networks[output.network] for output in needs}
-        self._widths = {o: self._networks[o.network].outputs[o.name] for o in needs}
+        self._networks = {output.network: networks[output.network] for output in requests}
+        self._widths = {o: self._networks[o.network].outputs[o.name] for o in requests}
         self._count = 0
         self._statistics = {
             output: FeatureStatistics(self._widths[output])
-            for output, need in needs.items()
-            if need.statistics
+            for output, request in requests.items()
+            if request.statistics
         }
         self._keep: dict[Output, Tensor] = {}
-        for output, need in needs.items():
+        for output, request in requests.items():
             inside = torch.zeros(total, dtype=torch.bool)
-            inside[chosen(total, need.keep, seed)] = True
+            inside[chosen(total, request.keep, seed)] = True
             self._keep[output] = inside
-        self._kept: dict[Output, list[_Kept]] = {output: [] for output in needs}
+        self._kept: dict[Output, list[_Kept]] = {output: [] for output in requests}
+
+    def add_images(self, images: Tensor) -> None:
+        """Take the next images (B, 3, H, W) in [-1, 1], at 8 bits; for a process that is alone."""
+        indices = list(range(self._count, self._count + len(images)))
+        self.add(Batch(indices, list(to_uint8(images)), None, None))
 
     def add(self, batch: Batch) -> None:
         """Take the features of a batch."""
@@ -186,8 +202,8 @@ class _Share:
             if inside.any():
                 self._kept[output].append(_part(batch, points, inside))
 
-    def exchanged(self) -> dict[Output, Gathered]:
-        """The same of all processes."""
+    def result(self) -> dict[Output, Features]:
+        """The features of what all processes took; those that are kept only in the first one."""
         count = sum(processes.to_all(self._count))
         found = {}
         for output, parts in self._kept.items():
@@ -195,7 +211,7 @@ class _Share:
             kept = _joined(processes.to_first(own), self._widths[output])
             order = kept.indices.argsort()
             captions = kept.captions
-            found[output] = Gathered(
+            found[output] = Features(
                 count,
                 self._total,
                 self._statistics[output].all_reduce() if output in self._statistics else None,
@@ -231,13 +247,9 @@ def _joined(parts: Sequence[_Kept], width: int) -> _Kept:
     )
 
 
-_FORMAT = 1
-"""Of the files: another number makes all of them void."""
-
-
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of gathered features, a safetensors file each.
+    """A folder of features, a safetensors file each.
 
     Attributes:
         folder: where.
@@ -251,7 +263,7 @@ class FeatureCache:
         text = json.dumps({"format": _FORMAT, **facts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def get(self, facts: dict[str, Any]) -> Gathered | None:
+    def get(self, facts: dict[str, Any]) -> Features | None:
         """What was stored under these facts; None if nothing was, or the file is damaged."""
         file = self._file(facts)
         try:
@@ -266,18 +278,18 @@ class FeatureCache:
             statistics = FeatureStatistics.from_moments(tensors["mean"], tensors["cov"], count)
         indices, points = tensors["indices"], tensors["points"]
         labels = tensors.get("labels")
-        return Gathered(count, count, statistics, indices, points, labels, captions)
+        return Features(count, count, statistics, indices, points, labels, captions)
 
-    def put(self, facts: dict[str, Any], gathered: Gathered) -> None:
+    def put(self, facts: dict[str, Any], features: Features) -> None:
         """Store; a file is complete or not there."""
-        tensors = {"indices": gathered.indices, "points": gathered.points.contiguous()}
-        if gathered.statistics is not None:
-            tensors |= {"mean": gathered.statistics.mean, "cov": gathered.statistics.cov}
-        if gathered.labels is not None:
-            tensors["labels"] = gathered.labels
+        tensors = {"indices": features.indices, "points": features.points.contiguous()}
+        if features.statistics is not None:
+            tensors |= {"mean": features.statistics.mean, "cov": features.statistics.cov}
+        if features.labels is not None:
+            tensors["labels"] = features.labels
         metadata = {
-            "count": str(gathered.count),
-            "captions": json.dumps(gathered.captions),
+            "count": str(features.count),
+            "captions": json.dumps(features.captions),
             "facts": json.dumps(facts),
         }
         content = save(tensors, metadata)
@@ -288,8 +300,8 @@ class FeatureCache:
 
 
 @dataclass
-class Gatherer:
-    """Gathers features.
+class Extractor:
+    """Features of sources, in one pass over each at most.
 
     Attributes:
         networks: by name, in eval mode on ``device``.
@@ -310,19 +322,19 @@ class Gatherer:
     reused: list[str] = field(default_factory=list)
 
     def images(
-        self, source: ImageSource, needs: Mapping[Output, Need], desc: str
-    ) -> dict[Output, Gathered]:
+        self, source: ImageSource, requests: Mapping[Output, Request], desc: str
+    ) -> dict[Output, Features]:
         """What is needed of the images of a source, in one pass at most.
 
         Raises:
             CorruptImages: images cannot be read.
         """
-        found = self._cached(source.info, needs) if self.cache is not None else {}
+        found = self._cached(source.info, requests) if self.cache is not None else {}
         self.reused += [f"{desc}, {output.network}.{output.name}" for output in found]
-        absent = {output: need for output, need in needs.items() if output not in found}
+        absent = {output: request for output, request in requests.items() if output not in found}
         if not absent:
             return found
-        new = gather(
+        new = extract_features(
             source,
             self.networks,
             absent,
@@ -335,25 +347,27 @@ class Gatherer:
         # What could not be read is lacking, or others stand in its place.
         whole = not source.corrupt and all(found.count == len(source) for found in new.values())
         if self.cache is not None and whole and processes.rank_and_count()[0] == 0:
-            for output, gathered in new.items():
+            for output, features in new.items():
                 if not absent[output].conditions:
-                    self.cache.put(self._facts(source.info, output, absent[output]), gathered)
+                    self.cache.put(self._facts(source.info, output, absent[output]), features)
         return found | new
 
-    def _cached(self, info: SourceInfo, needs: Mapping[Output, Need]) -> dict[Output, Gathered]:
+    def _cached(
+        self, info: SourceInfo, requests: Mapping[Output, Request]
+    ) -> dict[Output, Features]:
         """What every process finds in the cache."""
         assert self.cache is not None
         found = {}
-        for output, need in needs.items():
-            if need.conditions:
+        for output, request in requests.items():
+            if request.conditions:
                 continue
-            stored = self.cache.get(self._facts(info, output, need))
+            stored = self.cache.get(self._facts(info, output, request))
             if all(processes.to_all(stored is not None)) and stored is not None:
                 found[output] = stored
         return found
 
-    def _facts(self, info: SourceInfo, output: Output, need: Need) -> dict[str, Any]:
-        """All that decides what is gathered."""
+    def _facts(self, info: SourceInfo, output: Output, request: Request) -> dict[str, Any]:
+        """All that decides what the features are."""
         network = self.networks[output.network]
         return {
             "source": info.sha256,
@@ -364,7 +378,7 @@ class Gatherer:
             "output": output.name,
             "device": torch.device(self.device).type,
             "tf32": uses_tf32(self.device),
-            "statistics": need.statistics,
-            "keep": need.keep,
-            "seed": self.seed if need.keep < info.count else None,
+            "statistics": request.statistics,
+            "keep": request.keep,
+            "seed": self.seed if request.keep < info.count else None,
         }

@@ -1,6 +1,7 @@
-"""All numbers about a first stage, gathered batch by batch, as a report and as facts to judge.
+"""Is a first stage ready for a diffusion model on its latents? From images to numbers to reasons.
 
-Is a first stage ready for a diffusion model on its latents? From measured numbers to reasons.
+``FirstStageStatistics`` gathers all numbers batch by batch, as a report and as facts; ``assess``
+judges the facts.
 """
 
 from __future__ import annotations

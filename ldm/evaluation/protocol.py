@@ -60,6 +60,11 @@ class Measure:
         """The parameters, defaults included."""
         return {**self.definition.params, **self.params}
 
+    @property
+    def note(self) -> str:
+        """The parameters that a reader of its numbers must know."""
+        return ", ".join(f"{key}={self.all_params[key]}" for key in self.definition.shown)
+
     def output_of(self, outputs: Iterable[str]) -> str:
         """Which of the outputs of its network it looks at.
 

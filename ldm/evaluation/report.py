@@ -1,6 +1,7 @@
 """The report of an evaluation: every number together with what it was measured on.
 
-What a report says beside the numbers: both sides, label policy, departures, versions.
+``EvaluationReport`` holds the numbers; the functions below it say what stands beside them: both
+sides, the policy of labels, departures from a protocol, versions.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import torch
 
 import ldm
 from ldm import distributed as processes
-from ldm.evaluation.networks.base import FeatureExtractor, uses_tf32, weights_sha256
-from ldm.evaluation.networks.inception import InceptionFeatures
+from ldm.evaluation.networks.base import Network, uses_tf32
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.sources.base import SourceInfo
 
+INCEPTION = "inception"
+"""Name of the network whose Fréchet distance is called FID."""
 NOT_COMPARABLE = "not comparable with published FIDs"
 MOST_SHOWN = 8
 """Channels that a table lists one by one."""
@@ -102,21 +104,22 @@ class EvaluationReport:
         per_channel: Sequence[float] | None = None,
         data: str = "",
         preprocessing: str = "",
-        extractor: FeatureExtractor | None = None,
+        network: Network | None = None,
         note: str = "",
     ) -> Measurement:
         """Append a measurement.
 
-        With an ``extractor`` its name and fingerprint are recorded, and a number that does not
-        come from Inception features is marked as not comparable with published FIDs; one from
-        fewer samples than features is marked as such.
+        With a ``network`` its name and fingerprint are recorded, and a number that does not come
+        from Inception features is marked as not comparable with published FIDs; one from fewer
+        samples than features (of the network's first kind) is marked as such.
         """
         notes = [note] if note else []
-        if extractor is not None:
-            if not isinstance(extractor, InceptionFeatures):
-                notes.append(NOT_COMPARABLE)
-            if min(num_real, num_fake) <= extractor.dim:
-                notes.append(f"fewer samples than the {extractor.dim} features")
+        if network is not None:
+            remark = network.remark if network.name == INCEPTION else NOT_COMPARABLE
+            notes += [remark] if remark else []
+            width = next(iter(network.outputs.values()))
+            if min(num_real, num_fake) <= width:
+                notes.append(f"fewer samples than the {width} features")
         height, width = resolution
         measurement = Measurement(
             name=name,
@@ -128,17 +131,18 @@ class EvaluationReport:
             per_channel=None if per_channel is None else tuple(map(float, per_channel)),
             data=data,
             preprocessing=preprocessing,
-            features=extractor.name if extractor is not None else None,
-            features_sha256=self._fingerprint(extractor) if extractor is not None else None,
+            features=None if network is None else network.name,
+            features_sha256=None if network is None else self.fingerprint(network),
             note="; ".join(notes),
         )
         self.measurements.append(measurement)
         return measurement
 
-    def _fingerprint(self, extractor: FeatureExtractor) -> str:
-        if id(extractor) not in self._fingerprints:
-            self._fingerprints[id(extractor)] = weights_sha256(extractor)
-        return self._fingerprints[id(extractor)]
+    def fingerprint(self, network: Network) -> str:
+        """Digest of the weights of a network, found once a report."""
+        if id(network) not in self._fingerprints:
+            self._fingerprints[id(network)] = network.weights_sha256
+        return self._fingerprints[id(network)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, texts and numbers."""

@@ -1,6 +1,7 @@
 """What a model of each task is measured by: does it do what it was conditioned on?
 
-What the measures of all tasks share: samples beside what they should be, and targets.
+An ``Evaluation`` holds samples beside what they should be; ``TASKS`` says, by the conditions of a
+model, which measures add their numbers, and with them targets, to its report.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldm.cli.data import Data, image_batches, some_images
-from ldm.cli.sampling import SamplingSession
 from ldm.data.inpainting.blending import paste_seamlessly
 from ldm.data.scenes.captions import parse_caption
 from ldm.errors import UserError
-from ldm.evaluation.comparison import FeatureComparison
+from ldm.evaluation.evaluator import FEWEST_IMAGES
+from ldm.evaluation.extraction import chosen
 from ldm.evaluation.metrics.alignment import paired_similarity
+from ldm.evaluation.metrics.fid import frechet_from_features
 from ldm.evaluation.metrics.inpainting import gradient_jump, hole_error, mean_fill
 from ldm.evaluation.metrics.memorization import copies, nearest
+from ldm.evaluation.metrics.precision_recall import PrecisionRecall, precision_recall
 from ldm.evaluation.metrics.reconstruction import Distance, PairStatistics, PerImage, split_by_mask
-from ldm.evaluation.networks.base import FeatureExtractor
+from ldm.evaluation.metrics.registry import NEIGHBOURS
+from ldm.evaluation.networks.base import Network, features_of
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.scenes.judge import ASPECTS, check, judge, summarise, validate_judge
 from ldm.evaluation.scenes.label_maps import map_agreement, recover_map
@@ -65,12 +69,13 @@ class Evaluation:
     """Samples, what they were asked to be, and the report on them.
 
     Attributes:
-        job: the model.
         items: held-out items whose conditions were asked for, images included.
         samples: one for each (N, C, H, W) in [-1, 1].
         validation: the data set of the items.
-        train: makes the one that was trained on.
-        extractor: makes features, None if there is none.
+        train: at most so many images (M, C, H, W) of the data that was trained on, evenly from all.
+        reconstruct: images (B, C, H, W) once through the first stage of the model.
+        network: makes features, None if there is none.
+        device: where the networks are.
         lpips: distance of two sets of images, one number a pair; None if there is none.
         embed: makes embeddings of images, with the network of a retrieval model's neighbours.
         baseline: samples of another method on the same conditions, by its name.
@@ -79,12 +84,13 @@ class Evaluation:
         extra_cells: further pictures for the sheet, per item.
     """
 
-    job: SamplingSession
     items: Sequence[Item]
     samples: Tensor
-    validation: Data
-    train: Callable[[], Data]
-    extractor: FeatureExtractor | None
+    validation: Any
+    train: Callable[[int], Tensor]
+    reconstruct: Callable[[Tensor], Tensor]
+    network: Network | None
+    device: torch.device | str
     lpips: Distance | None
     embed: Callable[[Tensor], Tensor] | None
     baseline: dict[str, Tensor]
@@ -101,10 +107,7 @@ class Evaluation:
     def reconstructions(self) -> Tensor:
         """They, once through the first stage: the best that the model could do."""
         with torch.no_grad():
-            parts = [
-                self.job.model.decode(self.job.model.encode_mode(images.to(self.job.device)))
-                for images in self.real.split(BATCH)
-            ]
+            parts = [self.reconstruct(images.to(self.device)) for images in self.real.split(BATCH)]
         return torch.cat(parts).clamp(-1, 1).float().cpu()
 
     def add(
@@ -120,29 +123,24 @@ class Evaluation:
         self, name: str, fake: Tensor, note: str = "", target: Target | None = None
     ) -> None:
         """The Fréchet distance of a set of images from the real ones."""
-        about = {"num_real": len(self.real), "extractor": self.extractor}
+        about = {"num_real": len(self.real), "network": self.network}
         self.add(name, self.distance(self.real, fake), note, target, **about)
 
     def distance(self, real: Tensor, fake: Tensor) -> float:
         """Fréchet distance of the features of two sets of images."""
-        return self.compare(real, fake).frechet()
+        _check_counts(real, fake)
+        return frechet_from_features(self.features(real), self.features(fake))
 
-    def compare(self, real: Tensor, fake: Tensor) -> FeatureComparison:
-        """Features of two sets of images, gathered."""
-        if self.extractor is None:
-            raise UserError("this needs --features")
-        comparison = FeatureComparison(self.extractor, self.job.device, len(fake))
-        for images, add in ((real, comparison.add_real), (fake, comparison.add_fake)):
-            for part in images.split(BATCH):
-                add(part)
-        return comparison
-
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Features (N, D) of images."""
-        assert self.extractor is not None
-        parts = [self.extractor(part.to(self.job.device)) for part in images.split(BATCH)]
-        return torch.cat(parts).float().cpu()
+        """Features (N, D) of images in [-1, 1], taken at 8 bits: the network's first kind."""
+        if self.network is None:
+            raise UserError("this needs --features")
+        name = next(iter(self.network.outputs))
+        parts = [
+            features_of(self.network, list(to_uint8(part)), self.device)[name]
+            for part in images.split(BATCH)
+        ]
+        return torch.cat(parts)
 
     def pairs(self, fake: Tensor) -> dict[str, PerImage]:
         """PSNR, SSIM and LPIPS of images and the real ones, as far as they can be had."""
@@ -153,12 +151,12 @@ class Evaluation:
 
     def _distances(self, real: Tensor, fake: Tensor) -> Tensor:
         assert self.lpips is not None
-        return self.lpips(real.to(self.job.device), fake.to(self.job.device)).cpu()
+        return self.lpips(real.to(self.device), fake.to(self.device)).cpu()
 
 
 def captions(evaluation: Evaluation) -> None:
     """Class and text: does the exact judge find what was asked for?"""
-    validate_judge(evaluation.validation)  # type: ignore[arg-type]
+    validate_judge(evaluation.validation)
     asked = [item["caption"] for item in evaluation.items]
     verdicts, real = (
         [check(image, text) for image, text in zip(images, asked, strict=True)]
@@ -178,7 +176,7 @@ def captions(evaluation: Evaluation) -> None:
 
 def layouts(evaluation: Evaluation) -> None:
     """Layout: are the objects in their boxes?"""
-    validate_judge(evaluation.validation)  # type: ignore[arg-type]
+    validate_judge(evaluation.validation)
     found, best = (
         [layout_agreement(_asked(item), judge(image)) for item, image in pairs]
         for pairs in (
@@ -192,14 +190,14 @@ def layouts(evaluation: Evaluation) -> None:
     most = _mean(f.found for f in best)
     note = f"share of objects whose class is found; real: {most:.3f}"
     evaluation.add("class_found", _mean(f.found for f in found), note)
-    if evaluation.extractor is not None:
+    if evaluation.network is not None:
         floor = evaluation.distance(evaluation.real, evaluation.reconstructions)
         evaluation.add_distance("fd", evaluation.samples, f"of the first stage {floor:.4g}")
 
 
 def maps(evaluation: Evaluation) -> None:
     """Semantic map: does the sample show the map it was given?"""
-    validate_judge(evaluation.validation)  # type: ignore[arg-type]
+    validate_judge(evaluation.validation)
     found, best = (
         [
             map_agreement(item["segmentation"], recover_map(image))
@@ -237,7 +235,7 @@ def super_resolution(evaluation: Evaluation) -> None:
         if name == "psnr":
             target = at_least(base[name].mean - 1, "not 1 dB below bicubic")
         evaluation.add(name, values.mean, note, target, num_real=len(real), std=values.std)
-    if evaluation.extractor is not None:
+    if evaluation.network is not None:
         worst = evaluation.distance(real, bicubic)
         evaluation.add_distance("bicubic_fd", bicubic)
         floor = evaluation.distance(real, evaluation.reconstructions)
@@ -291,9 +289,9 @@ def _add_parts(
             values = evaluation.pairs(images)["lpips"]
             count = len(evaluation.real)
             evaluation.add(f"lpips_{part}", values.mean, note, num_real=count, std=values.std)
-        if evaluation.extractor is not None:
+        if evaluation.network is not None:
             evaluation.add_distance(f"fd_{part}", images, note)
-    if evaluation.extractor is not None:
+    if evaluation.network is not None:
         for name, images in others.items():
             evaluation.add_distance(f"fd_inside_{name}", images)
 
@@ -305,24 +303,20 @@ def _pasted(fillings: Tensor, images: Tensor, masks: Tensor) -> Tensor:
 
 def unconditional(evaluation: Evaluation) -> None:
     """No condition: likeness to the data, and no copies of it."""
-    assert evaluation.extractor is not None
     count = len(evaluation.samples)
-    dataset = evaluation.train()
-    chosen = some_images(dataset, min(4 * count, len(dataset)), "training data")  # type: ignore[arg-type]
-    train = torch.cat(list(image_batches(chosen, 64)))
-    real = train[:: max(1, len(train) // count)][:count]
-    counts: dict[str, Any] = {"num_real": count, "extractor": evaluation.extractor}
-    comparison = evaluation.compare(real, evaluation.samples)
-    floor = evaluation.compare(real, evaluation.real)
-    evaluation.add(
-        "fd", comparison.frechet(), f"of held-out images {floor.frechet():.4g}", **counts
-    )
-    (shares, _, _), (best, _, _) = comparison.precision_recall(), floor.precision_recall()
+    train = evaluation.train(4 * count)
+    step = max(1, len(train) // count)
+    _check_counts(train[::step][:count], evaluation.samples)
+    features, own, held_out = map(evaluation.features, (train, evaluation.samples, evaluation.real))
+    real = features[::step][:count]
+    counts: dict[str, Any] = {"num_real": len(real), "network": evaluation.network}
+    floor = frechet_from_features(real, held_out)
+    distance = frechet_from_features(real, own)
+    evaluation.add("fd", distance, f"of held-out images {floor:.4g}", **counts)
+    shares, best = _shares(real, own), _shares(real, held_out)
     for name in ("precision", "recall"):
         value, most = getattr(shares, name), getattr(best, name)
         evaluation.add(name, value, f"k=3; of held-out images {most:.3f}", **counts)
-    features = evaluation.features(train)
-    own, held_out = (evaluation.features(x) for x in (evaluation.samples, evaluation.real))
     found = copies(own, held_out, features)
     note = (
         f"share as near to one of {len(train)} training images as the nearest 1 % of held-out "
@@ -354,6 +348,21 @@ def retrieval(evaluation: Evaluation) -> None:
     evaluation.add("similarity_shuffled", found.shuffled, note)
     note = f"permutation test, z = {found.z:.1f}"
     evaluation.add("p_value", found.p_value, note, below(0.01))
+
+
+def _shares(real: Tensor, fake: Tensor) -> PrecisionRecall:
+    """Precision and recall; of many features those of a random choice of the images."""
+    most = NEIGHBOURS["most_real"]
+    some, others = (x[chosen(len(x), most, seed=0)] for x in (real, fake))
+    return precision_recall(some, others)
+
+
+def _check_counts(real: Tensor, fake: Tensor) -> None:
+    if min(len(real), len(fake)) < FEWEST_IMAGES:
+        raise UserError(
+            f"features of {len(real)} real and {len(fake)} other images: at least {FEWEST_IMAGES} "
+            "of each are needed"
+        )
 
 
 def _asked(item: Item) -> list[tuple[int, Box4]]:

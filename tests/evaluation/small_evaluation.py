@@ -9,34 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.evaluation.networks.base import Network, as_network
+from ldm.evaluation.networks.base import FeatureNetwork
 from ldm.evaluation.sources.base import Item, ReadSource, SourceInfo, Unreadable, describe_labels
 
 
-class Sums(nn.Module):
+class Sums(FeatureNetwork):
     """Random sums over a grid of 4 x 4 means: 6 features, 5 logits."""
 
-    name = "sums"
-    dim = 6
-    num_classes = 5
-
     def __init__(self, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__({"features": 6, "logits": 5})
+        self.name = "sums"
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.randn(48, 11, generator=generator), requires_grad=False)
         self.seen = 0
 
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
         self.seen += len(images)
         means = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
-        return tuple((means @ self.weight).split([6, 5], 1))  # type: ignore[return-value]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features_and_logits(images)[0]
+        features, logits = (means @ self.weight).split([6, 5], 1)
+        return {"features": features, "logits": logits}
 
 
-def sums(seed: int = 0) -> Network:
-    return as_network(Sums(seed).eval())
+def sums(seed: int = 0) -> Sums:
+    return Sums(seed).eval()
 
 
 def pictures(count: int, seed: int, size: int = 8, shift: int = 0) -> list[Tensor]:

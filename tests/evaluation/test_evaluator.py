@@ -18,7 +18,7 @@ from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_from_features,
 from ldm.evaluation.metrics.inception_score import InceptionScore
 from ldm.evaluation.metrics.kid import kernel_distance
 from ldm.evaluation.metrics.precision_recall import density_coverage, precision_recall
-from ldm.evaluation.networks.base import as_network, features_of
+from ldm.evaluation.networks.base import features_of
 from ldm.evaluation.networks.resizing import Resizer
 from ldm.evaluation.protocol import EvaluationProtocol, Measure, SmallSamples
 from ldm.evaluation.report import EvaluationReport, departures
@@ -186,7 +186,7 @@ def test_other_labels_of_cached_features(tmp_path: Path) -> None:
 
 def test_a_distance_of_inception_is_called_fid() -> None:
     network = sums()
-    network.name = "inception"  # type: ignore[misc]
+    network.name = "inception"
     asked = protocol(
         Measure("frechet", "inception"), Measure("frechet", "inception", "logits", prefix="s")
     )
@@ -311,9 +311,8 @@ def test_statistics_that_do_not_say_of_how_many(tmp_path: Path) -> None:
 
 def test_statistics_that_do_not_say_how_images_were_resized(tmp_path: Path) -> None:
     """Those of ADM were made by the network's own way, of others nobody knows."""
-    extractor = Sums().eval()
-    own, other = (as_network(extractor, size=4, resize=name) for name in ("network", "clean"))
-    own.resize = Resizer("network", 4)  # type: ignore[misc]
+    own, other = (Sums().use(size=4, resize=name) for name in ("network", "clean"))
+    own.resize = Resizer("network", 4)
     found = stored(tmp_path)
     about = {**found.info.about, "resize": None}
     unsaid = dataclasses.replace(found, info=dataclasses.replace(found.info, about=about))
@@ -323,12 +322,12 @@ def test_statistics_that_do_not_say_how_images_were_resized(tmp_path: Path) -> N
     asked = protocol(Measure("frechet", "inception"))
     notes = []
     for real, network in ((unsaid, other), (adm, own)):
-        network.name = "sums" if real is unsaid else "inception"  # type: ignore[misc]
+        network.name = "sums" if real is unsaid else "inception"
         report = evaluate(real, Pictures(FAKE), asked, {"inception": network})
         assert report is not None
         notes.append("do not say how images were resized" in report.measurements[0].note)
     assert notes == [True, False]
-    other.name = "inception"  # type: ignore[misc]
+    other.name = "inception"
     with pytest.raises(UserError, match="resized in another way"):
         evaluate(adm, Pictures(FAKE), asked, {"inception": other})
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.evaluation.extraction import FeatureCache, Gathered, Gatherer, Need, Output, chosen, gather
+from ldm.evaluation.extraction import (
+    Extractor,
+    FeatureCache,
+    Features,
+    Output,
+    Request,
+    chosen,
+    extract_features,
+)
 from ldm.evaluation.metrics.fid import FeatureStatistics
 from ldm.evaluation.networks.base import features_of
 from ldm.evaluation.report import run_facts
@@ -17,7 +25,7 @@ from tests.evaluation.small_evaluation import Pictures, pictures, sums
 
 ROOT = Path(__file__).parents[2]
 FEATURES, LOGITS = Output("sums", "features"), Output("sums", "logits")
-NEEDS = {FEATURES: Need(True, 10), LOGITS: Need(keep=50)}
+NEEDS = {FEATURES: Request(True, 10), LOGITS: Request(keep=50)}
 
 
 def source(**options: object) -> Pictures:
@@ -25,8 +33,8 @@ def source(**options: object) -> Pictures:
     return Pictures(pictures(37, seed=1), labels, captions, **options)  # type: ignore[arg-type]
 
 
-def gathered(batch_size: int = 64) -> dict[Output, Gathered]:
-    return gather(source(), {"sums": sums()}, NEEDS, batch_size=batch_size, seed=3)
+def gathered(batch_size: int = 64) -> dict[Output, Features]:
+    return extract_features(source(), {"sums": sums()}, NEEDS, batch_size=batch_size, seed=3)
 
 
 def test_what_is_gathered_is_what_the_network_gives() -> None:
@@ -63,14 +71,14 @@ PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
-from ldm.evaluation.extraction import gather
+from ldm.evaluation.extraction import extract_features
 from tests.evaluation.test_extraction import FEATURES, LOGITS, NEEDS, gathered, source, sums
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=rank, world_size=2)
 found = gathered(1)
 skipping = source(broken=(4, 21), skip_corrupt=True)
-gather(skipping, {"sums": sums()}, NEEDS, batch_size=1, seed=3)
+extract_features(skipping, {"sums": sums()}, NEEDS, batch_size=1, seed=3)
 moments = found[FEATURES].statistics
 torch.save(
     [moments.mean, moments.cov, found[FEATURES].points, found[FEATURES].indices,
@@ -114,11 +122,11 @@ def test_what_is_kept_is_neither_the_first_nor_every_nth() -> None:
 
 
 def test_corrupt_images_are_named_or_left_out() -> None:
-    networks, needs = {"sums": sums()}, {LOGITS: Need(keep=37)}
+    networks, needs = {"sums": sums()}, {LOGITS: Request(keep=37)}
     with pytest.raises(CorruptImages, match=r"2 of the 37 images.*4\.png.*20\.png"):
-        gather(source(broken=(4, 20)), networks, needs, batch_size=8, seed=0)
+        extract_features(source(broken=(4, 20)), networks, needs, batch_size=8, seed=0)
     skipping = source(broken=(4, 20), skip_corrupt=True)
-    found = gather(skipping, networks, needs, batch_size=8, seed=0)[LOGITS]
+    found = extract_features(skipping, networks, needs, batch_size=8, seed=0)[LOGITS]
     assert found.count == 35
     assert found.indices.tolist() == [k for k in range(37) if k not in (4, 20)]
     assert len(skipping.corrupt) == 2
@@ -126,7 +134,9 @@ def test_corrupt_images_are_named_or_left_out() -> None:
 
 def test_images_of_several_sizes() -> None:
     mixed = [*pictures(3, 0, size=8), *pictures(2, 1, size=12), *pictures(2, 2, size=8)]
-    found = gather(Pictures(mixed), {"sums": sums()}, {LOGITS: Need(keep=7)}, batch_size=7, seed=0)
+    found = extract_features(
+        Pictures(mixed), {"sums": sums()}, {LOGITS: Request(keep=7)}, batch_size=7, seed=0
+    )
     alone = torch.cat([features_of(sums(), [image])["logits"] for image in mixed])
     torch.testing.assert_close(found[LOGITS].points, alone)
 
@@ -135,14 +145,14 @@ def test_images_of_several_sizes() -> None:
 
 
 def _seen(network: object) -> int:
-    return network.extractor.seen  # type: ignore[attr-defined,no-any-return]
+    return network.seen  # type: ignore[attr-defined,no-any-return]
 
 
 def test_the_cache_spares_the_second_pass(tmp_path: Path) -> None:
     network, cache = sums(), FeatureCache(tmp_path)
-    first = Gatherer({"sums": network}, cache=cache).images(source(), NEEDS, "images")
+    first = Extractor({"sums": network}, cache=cache).images(source(), NEEDS, "images")
     assert _seen(network) == 37
-    again = Gatherer({"sums": network}, cache=cache)
+    again = Extractor({"sums": network}, cache=cache)
     second = again.images(source(), NEEDS, "images")
     assert _seen(network) == 37
     assert again.reused == ["images, sums.features", "images, sums.logits"]
@@ -160,29 +170,33 @@ def test_the_cache_spares_the_second_pass(tmp_path: Path) -> None:
 
 def test_the_cache_knows_what_decides(tmp_path: Path) -> None:
     cache, network = FeatureCache(tmp_path), sums()
-    Gatherer({"sums": network}, cache=cache).images(source(), NEEDS, "images")
+    Extractor({"sums": network}, cache=cache).images(source(), NEEDS, "images")
     other_images = Pictures(pictures(37, seed=2))
     others = [
-        (other_images, Gatherer({"sums": network}, cache=cache), NEEDS),
-        (source(), Gatherer({"sums": sums(seed=1)}, cache=cache), NEEDS),
-        (source(), Gatherer({"sums": network}, cache=cache, seed=5), {FEATURES: Need(True, 10)}),
-        (source(), Gatherer({"sums": network}, cache=cache), {FEATURES: Need(True, 11)}),
+        (other_images, Extractor({"sums": network}, cache=cache), NEEDS),
+        (source(), Extractor({"sums": sums(seed=1)}, cache=cache), NEEDS),
+        (
+            source(),
+            Extractor({"sums": network}, cache=cache, seed=5),
+            {FEATURES: Request(True, 10)},
+        ),
+        (source(), Extractor({"sums": network}, cache=cache), {FEATURES: Request(True, 11)}),
     ]
-    for images, gatherer, needs in others:
-        gatherer.images(images, needs, "images")
-        assert gatherer.reused == []
-    whole = Gatherer({"sums": network}, cache=cache, seed=5)  # all are kept: no choice, no seed
-    Gatherer({"sums": network}, cache=cache).images(source(), {LOGITS: Need(keep=37)}, "images")
-    whole.images(source(), {LOGITS: Need(keep=37)}, "images")
+    for images, extractor, needs in others:
+        extractor.images(images, needs, "images")
+        assert extractor.reused == []
+    whole = Extractor({"sums": network}, cache=cache, seed=5)  # all are kept: no choice, no seed
+    Extractor({"sums": network}, cache=cache).images(source(), {LOGITS: Request(keep=37)}, "images")
+    whole.images(source(), {LOGITS: Request(keep=37)}, "images")
     assert whole.reused
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     cache, network = FeatureCache(tmp_path), sums()
-    Gatherer({"sums": network}, cache=cache).images(source(), NEEDS, "images")
+    Extractor({"sums": network}, cache=cache).images(source(), NEEDS, "images")
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    again = Gatherer({"sums": network}, cache=cache)
+    again = Extractor({"sums": network}, cache=cache)
     again.images(source(), NEEDS, "images")
     assert again.reused == []
 
@@ -190,7 +204,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
 def test_what_lacks_corrupt_images_is_not_kept(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     broken = source(broken=(4,), skip_corrupt=True)
-    Gatherer({"sums": sums()}, cache=cache).images(broken, NEEDS, "images")
+    Extractor({"sums": sums()}, cache=cache).images(broken, NEEDS, "images")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,20 +218,20 @@ class Replacing(Pictures):
 
 def test_what_has_replacements_is_not_kept(tmp_path: Path) -> None:
     replaced = Replacing(pictures(37, seed=1), skip_corrupt=True)
-    gatherer = Gatherer({"sums": sums()}, cache=FeatureCache(tmp_path))
-    assert gatherer.images(replaced, NEEDS, "images")[LOGITS].count == 37
+    extractor = Extractor({"sums": sums()}, cache=FeatureCache(tmp_path))
+    assert extractor.images(replaced, NEEDS, "images")[LOGITS].count == 37
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_knows_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an accelerator: no features are computed here, but their key is."""
-    images, need = source().info, Need(True)
+    images, need = source().info, Request(True)
     monkeypatch.setattr(torch.cuda, "get_device_name", str)
     keys = set()
     for device in ("cpu", "cuda"):
         for precise in (False, True):
             monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not precise)
-            gatherer = Gatherer({"sums": sums()}, device)
-            keys.add(FeatureCache.key(gatherer._facts(images, FEATURES, need)))
+            extractor = Extractor({"sums": sums()}, device)
+            keys.add(FeatureCache.key(extractor._facts(images, FEATURES, need)))
             assert run_facts(device, 1, 0)["tf32"] is (device == "cuda" and not precise)
     assert len(keys) == 3

@@ -12,16 +12,16 @@ from ldm.evaluation.report import NOT_COMPARABLE, EvaluationReport
 
 def report() -> EvaluationReport:
     result = EvaluationReport("Scenes at 32 pixels")
-    extractor = SceneFeatures(width=8, dim=16)
+    network = SceneFeatures(width=8, dim=16)
     counts = {"num_real": 500, "num_fake": 400, "resolution": (32, 48)}
-    result.add("fid", 12.34567, **counts, extractor=extractor)
+    result.add("fid", 12.34567, **counts, network=network)
     result.add("psnr", math.inf, **counts, note="clamped")
-    result.add("recall", 0.5, **{**counts, "num_fake": 16}, extractor=extractor, note="k=3")
+    result.add("recall", 0.5, **{**counts, "num_fake": 16}, network=network, note="k=3")
     return result
 
 
 def test_json_says_on_what_each_number_was_measured() -> None:
-    extractor = SceneFeatures(width=8, dim=16)
+    network = SceneFeatures(width=8, dim=16)
     result = EvaluationReport("A title")
     result.add(
         "fid",
@@ -33,7 +33,7 @@ def test_json_says_on_what_each_number_was_measured() -> None:
         per_channel=[1, 2.5],
         data="photos",
         preprocessing="center crop",
-        extractor=extractor,
+        network=network,
     )
     result.remarks.append("psnr was not computed")
     result.details["verdict"] = {"ready": True, "reasons": ("a", "b")}
@@ -53,7 +53,7 @@ def test_json_says_on_what_each_number_was_measured() -> None:
                 "data": "photos",
                 "preprocessing": "center crop",
                 "features": "SceneFeatures",
-                "features_sha256": weights_sha256(extractor),
+                "features_sha256": weights_sha256(network),
                 "note": NOT_COMPARABLE,
             }
         ],
@@ -107,8 +107,9 @@ def test_table_says_once_what_all_numbers_share() -> None:
 
 def test_the_fingerprint_is_taken_once_per_network(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr("ldm.evaluation.report.weights_sha256", lambda e: calls.append(e) or "f")
-    result, extractors = EvaluationReport("x"), [SceneFeatures(8, 4), SceneFeatures(8, 4)]
-    for extractor in (*extractors, *extractors):
-        result.add("fd", 1, num_real=9, num_fake=9, resolution=(8, 8), extractor=extractor)
+    place = "ldm.evaluation.networks.base.weights_sha256"
+    monkeypatch.setattr(place, lambda e: calls.append(e) or "f")
+    result, networks = EvaluationReport("x"), [SceneFeatures(8, 4), SceneFeatures(8, 4)]
+    for network in (*networks, *networks):
+        result.add("fd", 1, num_real=9, num_fake=9, resolution=(8, 8), network=network)
     assert len(calls) == 2

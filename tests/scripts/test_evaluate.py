@@ -176,7 +176,7 @@ def test_a_model_by_another_config_is_another_source() -> None:
 
     def digest(factor: float) -> str:
         job = SimpleNamespace(
-            arguments=SimpleNamespace(source="run"),
+            options=SimpleNamespace(source="run"),
             config=OmegaConf.create({"f": factor, "model": {"params": {"scale_factor": "${f}"}}}),
             settings=lambda: {"run": "run", "checkpoint_sha256": "ab"},
             size=lambda: (8, 8),

@@ -23,6 +23,7 @@ from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
 from ldm.evaluation.metrics.inception_score import InceptionScore
 from ldm.evaluation.metrics.reconstruction import psnr, resampled, ssim
 from ldm.evaluation.networks.inception import WEIGHTS_FILE
+from ldm.evaluation.networks.resizing import tf1_bilinear
 from ldm.export import export
 from ldm.load.model import load_model
 from ldm.losses.perceptual import LPIPS
@@ -288,25 +289,31 @@ def test_data_of_a_yaml_with_overrides(script: Script, runs: Path, tmp_path: Pat
 
 
 class RandomInception(torch.nn.Module):
-    """In place of torch-fidelity's network: takes bytes and gives what was asked for."""
+    """In place of torch-fidelity's network: its parts by name, of which two do something."""
 
     def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str) -> None:
         super().__init__()
         assert Path(feature_extractor_weights_path).is_file()
-        self.names = features
         generator = torch.Generator().manual_seed(0)
-        self.projections = torch.nn.ParameterDict(
-            {
-                "2048": torch.randn(48, 2048, generator=generator),
-                "logits_unbiased": torch.randn(48, 1008, generator=generator),
-            }
-        )
+        self.projection = torch.nn.Parameter(torch.randn(48, 2048, generator=generator))
+        self.fc = torch.nn.Linear(2048, 1008)
+        torch.nn.init.normal_(self.fc.weight, std=0.02, generator=generator)
+        self.Conv2d_1a_3x3 = torch.nn.AdaptiveAvgPool2d(4)
+        self.requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        assert pixels.dtype == torch.uint8
-        assert pixels.shape[1] == 3
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pixels.float() / 255, 4).flatten(1)
-        return tuple(pooled @ self.projections[name] for name in self.names)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("Conv2d", "MaxPool", "Mixed")) and name != "Conv2d_1a_3x3":
+            return torch.nn.Identity()
+        return super().__getattr__(name)
+
+    def AvgPool(self, x: Tensor) -> Tensor:  # noqa: N802 - its name there
+        return x.flatten(1) @ self.projection
+
+    def of_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of uint8 images."""
+        resized = tf1_bilinear(pixels.float(), (299, 299))
+        features = self.AvgPool(self.Conv2d_1a_3x3((resized - 128) / 128))
+        return features, features @ self.fc.weight.T
 
 
 @pytest.fixture
@@ -352,10 +359,11 @@ def test_rfid_ris_and_lpips(
     x = images(photos, 16)
     y = model.decode(model.encode(x).mode()).clamp(-1, 1)
     network = RandomInception("", ["2048", "logits_unbiased"], str(inception))
-    (real, _), (fake, logits) = (network(((v + 1) * 127.5).round().to(torch.uint8)) for v in (x, y))
+    bytes_ = (((v + 1) * 127.5).round().to(torch.uint8) for v in (x, y))
+    (real, _), (fake, logits) = map(network.of_pixels, bytes_)
     want = frechet_distance(*(FeatureStatistics(2048).update(v) for v in (real, fake)))
     assert found["rfid"]["value"] == pytest.approx(want, rel=1e-3)
-    assert found["rfid"]["features"].startswith("InceptionV3")
+    assert found["rfid"]["features"] == "inception"
     assert "fewer samples than the 2048 features" in found["rfid"]["note"]
     mean, std = InceptionScore(13).update(logits).compute()
     assert found["ris"]["value"] == pytest.approx(mean, rel=1e-3)

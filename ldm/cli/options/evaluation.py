@@ -29,14 +29,19 @@ DEFAULT_SIZE = 256
 
 def add_feature_options(parser: argparse.ArgumentParser) -> None:
     """The options that ``feature_network`` reads."""
-    parser.add_argument("--features", help="inception, a run folder, or a dotted class name")
+    parser.add_argument(
+        "--features",
+        metavar="NET",
+        help=f"feature network: {', '.join(NETWORKS)}, a run folder, or the dotted name of a class",
+    )
     parser.add_argument(
         "--weights",
         "--inception-weights",
         dest="inception_weights",
         type=Path,
         metavar="FILE",
-        help="torch-fidelity's file, if it does not lie in PyTorch's cache (--features inception)",
+        help="weights of a published network (default: inception), if they do not lie where "
+        "PyTorch keeps them",
     )
 
 

@@ -1,8 +1,7 @@
-"""Do samples resemble the neighbours they were conditioned on, and not just any image?
+"""Does a sample match its condition: neighbours, a class, or a caption?
 
-Do samples show the class they were asked for, in the eyes of a classifier?
-
-CLIP score (Hessel et al. 2021): do pictures and their captions agree in CLIP's eyes?
+Resemblance to the neighbours it was made from, and not just to any image; the class that a
+classifier sees; CLIP score (Hessel et al. 2021), the agreement of picture and caption.
 """
 
 from __future__ import annotations

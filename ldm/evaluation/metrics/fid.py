@@ -1,6 +1,7 @@
-"""Mean and covariance of features, gathered batch by batch in float64.
+"""Fréchet distance between two sets of features seen as Gaussians (Heusel et al. 2017).
 
-Fréchet distance between two sets of features seen as Gaussians (Heusel et al. 2017).
+``FeatureStatistics`` gathers mean and covariance batch by batch in float64, ``frechet_distance``
+compares two of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from ldm.files import write_atomically
 
 _SUFFIXES = {"pool": "", "spatial": "_s"}
 """What ADM's files append to ``mu`` and ``sigma``, by name of the feature."""
+_CHUNK = 4096
+"""Features that are turned into float64 at a time."""
+_ACCURACY = 1e-10
+"""Relative error that a sum of singular values may have."""
 
 
 class FeatureStatistics:
@@ -175,12 +180,6 @@ def save_statistics(
         suffix = _SUFFIXES.get(name, f"_{name}")
         arrays |= {f"mu{suffix}": part.mean.numpy(), f"sigma{suffix}": part.cov.numpy()}
     write_atomically(file, lambda stream: np.savez(stream, **arrays))
-
-
-_CHUNK = 4096
-"""Features that are turned into float64 at a time."""
-_ACCURACY = 1e-10
-"""Relative error that a sum of singular values may have."""
 
 
 @dataclass(frozen=True)

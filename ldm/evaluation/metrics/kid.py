@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.evaluation.metrics.precision_recall import all_finite
 
 
-class KernelDistance(NamedTuple):
+class MeanDistance(NamedTuple):
     """Mean and standard deviation over the subsets (divided by their number, as is customary)."""
 
     mean: float
@@ -20,7 +20,7 @@ class KernelDistance(NamedTuple):
 
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 2020
-) -> KernelDistance:
+) -> MeanDistance:
     """Unbiased squared maximum mean discrepancy with the kernel ``(x.y / D + 1)^3``.
 
     It has no bias at small N, unlike the Fréchet distance; for equal distributions it is around 0
@@ -51,7 +51,7 @@ def kernel_distance(
         y = _choose(fake, size, random)  # torch-fidelity draws the fake ones first
         x = _choose(real, size, random)
         distances[k] = _squared_mmd(x, y)
-    return KernelDistance(float(distances.mean()), float(distances.std()))
+    return MeanDistance(float(distances.mean()), float(distances.std()))
 
 
 def _choose(features: Tensor, size: int, random: np.random.RandomState) -> Tensor:

@@ -1,8 +1,7 @@
-"""Distances to nearest neighbours, in tiles: memory does not grow with the product of the sets.
+"""Quality and variety apart, by the neighbourhoods of features.
 
-Density and coverage of generative models (Naeem et al. 2020).
-
-Improved precision and recall of generative models (Kynkäänniemi et al. 2019).
+Improved precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
+Distances are computed in tiles, so that memory does not grow with the product of the sets.
 """
 
 from __future__ import annotations

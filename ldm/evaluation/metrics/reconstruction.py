@@ -1,8 +1,7 @@
-"""Images that belong to each other in pairs: distances of all of them, inside and outside masks.
+"""How close images are to their originals, one value per image: PSNR, SSIM and any such distance.
 
-How close reconstructions are to their originals, one value per image.
-
-Reconstruction metrics of a whole data set, gathered batch by batch.
+``ReconstructionStatistics`` gathers them for a first stage, ``PairStatistics`` for any pairs, also
+inside and outside masks.
 """
 
 from __future__ import annotations

@@ -77,10 +77,6 @@ class Metric:
     shown: Sequence[str] = ()
     conditions: bool = False
 
-    def note(self, params: Mapping[str, Any]) -> str:
-        """The parameters for the note of a number."""
-        return ", ".join(f"{key}={params[key]}" for key in self.shown)
-
 
 def _frechet(real: Side, fake: Side, params: Mapping[str, Any]) -> list[Number]:
     assert real.statistics is not None

@@ -1,14 +1,14 @@
 """Feature networks of evaluation: pixels in, named features out, and what a report says of them.
 
-Files with the weights of published feature networks: found, never downloaded, fingerprinted.
-
-The contract of a feature extractor, and what is done with any of them.
+``Network`` is what metrics, reports and caches rely on; ``FeatureNetwork`` is the base of networks
+that a run trains, or of one's own. ``PublishedWeights`` finds the file of a published network,
+which is never downloaded, and tells if it is the one that everybody uses.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import CheckpointError, UserError
+from ldm.errors import CheckpointError
 from ldm.evaluation.networks.resizing import NETWORK, Resizer, resizer
 
 
@@ -65,47 +65,10 @@ class PublishedWeights:
         )
 
 
-class FeatureExtractor(Protocol):
-    """A network that turns images into features; any ``nn.Module`` with these names will do.
-
-    Attributes:
-        name: what a report calls it.
-        dim: length of a feature vector.
-    """
-
-    name: str
-    dim: int
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to features (B, dim)."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The weights."""
-        ...
-
-
-@torch.no_grad()
-def extract_features(
-    extractor: FeatureExtractor, batches: Iterable[Tensor], device: torch.device | str = "cpu"
-) -> Tensor:
-    """Features of all images, (N, D) float32 on the CPU.
-
-    Args:
-        extractor: in eval mode, on ``device``.
-        batches: image batches (B, 3, H, W) in [-1, 1]; values outside are clamped.
-        device: where the extractor lives.
-    """
-    features = [extractor(batch.to(device).clamp(-1, 1)).float().cpu() for batch in batches]
-    if not features:
-        raise ValueError("there are no images to extract features from")
-    return torch.cat(features)
-
-
-def weights_sha256(extractor: FeatureExtractor) -> str:
+def weights_sha256(network: nn.Module) -> str:
     """Fingerprint of names, types, shapes and values of all weights, as a hex digest."""
     digest = hashlib.sha256()
-    for key, value in sorted(extractor.state_dict().items()):
+    for key, value in sorted(network.state_dict().items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{key}:{value.dtype}:{tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -149,70 +112,61 @@ class Network(Protocol):
         ...
 
 
-class ExtractorNetwork(nn.Module):
-    """A :class:`~ldm.evaluation.networks.base.FeatureExtractor` as a :class:`Network`.
+class FeatureNetwork(nn.Module):
+    """A :class:`Network` that a run trains, or of one's own: a subclass has ``embed`` only.
 
-    It sees the images as they are, in [-1, 1]. Its output is ``features``, and ``logits`` if it has
-    an attribute ``num_classes`` and a method ``features_and_logits`` or ``logits``.
+    It sees images as models do, in [-1, 1], and as they are unless ``use`` gives them a size. The
+    name in reports is that of the class.
 
     Args:
-        extractor: in eval mode.
-        resize: name of a resizer; ``network``: images stay as they are.
-        weights_file: where the weights came from, such as a run folder.
-        size: side to bring images to; None = the extractor's ``input_size`` if it has one.
+        outputs: length of each kind of feature, by its name; metrics look for ``logits``, of
+            classes, and take the first where any will do.
     """
 
-    def __init__(
-        self,
-        extractor: FeatureExtractor,
-        resize: str = NETWORK,
-        weights_file: str = "",
-        size: int | None = None,
-    ) -> None:
+    def __init__(self, outputs: Mapping[str, int]) -> None:
         super().__init__()
-        self.extractor: Any = extractor
-        self.name = extractor.name
-        self.input_size = size if size is not None else getattr(extractor, "input_size", None)
-        stays = Resizer(NETWORK)
-        self.resize = stays if resize == NETWORK else resizer(resize, self.input_size)
-        self.weights_file = weights_file
-        self.weights_sha256 = weights_sha256(extractor)
+        self.name = type(self).__name__
+        self.outputs = outputs
+        self.input_size: int | None = None
+        self.resize = Resizer(NETWORK)
+        self.weights_file = ""
         self.remark = "not comparable with published figures"
-        self._logits = _logits_of(extractor)
-        classes = {"logits": getattr(extractor, "num_classes", 0)} if self._logits else {}
-        self.outputs: Mapping[str, int] = {"features": extractor.dim, **classes}
+
+    @property
+    def weights_sha256(self) -> str:
+        """Fingerprint of the weights as they are now."""
+        return weights_sha256(self)
+
+    def use(
+        self, resize: str = NETWORK, size: int | None = None, weights_file: str = ""
+    ) -> FeatureNetwork:
+        """Say how images reach the network, and where it comes from; returns itself, in eval mode.
+
+        Args:
+            resize: name of a resizer; ``network``: images stay as they are.
+            size: side to bring images to.
+            weights_file: where the weights came from, such as a run folder.
+
+        Raises:
+            UserError: there is no such resizer, or no size to resize to.
+        """
+        self.input_size = size
+        self.resize = Resizer(NETWORK) if resize == NETWORK else resizer(resize, size)
+        self.weights_file = weights_file
+        return self.eval()
+
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] to features (B, D) by name."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, h, w) in [0, 255], uint8 or float, to features (B, D) by name."""
-        x = (images.float() / 127.5 - 1).clamp(-1, 1)
-        if self._logits == "features_and_logits":
-            features, logits = self.extractor.features_and_logits(x)
-            return {"features": features, "logits": logits}
-        features = {"features": self.extractor(x)}
-        return features | ({"logits": self.extractor.logits(x)} if self._logits else {})
+        return self.embed((images.float() / 127.5 - 1).clamp(-1, 1))
 
-
-def as_network(
-    extractor: Any, resize: str = NETWORK, weights_file: str = "", size: int | None = None
-) -> Network:
-    """A network of the older kind as one of this kind; one of this kind as it is.
-
-    Args:
-        extractor: a ``FeatureExtractor`` in eval mode, such as the network of a run.
-        resize: see :class:`ExtractorNetwork`.
-        weights_file: see :class:`ExtractorNetwork`.
-        size: see :class:`ExtractorNetwork`.
-
-    Raises:
-        UserError: it is neither kind of network, or has no size to resize to.
-    """
-    if hasattr(extractor, "outputs") and hasattr(extractor, "resize"):
-        network: Network = extractor
-        return network
-    if not hasattr(extractor, "dim") or not hasattr(extractor, "name"):
-        raise UserError(f"a {type(extractor).__name__} is no feature network: no name and dim")
-    return ExtractorNetwork(extractor, resize, weights_file, size).eval()
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Let torch.compile translate ``embed``, by which both training and evaluation go."""
+        setattr(self, "embed", torch.compile(self.embed, *arguments, **options))  # noqa: B010
 
 
 @torch.no_grad()
@@ -249,11 +203,3 @@ def uses_tf32(device: torch.device | str) -> bool:
     backends = torch.backends
     allowed = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
     return torch.device(device).type == "cuda" and allowed
-
-
-def _logits_of(extractor: Any) -> str | None:
-    """The method that gives logits of classes, None if there is none."""
-    if not hasattr(extractor, "num_classes"):
-        return None
-    names = ("features_and_logits", "logits")
-    return next((name for name in names if hasattr(extractor, name)), None)

@@ -105,7 +105,7 @@ def clip(arch: Arch, weights: str | Path | None = None, resize: str = NETWORK) -
     tower.fill()
     mean, std = pixel_statistics(arch, pretrained)
     file = Path(pretrained).expanduser()
-    digest = file_sha256(file) if file.is_file() else weights_sha256(tower)  # type: ignore[arg-type]
+    digest = file_sha256(file) if file.is_file() else weights_sha256(tower)
     name = Path(arch).stem if isinstance(arch, str) else "described"
     return CLIPNetwork(tower, mean, std, name, resize, pretrained, digest).eval()
 

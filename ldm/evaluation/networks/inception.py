@@ -93,42 +93,6 @@ def inception(weights: str | Path | None = None, resize: str = NETWORK) -> Incep
     return InceptionNetwork(_load(path), resize, str(path), file_sha256(path)).eval()
 
 
-class InceptionFeatures(nn.Module):
-    """The 2048 pooled features of Inception v3; images are resized as the TensorFlow code did.
-
-    Args:
-        weights: path of ``WEIGHTS_FILE``; None = PyTorch's folder of downloaded checkpoints.
-            Nothing is downloaded.
-
-    Raises:
-        UserError: torch-fidelity is not installed.
-        CheckpointError: the weights are absent or damaged.
-    """
-
-    name = "InceptionV3 (torch-fidelity, 2048 features)"
-    dim = 2048
-    num_classes = 1008
-
-    def __init__(self, weights: str | Path | None = None) -> None:
-        super().__init__()
-        _package()
-        self.network = _load(WEIGHTS.find(weights))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 2048) of images (B, 3, H, W) in [-1, 1], taken at 8 bits."""
-        return self.features_and_logits(images)[0]
-
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 2048) and the logits (B, 1008) of the published Inception scores.
-
-        Those are the output of the classifier without its bias: the code by which Inception scores
-        are published left it out.
-        """
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        features, logits = self.network(pixels)
-        return features, logits
-
-
 def _package() -> Any:
     """Class of torch-fidelity's network."""
     try:

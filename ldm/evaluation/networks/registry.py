@@ -1,11 +1,12 @@
-"""Published feature networks by name."""
+"""Feature networks: published ones by name, and those of a run or of one's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ldm.errors import UserError
-from ldm.evaluation.networks.base import Network
+from ldm.evaluation.networks.base import FeatureNetwork, Network
 from ldm.evaluation.networks.resizing import NETWORK
 
 NAMES = ("inception", "vgg16", "dinov2", "clip:ARCH")
@@ -43,3 +44,28 @@ def network(name: str, weights: str | Path | None = None, resize: str = NETWORK)
 
         return clip(arch, weights, resize)
     raise UserError(f"feature network {name!r} is none of {', '.join(NAMES)}")
+
+
+def own_network(
+    found: Any, resize: str = NETWORK, size: int | None = None, weights_file: str = ""
+) -> Network:
+    """The network of a run or of a class of one's own, in eval mode.
+
+    Args:
+        found: what the run or the class gave.
+        resize: name of a resizer, of which only a ``FeatureNetwork`` hears.
+        size: side to bring images to, likewise.
+        weights_file: where the weights came from, likewise.
+
+    Raises:
+        UserError: it is no feature network, or has no size to resize to.
+    """
+    if isinstance(found, FeatureNetwork):
+        return found.use(resize, size, weights_file)
+    if not (hasattr(found, "outputs") and hasattr(found, "resize")):
+        raise UserError(
+            f"a {type(found).__name__} is no feature network: derive it from "
+            "ldm.evaluation.FeatureNetwork"
+        )
+    own: Network = found.eval() if hasattr(found, "eval") else found
+    return own

@@ -19,6 +19,12 @@ NETWORK = "network"
 Size = tuple[int, int]
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) in [-1, 1], C = 1 or 3, as uint8 (..., 3, H, W), rounded to nearest."""
+    rounded = images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return rounded.expand(*images.shape[:-3], 3, -1, -1).contiguous()
+
+
 def clean(image: Tensor, size: Size) -> Tensor:
     """As clean-fid does: Pillow's bicubic filter on each channel in float, cut to [0, 255]."""
     channels = [Image.fromarray(channel.float().numpy()) for channel in image]

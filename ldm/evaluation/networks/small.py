@@ -1,7 +1,4 @@
-"""A small feature network for synthetic scenes, trained inside a run.
-
-A small classifier, trained inside a run, whose penultimate layer gives features.
-"""
+"""Small feature networks that a run trains in minutes: for synthetic scenes, and for classes."""
 
 from __future__ import annotations
 
@@ -13,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.data.scenes.captions import CLASS_NAMES
+from ldm.evaluation.networks.base import FeatureNetwork
 
 MAX_COUNT = 3
 
 
-class SceneFeatures(nn.Module):
+class SceneFeatures(FeatureNetwork):
     """Counts the objects of each class; its penultimate layer gives features.
 
     The task makes the features sensitive to what a scene shows: shape, colour and number. They
@@ -28,11 +26,8 @@ class SceneFeatures(nn.Module):
         dim: length of the feature vector.
     """
 
-    name = "SceneFeatures"
-
     def __init__(self, width: int = 32, dim: int = 64) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__({"features": dim})
         self.body = nn.Sequential(
             _block(3, width, stride=2),
             _block(width, 2 * width, stride=1),
@@ -42,15 +37,14 @@ class SceneFeatures(nn.Module):
         self.features = nn.Linear(8 * width, dim)
         self.head = nn.Linear(dim, len(CLASS_NAMES) * MAX_COUNT)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, dim) of images (B, 3, H, W) in [-1, 1]."""
-        maps = self.body(images)
-        pooled = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
-        return self.features(pooled)
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """``features`` (B, dim) of images (B, 3, H, W) in [-1, 1]."""
+        return {"features": self.features(_pooled(self.body(images)))}
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, 24, 3): are there at least 1, 2, 3 objects of each class?"""
-        return self.head(F.silu(self(images))).unflatten(1, (len(CLASS_NAMES), MAX_COUNT))
+        found = self.head(F.silu(self.embed(images)["features"]))
+        return found.unflatten(1, (len(CLASS_NAMES), MAX_COUNT))
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Binary cross entropy on a batch with ``image`` and ``box_labels`` (B, N)."""
@@ -73,15 +67,7 @@ class SceneFeatures(nn.Module):
         return (counts[..., None] >= steps).float()
 
 
-def _block(channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, out_channels, 3, stride, 1),
-        nn.GroupNorm(8, out_channels),
-        nn.SiLU(),
-    )
-
-
-class ClassFeatures(nn.Module):
+class ClassFeatures(FeatureNetwork):
     """Tells classes apart; its penultimate layer gives features.
 
     What Inception is to ImageNet, in small: whatever the classifier needs in order to know a class,
@@ -94,38 +80,30 @@ class ClassFeatures(nn.Module):
         dim: length of the feature vector.
     """
 
-    name = "ClassFeatures"
-
     def __init__(self, num_classes: int, width: int = 32, dim: int = 64) -> None:
-        super().__init__()
-        self.num_classes, self.dim = num_classes, dim
+        super().__init__({"features": dim, "logits": num_classes})
         self.body = nn.Sequential(
-            _norm_block(3, width, stride=2),
-            _norm_block(width, 2 * width, stride=1),
-            _norm_block(2 * width, 4 * width, stride=2),
+            _block(3, width, stride=2, bias=False),
+            _block(width, 2 * width, stride=1, bias=False),
+            _block(2 * width, 4 * width, stride=2, bias=False),
             _Residual(4 * width),
         )
         self.features = nn.Linear(8 * width, dim)
         self.head = nn.Linear(dim, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, dim) of images (B, 3, H, W) in [-1, 1]."""
-        maps = self.body(images)
-        pooled = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
-        return self.features(pooled)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, 3, H, W) in [-1, 1]."""
-        return self.head(F.silu(self(images)))
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """``features`` (B, dim) and ``logits`` (B, num_classes) of images in [-1, 1]."""
+        features = self.features(_pooled(self.body(images)))
+        return {"features": features, "logits": self.head(F.silu(features))}
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Cross entropy (scalar) on a batch with ``image`` and ``class_label`` (B,)."""
-        return F.cross_entropy(self.logits(batch["image"]), batch["class_label"])
+        return F.cross_entropy(self.embed(batch["image"])["logits"], batch["class_label"])
 
     @torch.no_grad()
     def accuracy(self, batch: Mapping[str, Any]) -> Tensor:
         """Share (scalar) of the images whose likeliest class is the right one."""
-        found = self.logits(batch["image"]).argmax(1)
+        found = self.embed(batch["image"])["logits"].argmax(1)
         return (found == batch["class_label"]).float().mean()
 
 
@@ -134,15 +112,20 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block = _norm_block(channels, channels, stride=1)
+        self.block = _block(channels, channels, stride=1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps + self.block(maps)
 
 
-def _norm_block(channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def _block(channels: int, out_channels: int, stride: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False),
+        nn.Conv2d(channels, out_channels, 3, stride, 1, bias=bias),
         nn.GroupNorm(8, out_channels),
         nn.SiLU(),
     )
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """Mean and maximum (B, 2C) of maps (B, C, h, w)."""
+    return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)

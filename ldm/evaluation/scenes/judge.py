@@ -1,12 +1,10 @@
-"""The eyes of the judge: which coloured shapes does an image of a synthetic scene show?
+"""An exact judge for synthetic scenes: does an image show what its caption says?
 
 The colours are found by hue: on the plane of opponent colours, mixing a saturated colour with a
 grey background moves a pixel along a straight line from the origin, so the position along the
 palette's direction is the fraction of the pixel that the object covers, blurred or anti-aliased.
 A connected region is named after the shape that overlaps it best when drawn with the same area
 and centre of mass, both of which a blur leaves unchanged.
-
-An exact judge for synthetic scenes: does an image show what its caption says?
 """
 
 from __future__ import annotations
@@ -46,6 +44,14 @@ MAX_HUE_ERROR = 16.0
 
 MAX_COLOUR_ERROR = 0.25
 """The same for the distance in RGB, of channels in [0, 1], from the middle of the region."""
+
+ASPECTS = {
+    "shape_and_colour": "share that shows all that is named",
+    "count": "exactly what is named",
+    "relation": "left of, above, ..., where the caption says so",
+    "correct": "all of these",
+}
+"""What ``summarise`` counts, in the words of a report."""
 
 # Area of a shape of radius 1, and how far its centre of mass lies below the centre of its box.
 _AREAS = {
@@ -182,27 +188,6 @@ def _name_shape(soft: Array) -> str:
 
 def _overlap(a: Array, b: Array) -> float:
     return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
-
-
-__all__ = [
-    "ASPECTS",
-    "UNKNOWN",
-    "FoundObject",
-    "Verdict",
-    "check",
-    "judge",
-    "summarise",
-    "validate_judge",
-]
-
-
-ASPECTS = {
-    "shape_and_colour": "share that shows all that is named",
-    "count": "exactly what is named",
-    "relation": "left of, above, ..., where the caption says so",
-    "correct": "all of these",
-}
-"""What ``summarise`` counts, in the words of a report."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Where the images of an evaluation come from: the contract, and what all kinds have in common.
 
-Reading and decoding in threads, while a network works on what was read before.
-
-What the images of a source are, in a hash and a few counts; remembered where it is slow.
+A source gives batches of pixels and says, in a hash and a few counts, what its images are. Files
+are read and decoded in threads while a network works on those before; hashes that are slow to find
+are remembered.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ from ldm.files import write_atomically
 
 SHOWN = 5
 """Unreadable images that a message names."""
+MOST_THREADS = 8
+_AHEAD = 4
+"""Results that wait per thread."""
+_FORMAT = 1
+"""Of remembered hashes: another number makes all of them void."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,24 @@ class ReadSource(ABC):
     def _info(self) -> SourceInfo:
         """What a report says."""
 
+    def _describe(
+        self,
+        kind: str,
+        content: Content,
+        available: int,
+        labels: list[int] | None,
+        captions: bool,
+        **about: Any,
+    ) -> SourceInfo:
+        """What a report says of any kind: which of the ``available`` images, labels, captions."""
+        used = len(self)
+        chosen = (
+            f"all {used}" if used == available else f"the first {used} of {available}, in order"
+        )
+        about |= {"selection": chosen, "labels": describe_labels(labels), "captions": captions}
+        about = {**content.about(), "dtype": "uint8", **about}
+        return SourceInfo(kind, self.where, used, content.sha256, about)
+
     def _complaint(self, corrupt: Sequence[str], readable: int) -> str:
         names = ", ".join(corrupt[:SHOWN]) + (", ..." if len(corrupt) > SHOWN else "")
         if not readable:
@@ -202,11 +228,6 @@ def describe_labels(labels: Sequence[int] | None) -> dict[str, int] | None:
     return {"classes": len(counts), "fewest": min(counts.values()), "most": max(counts.values())}
 
 
-def describe_selection(used: int, available: int) -> str:
-    """Which of the images are used, in words."""
-    return f"all {used}" if used == available else f"the first {used} of {available}, in order"
-
-
 def _batch(items: Sequence[Item]) -> Batch:
     labels = [item.label for item in items if item.label is not None]
     captions = [item.caption for item in items if item.caption is not None]
@@ -216,14 +237,6 @@ def _batch(items: Sequence[Item]) -> Batch:
         labels=labels if len(labels) == len(items) else None,
         captions=captions if len(captions) == len(items) else None,
     )
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-MOST_THREADS = 8
-_AHEAD = 4
-"""Results that wait per thread."""
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -243,10 +256,6 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-_FORMAT = 1
-"""Of the remembered files: another number makes all of them void."""
 
 
 @dataclass(frozen=True)

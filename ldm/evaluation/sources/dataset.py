@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -20,6 +19,7 @@ from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
 from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
 from ldm.errors import DataError, UserError
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import (
     Content,
     ContentCache,
@@ -29,8 +29,6 @@ from ldm.evaluation.sources.base import (
     ReadSource,
     SourceInfo,
     Unreadable,
-    describe_labels,
-    describe_selection,
     first_of,
 )
 
@@ -134,18 +132,17 @@ class DatasetSource(ReadSource):
             self._content = self._remembered()
         content = self._content
         framing = getattr(self.dataset, "framing", None)
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "rounding": ROUNDING,
-            "dataset": type(self.dataset).__name__,
-            "root": str(getattr(self.dataset, "root", "")),
-            "framing": asdict(framing) if is_dataclass(framing) else None,  # type: ignore[arg-type]
-            "selection": describe_selection(len(self), self._available),
-            "labels": describe_labels(content.labels),
-            "captions": self._captioned,
-        }
-        return SourceInfo("dataset", self.where, len(self), content.sha256, about)
+        return self._describe(
+            "dataset",
+            content,
+            self._available,
+            content.labels,
+            self._captioned,
+            rounding=ROUNDING,
+            dataset=type(self.dataset).__name__,
+            root=str(getattr(self.dataset, "root", "")),
+            framing=asdict(framing) if is_dataclass(framing) else None,  # type: ignore[arg-type]
+        )
 
     def _remembered(self) -> Content:
         root, files = (getattr(self.dataset, name, None) for name in ("root", "files"))
@@ -213,12 +210,6 @@ def data_split(node: DictConfig, split: str, where: str) -> Any:
             "for, a data set: give a node with target and params"
         )
     return found
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """An image (C, H, W) in [-1, 1], C = 1 or 3, as uint8 (3, H, W), rounded to the nearest."""
-    rounded = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return rounded.expand(3, -1, -1).contiguous()
 
 
 def _item(index: int, entries: Any, where: str) -> Item:

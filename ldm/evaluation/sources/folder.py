@@ -27,8 +27,6 @@ from ldm.evaluation.sources.base import (
     ReadSource,
     SourceInfo,
     Unreadable,
-    describe_labels,
-    describe_selection,
     first_of,
     read_ahead,
     read_head,
@@ -95,16 +93,11 @@ class FolderSource(ReadSource):
         files = [self.root / file for file in used]
         content = self._cache.content("folder", files, lambda: self._scan(used))
         labels = None if self._listed.labels is None else self._listed.labels[: len(self)]
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "decoding": DECODING,
-            "selection": describe_selection(len(self), len(self._listed.files)),
-            "labels": describe_labels(labels),
-            "captions": self._listed.captions is not None,
-            **self._listed.record,
-        }
-        return SourceInfo("folder", self.where, len(self), content.sha256, about)
+        captioned, record = self._listed.captions is not None, self._listed.record
+        available = len(self._listed.files)
+        return self._describe(
+            "folder", content, available, labels, captioned, decoding=DECODING, **record
+        )
 
     def _scan(self, files: Sequence[str]) -> Content:
         counter = ContentCounter()

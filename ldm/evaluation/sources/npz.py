@@ -1,7 +1,4 @@
-"""Images in one array of an npz file, as in the evaluation suite of Dhariwal & Nichol (2021).
-
-All samples in one file, in the format of the evaluation suite of Dhariwal & Nichol (2021).
-"""
+"""All images in one npz file, read and written in the format of Dhariwal & Nichol (2021)."""
 
 from __future__ import annotations
 
@@ -28,8 +25,6 @@ from ldm.evaluation.sources.base import (
     Item,
     ReadSource,
     SourceInfo,
-    describe_labels,
-    describe_selection,
     first_of,
 )
 from ldm.files import write_atomically
@@ -94,14 +89,8 @@ class NpzSource(ReadSource):
 
     def _info(self) -> SourceInfo:
         content = self._cache.content(f"npz {len(self)}", [self._path], self._scan)
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "selection": describe_selection(len(self), self._shape[0]),
-            "labels": describe_labels(self._labels and self._labels[: len(self)]),
-            "captions": False,
-        }
-        return SourceInfo("npz", self.where, len(self), content.sha256, about)
+        labels = self._labels and self._labels[: len(self)]
+        return self._describe("npz", content, self._shape[0], labels, captions=False)
 
     def _scan(self) -> Content:
         counter, (_, height, width, channels) = ContentCounter(), self._shape

@@ -7,21 +7,12 @@ from pathlib import Path
 
 from ldm.data.image_io import EXTENSIONS
 from ldm.errors import UserError
-from ldm.evaluation.sources.base import Batch, ContentCache, CorruptImages, ImageSource, SourceInfo
+from ldm.evaluation.sources.base import ContentCache, ImageSource
 from ldm.evaluation.sources.dataset import open_dataset
 from ldm.evaluation.sources.folder import RECORD, FolderSource
 from ldm.evaluation.sources.npz import NpzSource
 from ldm.evaluation.sources.shards import ShardSource
 from ldm.evaluation.sources.statistics import StoredStatistics, holds_statistics, read_statistics
-
-__all__ = [
-    "Batch",
-    "CorruptImages",
-    "ImageSource",
-    "SourceInfo",
-    "StoredStatistics",
-    "open_source",
-]
 
 FORMS = (
     "a folder of images, an npz file, tar shards (FOLDER/*.tar, {00..09}.tar) or a YAML with a "

@@ -20,8 +20,6 @@ from ldm.evaluation.sources.base import (
     ReadSource,
     SourceInfo,
     Unreadable,
-    describe_labels,
-    describe_selection,
     first_of,
     read_ahead,
     read_head,
@@ -114,16 +112,11 @@ class ShardSource(ReadSource):
     def _info(self) -> SourceInfo:
         files = [Path(shard) for shard in self._shards]
         content = self._cache.content(f"shards {len(self)}", files, self._scan)
-        about = {
-            **content.about(),
-            "dtype": "uint8",
-            "decoding": DECODING,
-            "shards": len(self._shards),
-            "selection": describe_selection(len(self), self._available),
-            "labels": describe_labels(content.labels),
-            "captions": self._caption is not None,
-        }
-        return SourceInfo("shards", self.where, len(self), content.sha256, about)
+        facts = {"decoding": DECODING, "shards": len(self._shards)}
+        captioned = self._caption is not None
+        return self._describe(
+            "shards", content, self._available, content.labels, captioned, **facts
+        )
 
     def _scan(self) -> Content:
         counter, labels = ContentCounter(), list[int]()

@@ -19,13 +19,13 @@ from ldm.cli.sources import Source, open_fake, open_real
 from ldm.distributed import Processes, own_device
 from ldm.errors import UserError
 from ldm.evaluation.evaluator import evaluate, output_of
-from ldm.evaluation.extraction import FeatureCache, Gatherer, Need
+from ldm.evaluation.extraction import Extractor, FeatureCache, Request
 from ldm.evaluation.metrics.fid import save_statistics
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.sources.base import SHOWN
 from ldm.evaluation.sources.folder import RECORD
-from ldm.evaluation.sources.open import StoredStatistics
+from ldm.evaluation.sources.statistics import StoredStatistics
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -94,7 +94,7 @@ def _save_statistics(
     found = load_networks(arguments, protocol)
     if len(found.networks) > 1:
         raise UserError("--save-statistics is for one feature network: name it, --features NET")
-    gatherer = Gatherer(
+    extractor = Extractor(
         found.networks,
         arguments.device,
         arguments.batch_size,
@@ -107,7 +107,7 @@ def _save_statistics(
         for measure in found.protocol.measures
         if measure.metric == "frechet"
     }
-    gathered = gatherer.images(source, {output: Need(True) for output in outputs}, "images")
+    features = extractor.images(source, {output: Request(True) for output in outputs}, "images")
     if not processes.first:
         return
     (network,) = found.networks.values()
@@ -117,7 +117,7 @@ def _save_statistics(
         "resize": network.resize.describe(),
         "source_sha256": source.info.sha256,
     }
-    statistics = {o.name: g.statistics for o, g in gathered.items() if g.statistics is not None}
+    statistics = {o.name: g.statistics for o, g in features.items() if g.statistics is not None}
     if not statistics:
         raise UserError("--save-statistics: no metric of this protocol uses mean and covariance")
     save_statistics(arguments.save_statistics, statistics, about)

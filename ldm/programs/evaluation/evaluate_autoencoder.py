@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from tqdm import tqdm
 from ldm.cli.app import say
 from ldm.cli.data import (
     Data,
-    add_comparison,
     check_images,
     describe_data,
     describe_preprocessing,
@@ -27,15 +26,32 @@ from ldm.cli.data import (
 )
 from ldm.cli.model import is_run, locate_model, name_of, subject
 from ldm.errors import UserError
-from ldm.evaluation.comparison import FeatureComparison
+from ldm.evaluation.evaluator import (
+    FAKE,
+    FEWEST_IMAGES,
+    REAL,
+    numbers_of,
+    output_of,
+    requests_of,
+)
+from ldm.evaluation.extraction import Extraction
 from ldm.evaluation.first_stage import FirstStageStatistics, assess
 from ldm.evaluation.latent_statistics import draw, kl_map
-from ldm.evaluation.report import EvaluationReport
+from ldm.evaluation.networks.base import Network
+from ldm.evaluation.protocol import EvaluationProtocol, Measure
+from ldm.evaluation.report import INCEPTION, EvaluationReport
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 from ldm.visualization.images import as_rgb, difference, save_sheet, three_channels
 
 SHEET_IMAGES = 8
 GAIN = 4
+PROTOCOL = EvaluationProtocol(
+    "reconstructions",
+    [Measure("frechet"), Measure("inception_score"), Measure("precision_recall")],
+    small_samples=None,
+)
+SEED = 0
+"""Of the choice of images for precision and recall."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -79,12 +95,56 @@ def run(arguments: argparse.Namespace) -> None:
 # -- the networks that compare ---------------------------------------------------------------
 
 
+class FeatureSets:
+    """Features of images and of their reconstructions, and what they say.
+
+    Args:
+        network: in eval mode, on ``device``.
+        count: images that will be seen.
+        device: where the network is.
+
+    Raises:
+        UserError: there are too few images.
+    """
+
+    def __init__(self, network: Network, count: int, device: str) -> None:
+        if count < FEWEST_IMAGES:
+            raise UserError(f"--features: {count} images, at least {FEWEST_IMAGES} are needed")
+        self._network, self._networks = network, {network.name: network}
+        protocol, _ = PROTOCOL.with_network(network.name, network.outputs)
+        self._measures = [m for m in protocol.measures if m.all_params.get("splits", 0) <= count]
+        protocol = replace(protocol, measures=self._measures)
+        self._sides = {}
+        for side in (REAL, FAKE):
+            requests = requests_of(protocol, self._networks, side, count)
+            self._sides[side] = Extraction(self._networks, requests, count, SEED, device)
+
+    def add(self, real: Tensor, fake: Tensor) -> None:
+        """Take images (B, 3, H, W) in [-1, 1] and their reconstructions."""
+        self._sides[REAL].add_images(real)
+        self._sides[FAKE].add_images(fake)
+
+    def add_to(self, report: EvaluationReport, about: dict[str, Any], note: str) -> None:
+        """Append rFID (rFD of other features), R-IS, precision and recall."""
+        real, fake = (self._sides[side].result() for side in (REAL, FAKE))
+        names = {"fd": "fid"} if self._network.name == INCEPTION else {}
+        names["inception_score"] = "is"
+        for measure in self._measures:
+            output = output_of(measure, self._networks)
+            numbers, x, y = numbers_of(measure, real.get(output), fake.get(output), SEED)
+            shared = {**about, "num_real": x.count or y.count, "num_fake": y.count}
+            for name, value, std, words in numbers:
+                text = "; ".join(filter(None, [words, measure.note, note]))
+                name = f"r{names.get(name, name)}"
+                report.add(name, value, std=std, note=text, network=self._network, **shared)
+
+
 @dataclass(frozen=True)
 class Networks:
     """LPIPS and a feature network, as far as they were asked for."""
 
     distance: Any
-    comparison: FeatureComparison | None
+    features: FeatureSets | None
     choice: str | list[int] | None
 
     @staticmethod
@@ -94,19 +154,17 @@ class Networks:
         distance = None
         if arguments.lpips or arguments.vgg_weights:
             distance = lpips(arguments.vgg_weights).to(arguments.device).eval()
-        extractor = feature_network(arguments)
-        if choice is not None and distance is None and extractor is None:
+        network = feature_network(arguments)
+        if choice is not None and distance is None and network is None:
             raise UserError("--rgb goes with --lpips or --features")
-        comparison = None
-        if extractor is not None:
-            comparison = FeatureComparison(extractor, arguments.device, count)
-        return Networks(distance, comparison, choice)
+        features = None if network is None else FeatureSets(network, count, arguments.device)
+        return Networks(distance, features, choice)
 
     def check(self, image: Tensor) -> None:
         """Refuse images (C, H, W) that they cannot see."""
         if self.distance is not None and min(image.shape[1:]) < SMALLEST_SIDE:
             raise UserError(f"--lpips needs images of {SMALLEST_SIDE} pixels or more on a side")
-        if self.distance is not None or self.comparison is not None:
+        if self.distance is not None or self.features is not None:
             try:
                 three_channels(image[None], self.choice)
             except ValueError as error:
@@ -122,7 +180,7 @@ class Networks:
         if self.choice is None:
             return ""
         shown = "channel repeated" if self.choice == "repeat" else f"channels {self.choice}"
-        return f"; {shown} as RGB"
+        return f"{shown} as RGB"
 
     def lpips(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances of images (B, C, H, W)."""
@@ -133,14 +191,13 @@ class Networks:
 
     def compare(self, x: Tensor, y: Tensor) -> None:
         """Add images and their reconstructions."""
-        if self.comparison is not None:
-            self.comparison.add_real(three_channels(x, self.choice))
-            self.comparison.add_fake(three_channels(y, self.choice))
+        if self.features is not None:
+            self.features.add(*(three_channels(images, self.choice) for images in (x, y)))
 
     def add_to(self, report: EvaluationReport, about: dict[str, Any]) -> None:
         """Append their numbers, or say that there are none."""
-        if self.comparison is not None:
-            add_comparison(report, self.comparison, about, "r", self.note)
+        if self.features is not None:
+            self.features.add_to(report, about, self.note)
         else:
             report.remarks.append("rfid and ris were not computed: give --features inception")
         if self.distance is None:
@@ -170,7 +227,7 @@ def _measure(
         model.latent_channels,
         None if quantizer is None else quantizer.num_codes,
         None if networks.distance is None else networks.lpips,
-        networks.note,
+        f"; {networks.note}" if networks.note else "",
     )
     sheet: list[Tensor] = []
     total = len(images)  # type: ignore[arg-type]

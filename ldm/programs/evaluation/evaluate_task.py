@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ldm.cli.data import (
     describe_data,
     describe_preprocessing,
     feature_network,
+    image_batches,
     some_images,
     validation_data,
     write_report,
@@ -29,7 +31,7 @@ from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.metrics.reconstruction import Distance
 from ldm.evaluation.report import EvaluationReport
-from ldm.evaluation.tasks import TASKS, Evaluation, Item
+from ldm.evaluation.tasks import BATCH, TASKS, Evaluation, Item
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 from ldm.visualization.conditions import item_cells
 from ldm.visualization.figure import Cell, Row, save_rows
@@ -62,17 +64,18 @@ def run(arguments: argparse.Namespace) -> None:
     features = arguments.features or arguments.inception_weights
     TASKS[keys].check(items[0], arguments.source, features)
     distance = _lpips(arguments, keys, items[0])
-    extractor, baseline = feature_network(arguments), _load_baseline(arguments, keys)
+    network, baseline = feature_network(arguments), _load_baseline(arguments, keys)
     samples = _sample(job, items, keys)
     if not job.processes.first:
         return
     evaluation = Evaluation(
-        job=job,
         items=items,
         samples=samples,
         validation=dataset,
-        train=lambda: instantiate(job.config.data.params.train, "data.params.train"),
-        extractor=extractor,
+        train=lambda most: _training_images(job, most),
+        reconstruct=lambda images: job.model.decode(job.model.encode_mode(images)),
+        network=network,
+        device=job.device,
         lpips=distance,
         embed=_clip(arguments) if "neighbours" in keys else None,
         baseline={} if baseline is None else _fill(baseline, items),
@@ -91,7 +94,14 @@ def run(arguments: argparse.Namespace) -> None:
         f"{sampler['name']}, {sampler.get('steps', 'all')} steps, guidance {arguments.guidance:g}"
     )
     write_report(evaluation.report, job.out / "task.json")
-    _draw(evaluation, keys)
+    _draw(evaluation, keys, job.out / "task.png")
+
+
+def _training_images(job: SamplingSession, most: int) -> Tensor:
+    """At most so many images (N, C, H, W), evenly from all that the model was trained on."""
+    dataset: Any = instantiate(job.config.data.params.train, "data.params.train")
+    chosen = some_images(dataset, min(most, len(dataset)), "training data")
+    return torch.cat(list(image_batches(chosen, BATCH)))
 
 
 def _sample(job: SamplingSession, items: Sequence[Item], keys: frozenset[str]) -> Tensor:
@@ -176,7 +186,7 @@ def _fill(job: SamplingSession, items: Sequence[Item]) -> dict[str, Tensor]:
     return {"unconditional": torch.cat(made)}
 
 
-def _draw(evaluation: Evaluation, keys: frozenset[str]) -> None:
+def _draw(evaluation: Evaluation, keys: frozenset[str], out: Path) -> None:
     """Write task.png."""
     shown = keys | {"image"} | ({"caption"} if "tokens" in keys else set())
     total, count = len(evaluation.items), min(SHEET_ITEMS, len(evaluation.items))
@@ -194,6 +204,5 @@ def _draw(evaluation: Evaluation, keys: frozenset[str]) -> None:
         Row("", [cell for cells in pictures[k : k + across] for cell in cells])
         for k in range(0, len(pictures), across)
     ]
-    out = evaluation.job.out / "task.png"
     save_rows(rows, out)
     say(f"items, conditions and samples: {out}")

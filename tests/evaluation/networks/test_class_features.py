@@ -20,16 +20,17 @@ def batch(n: int) -> dict[str, Tensor]:
 def test_features_and_logits_have_the_promised_shape(side: int) -> None:
     network = ClassFeatures(num_classes=5, width=8, dim=12).eval()
     images = torch.zeros(2, 3, side, side)
-    assert network(images).shape == (2, 12) == (2, network.dim)
-    assert network.logits(images).shape == (2, 5) == (2, network.num_classes)
+    found = {name: tuple(x.shape) for name, x in network.embed(images).items()}
+    assert found == {"features": (2, 12), "logits": (2, 5)}
+    assert {name: (2, width) for name, width in network.outputs.items()} == found
 
 
 def test_features_of_an_image_do_not_depend_on_the_batch() -> None:
     torch.manual_seed(0)
     network = ClassFeatures(num_classes=3, width=8, dim=12)
     images = batch(6)["image"]
-    alone = torch.cat([network(image[None]) for image in images])
-    assert torch.allclose(network(images), alone, atol=1e-5)
+    alone = torch.cat([network.embed(image[None])["features"] for image in images])
+    assert torch.allclose(network.embed(images)["features"], alone, atol=1e-5)
 
 
 def test_it_learns_the_classes() -> None:

@@ -10,8 +10,9 @@ import torch
 from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, UserError
 from ldm.evaluation.networks.base import features_of
-from ldm.evaluation.networks.inception import WEIGHTS_FILE, InceptionFeatures
+from ldm.evaluation.networks.inception import WEIGHTS_FILE, inception
 from ldm.evaluation.networks.registry import network
+from ldm.evaluation.networks.resizing import to_uint8
 
 
 def test_absent_weights_are_named_with_a_place(
@@ -19,10 +20,10 @@ def test_absent_weights_are_named_with_a_place(
 ) -> None:
     fake_torch_fidelity(monkeypatch)
     with pytest.raises(CheckpointError, match=r"nowhere.pth' are absent: take weights-inception"):
-        InceptionFeatures(tmp_path / "nowhere.pth")
+        inception(tmp_path / "nowhere.pth")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/{WEIGHTS_FILE}"):
-        InceptionFeatures()
+        inception()
     with pytest.raises(CheckpointError, match=r"\(sha256 6726825d...\) .* --weights PATH"):
         network("inception")
 
@@ -38,7 +39,7 @@ def test_damaged_weights_are_named_and_no_code_runs(tmp_path: Path, kind: str) -
     else:
         torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match=r"weights.pth' does not hold the Inception weights"):
-        InceptionFeatures(path)
+        inception(path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -54,26 +55,17 @@ def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.Monk
     for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="pip install torch-fidelity"):
-        InceptionFeatures()
+        inception()
 
 
-def test_images_reach_the_network_as_rounded_bytes(
+def test_the_package_is_asked_for_its_features_and_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_torch_fidelity(monkeypatch)
     torch.save({}, tmp_path / WEIGHTS_FILE)
-    extractor = InceptionFeatures(tmp_path / WEIGHTS_FILE)
-    levels = torch.arange(256).reshape(1, 1, 16, 16)
-    assert extractor.network.features == ["2048", "logits_unbiased"]
-    seen, logits = extractor.features_and_logits((levels / 127.5 - 1).clone())
-    assert torch.equal(seen, extractor((levels / 127.5 - 1).clone()))
-    assert torch.equal(logits, seen.float() / 2)
-    assert seen.dtype == torch.uint8
-    assert torch.equal(seen, levels.to(torch.uint8))
-    assert extractor(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
-    assert extractor.network.options["feature_extractor_weights_path"] == str(
-        tmp_path / WEIGHTS_FILE
-    )
+    found = inception(tmp_path / WEIGHTS_FILE)
+    assert found.network.features == ["2048", "logits_unbiased"]
+    assert found.network.options["feature_extractor_weights_path"] == str(tmp_path / WEIGHTS_FILE)
 
 
 def fake_torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +81,6 @@ class Echo(torch.nn.Module):
     def __init__(self, name: str, features: list[str], **options: str) -> None:
         super().__init__()
         self.features, self.options = features, options
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return pixels, pixels.float() / 2
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +155,16 @@ def test_clean_images_reach_the_network_as_clean_fid_gives_them(
 
 
 @pytest.mark.slow
-def test_features_equal_those_of_torch_fidelity(theirs: torch.nn.Module, weights: Path) -> None:
-    features = InceptionFeatures(weights)
+def test_images_in_floats_reach_the_network_as_rounded_bytes(
+    theirs: torch.nn.Module, weights: Path
+) -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(12).reshape(1, 3, 32, 32)
     images = pixels.float() / 127.5 - 1
-    got, logits = features.features_and_logits(images)
-    assert got.shape == (1, features.dim)
-    assert logits.shape == (1, 1008)
-    assert got.std() > 0
-    assert logits.std() > 0
-    assert torch.equal(got, theirs(pixels)[0])
-    assert torch.equal(logits, theirs(pixels)[1])
-    assert torch.equal(got, features(images))
+    assert torch.equal(to_uint8(images), pixels)
+    got = features_of(network("inception", weights), list(to_uint8(images * 1.001)))
+    assert got["pool"].std() > 0
+    assert torch.equal(got["pool"], theirs(pixels)[0])
+    assert torch.equal(got["logits"], theirs(pixels)[1])
 
 
 def random_network(module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:

@@ -16,7 +16,8 @@ def batch(n: int, resolution: int = 32) -> dict:
 def test_features_have_the_promised_shape_at_any_resolution() -> None:
     network = SceneFeatures(width=8, dim=12)
     for resolution in (32, 64):
-        assert network(batch(3, resolution)["image"]).shape == (3, 12) == (3, network.dim)
+        (features,) = network.embed(batch(3, resolution)["image"]).values()
+        assert features.shape == (3, 12) == (3, network.outputs["features"])
     assert network.logits(batch(2)["image"]).shape == (2, len(CLASS_NAMES), 3)
 
 

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from ldm.data.folder import ImageFolder
 from ldm.errors import DataError, UserError
+from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import ContentCache, CorruptImages, ImageSource, read_ahead
-from ldm.evaluation.sources.dataset import DatasetSource, to_uint8
+from ldm.evaluation.sources.dataset import DatasetSource
 from ldm.evaluation.sources.folder import FolderSource
 from ldm.evaluation.sources.open import open_source
 from ldm.evaluation.sources.statistics import StoredStatistics

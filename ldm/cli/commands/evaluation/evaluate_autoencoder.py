@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate_autoencoder", __doc__)
     add_source_options(parser)
     add_data_options(parser)
-    parser.add_argument("--num", type=int, help="images to use, the first ones (default: all)")
+    parser.add_argument("--num", type=int, help="images to use, evenly from all (default: all)")
     parser.add_argument("--batch-size", type=int, default=16, help="changes no number")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--lpips", action="store_true", help="needs the weights of VGG16")
