@@ -37,8 +37,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = sorted(file.stem for file in files if not file.name.startswith("_"))
     if options.name not in (None, *names):
         raise UserError(f"{options.name}: no such recipe; there are {', '.join(names)}")
-    if options.checkpoint is not None and not Path(options.checkpoint).exists():
-        raise UserError(f"--checkpoint {options.checkpoint}: no such checkpoint file or run folder")
     return options
 
 
