@@ -82,8 +82,8 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "superres": [(["nowhere", "."], "nowhere: no such run folder")],
     "inpaint": [(["nowhere", "."], "nowhere: no such run folder")],
     "semantic2img": [(["nowhere", "."], "nowhere: no such run folder")],
-    "layout2img": [(["nowhere", "."], "nowhere: no such run folder")],
-    "retrieve2img": [(["nowhere", "--text", "x"], "nowhere: no such run folder")],
+    "layout2img": [(["nowhere", "none.json"], "none.json: no such file")],
+    "retrieve2img": [(["nowhere", "--prompt", "x"], "nowhere: no such run folder")],
     "walk": [(["nowhere", "--prompt", "a", "--prompt", "b"], "nowhere: no such run folder")],
 }
 """What is wrong with arguments, and what is said; of programs that are not here, see below."""
