@@ -305,7 +305,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.load(path)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
+        raise ConfigError(f"{path}: no such configuration file{_where(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a YAML file: {_one_line(error)}") from error
     except yaml.MarkedYAMLError as error:
@@ -321,6 +321,13 @@ def _read(path: Path) -> dict[str, Any]:
         return compvis.translate_file(named, name=_run_name(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _where(path: Path) -> str:
+    """What a user may have meant who names a config of the repository from elsewhere."""
+    if path.is_absolute() or path.parts[0] != "configs":
+        return ""
+    return f" in {Path.cwd()}; the files of configs/ are in the repository, name them by their path"
 
 
 def _run_name(path: Path) -> str:

@@ -92,11 +92,12 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
 def check(name: str, options: argparse.Namespace) -> None:
     """Refuse files that are not there; apart from ``parse``, which also serves rehearsals.
 
-    What all programs of a family need is the function ``check`` of their package.
+    They are those of ``check_files``, a function of its module or of its family's package.
     """
-    family = importlib.import_module(f"ldm.cli.commands.{_family(name)}")
-    if hasattr(family, "check"):
-        family.check(options)
+    family = f"ldm.cli.commands.{_family(name)}"
+    for module in map(importlib.import_module, (family, f"{family}.{name}")):
+        if hasattr(module, "check_files"):
+            module.check_files(options)
 
 
 def run(name: str, options: argparse.Namespace) -> None:

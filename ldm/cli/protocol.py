@@ -6,13 +6,11 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ldm.cli.options.evaluation import PRESETS, preset_names
-from ldm.config import instantiate, load_config
+from ldm.cli.options.evaluation import read_preset
+from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.networks.base import Network
 from ldm.evaluation.networks.registry import NAMES, network, own_network
@@ -35,22 +33,6 @@ MEASURES = {
 USUAL = ("fd", "precision_recall")
 
 
-def read_preset(name: str) -> EvaluationProtocol:
-    """A protocol by its name or file.
-
-    Raises:
-        UserError: there is no such protocol, or its file is wrong.
-    """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
-    if not file.is_file():
-        raise UserError(
-            f"--preset {name}: no such protocol; there are {', '.join(preset_names())}, or give a "
-            "YAML file like those in configs/evaluation"
-        )
-    tree: Any = OmegaConf.to_container(load_config(file), resolve=True)
-    return protocol_from(tree, str(file))
-
-
 def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
     """What is to be measured by features; None if nothing is.
 
@@ -60,9 +42,6 @@ def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
     features = arguments.features
     if arguments.preset is None:
         if features is None:
-            given = [o for o in ("metrics", "weights", "resize") if getattr(arguments, o)]
-            if given:
-                raise UserError(f"--{given[0]} goes with --features or --preset")
             return None
         # Nobody's protocol asks for other real images than those that the command line names.
         named = arguments.split or str(arguments.real).partition("#")[2]
@@ -73,7 +52,8 @@ def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
     else:
         if arguments.metrics is not None:
             raise UserError("--metrics goes with --features; a preset says what is measured")
-        protocol = read_preset(arguments.preset)
+        tree, file = read_preset(arguments.preset)
+        protocol = protocol_from(tree, str(file))
         if GIVEN in protocol.networks and features is None:
             raise UserError(
                 f"--preset {arguments.preset} leaves the feature network to you: give --features, "

@@ -147,7 +147,7 @@ def _package() -> Any:
         import open_clip
     except ImportError as error:
         raise ConfigError(
-            'the encoders of OpenCLIP need the package open_clip: pip install "ldm[clip]"'
+            "the encoders of OpenCLIP need the package open_clip: pip install open_clip_torch"
         ) from error
     return open_clip
 

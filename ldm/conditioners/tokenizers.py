@@ -236,7 +236,7 @@ def _vocabulary() -> Path:
     spec = importlib.util.find_spec("open_clip")  # importing it takes seconds
     if spec is None or spec.origin is None:
         raise ConfigError(
-            'CLIP\'s vocabulary comes with the package open_clip: pip install "ldm[clip]"'
+            "CLIP's vocabulary comes with the package open_clip: pip install open_clip_torch"
         )
     return Path(spec.origin).with_name(_FILE)
 

@@ -42,7 +42,7 @@ def test_stage_2_has_the_same_losses_in_two_processes_and_in_parts(tmp_path: Pat
     config.trainer.max_steps = 11
     config.every = {"log": 1, "validation": 5, "checkpoint": 100, "images": 0}
     whole = launch(config, 1, tmp_path / "whole")
-    two = launch(config, 2, tmp_path / "two")
+    two = launch(config, 2, tmp_path / "two", by="module")
     config.trainer.accumulate_grad_batches = 2
     parts = launch(config, 1, tmp_path / "parts")
     scale = _scale(whole)
@@ -88,7 +88,7 @@ def _whole_set_in_every_batch(**changes: Any) -> DictConfig:
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     """Gradients, adaptive weight, codebook and its use are those of the whole batch."""
     config = _whole_set_in_every_batch()
-    runs = [launch(config, processes, tmp_path / str(processes)) for processes in (1, 2)]
+    runs = [launch(config, 1, tmp_path / "1"), launch(config, 2, tmp_path / "2", by="command")]
     states = [load_training_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs]
     for key, value in states[0]["state_dict"].items():
         if value.is_floating_point():

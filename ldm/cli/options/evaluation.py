@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from ldm.config import load_config
+from ldm.errors import ConfigError, UserError
 from ldm.files import configs_folder
+from ldm.signatures import parameters
 
 PRESETS = configs_folder() / "evaluation"
 METRICS = (
@@ -100,6 +106,51 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 def preset_names() -> list[str]:
     """The protocols of ``configs/evaluation``."""
     return sorted(file.stem for file in PRESETS.glob("*.yaml") if not file.name.startswith("_"))
+
+
+def read_preset(name: str) -> tuple[dict[str, Any], Path]:
+    """The content of a protocol's file, and which that is, by its name or path.
+
+    Raises:
+        UserError: there is no such protocol, or its file is wrong or has unknown keys.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"--preset {name}: no such protocol; there are {', '.join(preset_names())}, or give a "
+            "YAML file like those in configs/evaluation"
+        )
+    tree: Any = OmegaConf.to_container(load_config(file), resolve=True)
+    measures = tree.get("measures")
+    nodes = [
+        ("", "EvaluationProtocol", tree),
+        ("small_samples.", "SmallSamples", tree.get("small_samples")),
+    ]
+    for k, measure in enumerate(measures if isinstance(measures, list) else ()):
+        nodes.append((f"measures[{k}].", "Measure", measure))
+    for place, kind, node in nodes:
+        known = [found.name for found in parameters(f"ldm.evaluation.protocol.{kind}") or ()]
+        for key in node if isinstance(node, dict) else ():
+            if known and key not in known:
+                names = ", ".join(known)
+                raise ConfigError(f"{file}: {place}{key}: unknown key is none of {names}")
+    return tree, file
+
+
+def check_place(where: str, name: str = "") -> None:
+    """Refuse a source of images that is surely not there, before PyTorch is imported.
+
+    Args:
+        where: as the user names it, see ``ldm.evaluation.open_source``.
+        name: of the option, if it is one.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    file = where.partition("#")[0]
+    several = file.endswith((".tar", ".tar.gz", ".tgz"))  # a pattern, or an address
+    if not several and not Path(file).expanduser().exists():
+        raise UserError(f"{name}{' ' if name else ''}'{where}' does not exist; see --help")
 
 
 def add_source_side_options(parser: argparse.ArgumentParser) -> None:

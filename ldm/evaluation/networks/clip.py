@@ -125,7 +125,7 @@ def _pretrained(arch: Arch, weights: str | Path | None) -> str:
         import open_clip
     except ImportError as error:
         raise ConfigError(
-            'features of CLIP need the package open_clip: pip install "ldm[clip]"'
+            "features of CLIP need the package open_clip: pip install open_clip_torch"
         ) from error
     if isinstance(arch, str) and "openai" in open_clip.list_pretrained_tags_by_model(arch):
         return "openai"

@@ -36,18 +36,15 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(file: Path) -> dict[str, Any]:
     """A report of evaluate.py.
 
     Raises:
         UserError: it is none.
     """
-    file = path / "metrics.json" if path.is_dir() else path
     try:
         report: dict[str, Any] = with_current_names(json.loads(file.read_text(encoding="utf-8")))
         [measurement["name"] + "" for measurement in report["measurements"]]
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such report; scripts/evaluate.py writes it") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file}: not a report of scripts/evaluate.py") from None
     return report

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ldm.cli.app import say
 from ldm.cli.data import add_verdicts, write_report
 from ldm.cli.model import is_model, is_run, name_of
-from ldm.cli.options.common import check_out_file, check_out_folder
 from ldm.cli.protocol import choose_protocol, load_networks
 from ldm.cli.sources import Source, open_fake, open_real
 from ldm.distributed import Processes, own_device
@@ -30,16 +29,7 @@ from ldm.evaluation.sources.statistics import StoredStatistics
 
 def run(arguments: argparse.Namespace) -> None:
     """Open both sides, measure, and write the report."""
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
     protocol = choose_protocol(arguments)
-    if protocol is None and not arguments.judge:
-        raise UserError(
-            "nothing to measure: give --preset or --features, or --judge for synthetic scenes"
-        )
-    check_out_file("--out", arguments.out)
-    check_out_file("--save-statistics", arguments.save_statistics)
-    check_out_folder("--cache", arguments.cache)
     processes = Processes.join()
     arguments.device = own_device(arguments.device)
     check_model_options(arguments)

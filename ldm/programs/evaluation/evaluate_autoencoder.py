@@ -56,8 +56,6 @@ SEED = 0
 
 def run(arguments: argparse.Namespace) -> None:
     """Read model and data, measure, judge, and write the report."""
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size {arguments.batch_size}: must be at least 1")
     source = locate_model(arguments)
     model, config = load_first_stage(source, arguments)
     dataset, where = load_data(arguments, config, model)

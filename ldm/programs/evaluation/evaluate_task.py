@@ -42,8 +42,6 @@ SHEET_ITEMS, ACROSS = 12, 9
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample for the conditions of held-out items, measure, write the report and the sheet."""
-    if arguments.num < 2:
-        raise UserError(f"--num {arguments.num}: must be at least 2")
     guided = arguments.guidance is not None
     arguments.guidance = arguments.guidance if guided else 1.0
     job = SamplingSession.load(arguments)

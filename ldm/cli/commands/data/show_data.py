@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "config", nargs="*", help="YAML files, merged left to right, then key=value overrides"
     )
-    parser.add_argument("--split", choices=["train", "validation"], default="train")
+    parser.add_argument(
+        "--split", choices=["train", "validation"], default="train", help="default: train"
+    )
     parser.add_argument("--num", type=int, default=16, help="samples to show (default: 16)")
     parser.add_argument("--out", type=Path, default=Path("data.png"), help="default: data.png")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: 0)")

@@ -88,8 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--num", type=int, required=True, help="number of scenes")
     parser.add_argument("--size", type=int, default=32, help="side in pixels (default: 32)")
-    parser.add_argument("--split", choices=["train", "validation", "test"], default="train")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test"],
+        default="train",
+        help="whose scenes (default: train)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes (default: 0)")
     parser.add_argument(
         "--num-objects",
         type=int,

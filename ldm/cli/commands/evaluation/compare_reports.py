@@ -16,11 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import new_parser
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the program."""
-    return _parser().parse_args(arguments)
+    """The options of the program; ``a`` and ``b`` are the files."""
+    options = _parser().parse_args(arguments)
+    for name in ("a", "b"):
+        path = getattr(options, name)
+        file = path / "metrics.json" if path.is_dir() else path
+        if not file.is_file():
+            raise UserError(f"{file}: no such report; scripts/evaluate.py writes it")
+        setattr(options, name, file)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

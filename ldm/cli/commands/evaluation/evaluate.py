@@ -31,11 +31,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
-from ldm.cli.options.evaluation import add_protocol_options, add_source_side_options
+from ldm.cli.options.common import check_at_least, check_out_file, check_out_folder, new_parser
+from ldm.cli.options.evaluation import (
+    add_protocol_options,
+    add_source_side_options,
+    check_place,
+    read_preset,
+)
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import add_memory_options
+from ldm.errors import UserError
 
 MODEL_OPTIONS = (
     *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
@@ -50,7 +56,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     values = {name: getattr(options, name) for name in MODEL_OPTIONS}
     options.of_a_model = {k: v for k, v in values.items() if v != parser.get_default(k)}
+    check_at_least(options, 1, "batch_size")
+    if options.preset is not None:
+        read_preset(options.preset)
+    elif options.features is None and not options.judge:
+        wanted = next((o for o in ("metrics", "weights", "resize") if getattr(options, o)), None)
+        if wanted is not None:
+            raise UserError(f"--{wanted} goes with --features or --preset")
+        raise UserError(
+            "nothing to measure: give --preset or --features, or --judge for synthetic scenes"
+        )
+    check_out_file("--out", options.out)
+    check_out_file("--save-statistics", options.save_statistics)
+    check_out_folder("--cache", options.cache)
     return options
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse images that are not there.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_place(options.source)
+    if options.real is not None:
+        check_place(options.real, "--real")
 
 
 def _parser() -> argparse.ArgumentParser:

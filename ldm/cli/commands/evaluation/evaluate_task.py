@@ -31,14 +31,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.cli.options.common import check_at_least
 from ldm.cli.options.evaluation import add_feature_options
+from ldm.cli.options.model import check_source as check_files
 from ldm.cli.options.retrieval import add_clip_options
-from ldm.cli.options.sampling import sampling_parser
+from ldm.cli.options.sampling import parse_sampling, sampling_parser
+
+__all__ = ["check_files", "parse"]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = parse_sampling(_parser(), arguments)
+    check_at_least(options, 2, "num")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

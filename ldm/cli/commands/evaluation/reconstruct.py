@@ -17,13 +17,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import new_parser
+from ldm.cli.options.common import check_at_least, new_parser
+from ldm.cli.options.images import check_pictures
 from ldm.cli.options.model import add_source_options
+from ldm.cli.options.model import check_source as check_files
+
+__all__ = ["check_files", "parse"]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    check_at_least(options, 1, "max_side")
+    check_pictures([Path(place) for place in options.images])
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,12 +25,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import new_parser
+from ldm.cli.options.evaluation import PRESETS
 from ldm.cli.options.model import add_device_option
+from ldm.errors import UserError
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
-    return _parser().parse_intermixed_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
+    files = (PRESETS / "published").glob("*.yaml")
+    names = sorted(file.stem for file in files if not file.name.startswith("_"))
+    if options.name not in (None, *names):
+        raise UserError(f"{options.name}: no such recipe; there are {', '.join(names)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sampler_options(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help="towards the class; 1 = off")
     parser.add_argument("--points", type=int, default=3000, help="points a shape (default: 3000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     parser.add_argument("--film", type=Path, help=".gif or .mp4 (default: OUT/animation.gif)")
     parser.add_argument("--fps", type=float, default=12.0, help="frames per second (default: 12)")
     add_device_option(parser)
