@@ -38,10 +38,11 @@ from ldm.conditioners.spatial import LatentImage
 from ldm.config import save_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.files import write_atomically
+from ldm.files import RUN_FILES, write_atomically
 from ldm.layers.basics import GROUPS
 from ldm.load.diffusers import SETTINGS, TEXT_WEIGHTS
 from ldm.load.model import load_model
+from ldm.load.portable import pack
 
 _TEXT = "conditioners.0.transformer."
 _LAYER = "text_model.encoder.layers."
@@ -136,6 +137,7 @@ FORMATS = ("native", "compvis", "diffusers")
 FILES = (
     *("config.yaml", "config.json", "model.safetensors", "model.ckpt", diffusers.WEIGHTS),
     *(part or name for part, name in SETTINGS.items()),
+    RUN_FILES,
 )
 """Names of all files and folders that ``export`` writes in some format."""
 PARTS = ("autoencoder", "denoiser")
@@ -168,7 +170,7 @@ def export(
     """
     weights = _weights(model, dtype)
     if format == "native":
-        save_config(config, folder / "config.yaml")
+        save_config(pack(config, folder)[0], folder / "config.yaml")
         save(weights, folder / "model.safetensors")
     elif format == "compvis":
         _export_compvis(model, weights, config, folder)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -22,18 +21,17 @@ from ldm.checkpoint import file_sha256
 from ldm.data.latents.dataset import CachedLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, DataError
-from ldm.load.model import pretrained_checkpoints
 from ldm.training.run_folder import RunFolder
 
 
 def check_inputs(
-    folder: RunFolder, config: DictConfig, changed: Mapping[str, tuple[Any, Any]]
+    folder: RunFolder, present: Mapping[str, str], changed: Mapping[str, tuple[Any, Any]]
 ) -> dict[str, dict[str, str]]:
     """Refuse a first stage that is not the one a run began with, whose weights it goes on with.
 
     Args:
         folder: the run's folder.
-        config: the present config, with its ``ldm.load.pretrained`` nodes.
+        present: SHA-256 of the weights that the present config names, by path.
         changed: by key, the value in the run's config and the present one.
 
     Returns:
@@ -45,7 +43,7 @@ def check_inputs(
     inputs = folder.status().get("inputs")
     if inputs is None:  # status.json was lost: nobody knows
         return {}
-    for path, digest in pretrained_checkpoints(config).items():
+    for path, digest in present.items():
         if digest not in inputs.values():
             raise _another(folder, ", ".join(inputs) or "no weights of a file", path)
     moved = {}
