@@ -1,8 +1,7 @@
-"""What is asked of seeds, limits, data and batches before a run writes anything.
+"""What is asked of a run before it writes anything: seed, limits, data, batches, first stage.
 
-The files of weights that a run began with: on resume they may have moved, not changed.
-
-Whether a latent cache is one of the autoencoder that a run trains with.
+The weights that a run began with may have moved when it is resumed, not changed; a latent cache
+must be one of the autoencoder that the run trains with.
 """
 
 from __future__ import annotations
