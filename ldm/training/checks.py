@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ldm.autoencoders.base import fingerprint
-from ldm.checkpoint import file_sha256
 from ldm.data.latents.dataset import CachedLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, DataError
+from ldm.files import file_sha256
 from ldm.training.run_folder import RunFolder
 
 
