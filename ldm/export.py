@@ -38,7 +38,7 @@ from ldm.conditioners.spatial import LatentImage
 from ldm.config import save_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.files import RUN_FILES, write_atomically
+from ldm.files import RUN_FILES, write_text
 from ldm.layers.basics import GROUPS
 from ldm.load.diffusers import SETTINGS, TEXT_WEIGHTS
 from ldm.load.model import load_model
@@ -122,15 +122,13 @@ def _write_words(folder: Path) -> None:
     words = clip_tokenizer._byte_pairs(clip_tokenizer._vocabulary())
     pairs = json.loads(words.to_str())["model"]
     special = {"<|startoftext|>": VOCAB_SIZE - 2, "<|endoftext|>": VOCAB_SIZE - 1}
-    text = json.dumps(pairs["vocab"] | special, ensure_ascii=False)
-    write_atomically(folder / "vocab.json", lambda file: file.write(text.encode()))
+    write_text(folder / "vocab.json", json.dumps(pairs["vocab"] | special, ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs["merges"]), ""]
-    write_atomically(folder / "merges.txt", lambda file: file.write("\n".join(lines).encode()))
+    write_text(folder / "merges.txt", "\n".join(lines))
 
 
 def _write_json(content: Mapping[str, Any], file: Path) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(file, lambda stream: stream.write(text.encode()))
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 FORMATS = ("native", "compvis", "diffusers")

@@ -28,7 +28,7 @@ from ldm.evaluation.networks.inception import InceptionFeatures
 from ldm.evaluation.report import EvaluationReport, describe_source, resolution
 from ldm.evaluation.scenes.judge import ASPECTS, check, summarise, validate_judge
 from ldm.evaluation.sources.base import ImageSource
-from ldm.files import write_atomically
+from ldm.files import write_text
 from ldm.load.model import Source, load_model
 
 Data = Dataset[Any]
@@ -185,7 +185,7 @@ def _captioned(source: ImageSource, most: int | None) -> list[dict[str, Any]]:
 def write_report(report: EvaluationReport, out: Path) -> None:
     """Write the JSON, complete or not at all, and print the table."""
     text = report.to_json() + "\n"
-    write_atomically(out, lambda file: file.write(text.encode()))
+    write_text(out, text)
     say(report.table())
     say(f"written to {out}")
 

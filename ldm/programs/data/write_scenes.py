@@ -20,7 +20,7 @@ from ldm.data.scenes.captions import CLASS_NAMES
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.data.super_resolution.bicubic import Bicubic
 from ldm.errors import UserError
-from ldm.files import read_json, write_atomically
+from ldm.files import read_json, write_atomically, write_text
 from ldm.visualization.images import save_png
 
 RECORD = "scenes.json"
@@ -153,4 +153,4 @@ def _write_list(path: Path, named: Named, held_out: bool) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
