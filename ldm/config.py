@@ -321,8 +321,7 @@ def _read(path: Path) -> dict[str, Any]:
         translated = compvis.translate_file(named, name=_run_name(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    found: dict[str, Any] = with_places(translated, path.parent)
-    return found
+    return with_places(translated, path.parent)
 
 
 def _run_name(path: Path) -> str:

@@ -25,6 +25,8 @@ RUN_FILES = "files"
 """Folder of a run with what its model needs besides weights; its config names ``files/NAME``."""
 _TEXTS = (".txt", ".json", ".gz")
 """Endings of files that are looked for in further places."""
+_DATA = ("data", "uncached")
+"""Parts of a config that describe data."""
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -226,31 +228,35 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def with_places(tree: Any, folder: Path) -> Any:
+def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Plain values of a config file, whose files are found from any working directory.
 
     ``files/NAME`` is what lies beside the config. Another relative path of a text that is not in
     the working directory is looked for beside the config, in the two folders above (that of a run
-    in ``runs/NAME`` is where it was trained) and in the clone of this library.
+    in ``runs/NAME`` is where it was trained) and in the clone of this library; but not in ``data``,
+    whose paths may be relative to a folder of its own.
 
     Args:
-        tree: mappings, lists and values.
+        tree: mappings, lists and values by name.
         folder: that of the config file.
     """
-    if isinstance(tree, dict):
-        return {key: with_places(value, folder) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [with_places(value, folder) for value in tree]
-    if not isinstance(tree, str):
-        return tree
     folder = folder.absolute()
-    if tree.startswith(f"{RUN_FILES}/"):
-        return str(folder / tree) if os.path.lexists(folder / tree) else tree
-    if is_absent_text(tree):
-        places = (folder, *folder.parents[:2], configs_folder().parent)
-        found = [place / tree for place in places if (place / tree).is_file()]
-        return str(found[0]) if found else tree
-    return tree
+    places = (folder, *folder.parents[:2], configs_folder().parent)
+
+    def found(value: Any, search: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: found(child, search) for key, child in value.items()}
+        if isinstance(value, list):
+            return [found(child, search) for child in value]
+        if isinstance(value, str) and value.startswith(f"{RUN_FILES}/"):
+            return str(folder / value) if os.path.lexists(folder / value) else value
+        if search and is_absent_text(value):
+            files = (place / value for place in places)
+            return next((str(file) for file in files if file.is_file()), value)
+        return value
+
+    described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
+    return {key: found(value, key in described) for key, value in tree.items()}
 
 
 def is_absent_text(value: Any) -> bool:

@@ -128,8 +128,12 @@ def test_another_vocabulary_is_another_config(
 
 def old(run: Path) -> None:
     """Make of a run one of the time before files were copied."""
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("files/vocab.txt", "words/vocab.txt"))
+    config: Any = OmegaConf.load(run / "config.yaml")
+    OmegaConf.update(config, PLACE, "words/vocab.txt")
+    config.data.params.train.params.tokenizer = config.data.params.validation.params.tokenizer = (
+        f"${{{PLACE.removesuffix('.params.vocab')}}}"
+    )
+    OmegaConf.save(config, run / "config.yaml")
     shutil.rmtree(run / "files")
 
 
