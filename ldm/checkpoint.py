@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import shutil
 import zipfile
@@ -402,18 +401,3 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file: {first_line(error)}"
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as a hex digest.
-
-    Raises:
-        CheckpointError: there is no such file.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

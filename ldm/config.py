@@ -26,7 +26,7 @@ from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name, with_current_names
 from ldm.errors import ConfigError, UserError
-from ldm.files import write_atomically
+from ldm.files import searched, with_places, write_text
 
 _NODE_KEYS = {"target", "params", "partial"}
 _OPEN = ("trainer",)
@@ -81,8 +81,7 @@ def save_config(config: DictConfig, path: str | Path) -> None:
     Interpolations between its parts are kept, so that an override of the saved file reaches all
     places that an override of the original would have reached.
     """
-    text = OmegaConf.to_yaml(config)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, OmegaConf.to_yaml(config))
 
 
 def instantiate(node: Any, path: str = "") -> Any:
@@ -198,7 +197,8 @@ def _build(node: Any, path: str) -> Any:
     try:
         return factory(**arguments)
     except UserError as error:
-        raise type(error)(f"{_at(path)}{error}") from error
+        hint = searched(arguments.values())
+        raise type(error)(f"{_at(path)}{error}{hint}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{_at(path)}{name}: {_one_line(error)}") from error
 
@@ -318,9 +318,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
-        return compvis.translate_file(named, name=_run_name(path))
+        translated = compvis.translate_file(named, name=_run_name(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return with_places(translated, path.parent)
 
 
 def _where(path: Path) -> str:

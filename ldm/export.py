@@ -36,10 +36,11 @@ from ldm.conditioners.spatial import LatentImage
 from ldm.config import save_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.files import write_atomically
+from ldm.files import RUN_FILES
 from ldm.layers.basics import GROUPS
 from ldm.load.diffusers import SETTINGS, TEXT_WEIGHTS
 from ldm.load.model import load_model
+from ldm.load.portable import pack
 
 _TEXT = "conditioners.0.transformer."
 _LAYER = "text_model.encoder.layers."
@@ -47,6 +48,7 @@ FORMATS = ("native", "compvis", "diffusers")
 FILES = (
     *("config.yaml", "config.json", "model.safetensors", "model.ckpt", diffusers.WEIGHTS),
     *(part or name for part, name in SETTINGS.items()),
+    RUN_FILES,
 )
 """Names of all files and folders that ``export`` writes in some format."""
 PARTS = ("autoencoder", "denoiser")
@@ -79,7 +81,7 @@ def export(
     """
     weights = _weights(model, dtype)
     if format == "native":
-        save_config(config, folder / "config.yaml")
+        save_config(pack(config, folder)[0], folder / "config.yaml")
         save(weights, folder / "model.safetensors")
     elif format == "compvis":
         _export_compvis(model, weights, config, folder)
@@ -275,14 +277,13 @@ def _write_words(folder: Path) -> None:
     pairs = json.loads(words.to_str())["model"]
     special = {"<|startoftext|>": VOCAB_SIZE - 2, "<|endoftext|>": VOCAB_SIZE - 1}
     text = json.dumps(pairs["vocab"] | special, ensure_ascii=False)
-    write_atomically(folder / "vocab.json", lambda file: file.write(text.encode()))
+    write_text(folder / "vocab.json", text)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs["merges"]), ""]
-    write_atomically(folder / "merges.txt", lambda file: file.write("\n".join(lines).encode()))
+    write_text(folder / "merges.txt", "\n".join(lines))
 
 
 def _write_json(content: Mapping[str, Any], file: Path) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(file, lambda stream: stream.write(text.encode()))
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _refuse_other_groups(node: Any, path: str) -> None:

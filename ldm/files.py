@@ -14,13 +14,19 @@ import json
 import os
 import socket
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ldm.errors import CheckpointError, TrainingError, UserError
 
+RUN_FILES = "files"
+"""Folder of a run with what its model needs besides weights; its config names ``files/NAME``."""
+_TEXTS = (".txt", ".json", ".gz")
+"""Endings of files that are looked for in further places."""
+_DATA = ("data", "uncached")
+"""Parts of a config that describe data."""
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -220,6 +226,52 @@ def _words(holder: dict[str, str]) -> str:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Plain values of a config file, whose files are found from any working directory.
+
+    ``files/NAME`` is what lies beside the config. Another relative path of a text that is not in
+    the working directory is looked for beside the config, in the two folders above (that of a run
+    in ``runs/NAME`` is where it was trained) and in the clone of this library; but not in ``data``,
+    whose paths may be relative to a folder of its own.
+
+    Args:
+        tree: mappings, lists and values by name.
+        folder: that of the config file.
+    """
+    folder = folder.absolute()
+    places = (folder, *folder.parents[:2], configs_folder().parent)
+
+    def found(value: Any, search: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: found(child, search) for key, child in value.items()}
+        if isinstance(value, list):
+            return [found(child, search) for child in value]
+        if isinstance(value, str) and value.startswith(f"{RUN_FILES}/"):
+            return str(folder / value) if os.path.lexists(folder / value) else value
+        if search and is_absent_text(value):
+            files = (place / value for place in places)
+            return next((str(file) for file in files if file.is_file()), value)
+        return value
+
+    described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
+    return {key: found(value, key in described) for key, value in tree.items()}
+
+
+def is_absent_text(value: Any) -> bool:
+    """Whether it reads like the relative path of a text that is not in the working directory."""
+    if not (isinstance(value, str) and value.endswith(_TEXTS)) or "$" in value or "\n" in value:
+        return False
+    return not value.startswith(("/", "~")) and not Path(value).exists()
+
+
+def searched(values: Iterable[Any]) -> str:
+    """Where such paths were looked for, as the end of a message; "": there is none."""
+    absent = next(filter(is_absent_text, values), None)
+    clone = configs_folder().parent
+    where = f"in {Path.cwd()}, beside the config file, in two folders above it and in {clone}"
+    return "" if absent is None else f" ({absent} was looked for {where})"
 
 
 def configs_folder() -> Path:

@@ -360,3 +360,30 @@ def test_bases_in_a_circle_and_missing_bases(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("base: nowhere.yaml\n")
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
         load_config(tmp_path / "c.yaml")
+
+
+def test_paths_of_texts_are_found_from_elsewhere_but_not_those_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "..")
+    for name in ("a/run/files/x.txt", "words.txt", "a/list.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "run" / "config.yaml").write_text(
+        "model: {own: files/x.txt, absent: files/y.txt, above: words.txt, list: [list.json]}\n"
+        "data: {own: files/x.txt, above: words.txt}\n"
+        "scalar: words.txt\n"
+        "clone: {of: data/scenes/vocab.txt, hub: bert-base-uncased, some: no.txt}\n"
+    )
+    config = load_config(tmp_path / "a" / "run" / "config.yaml")
+    own = str(tmp_path / "a" / "run" / "files" / "x.txt")
+    assert config.model == {
+        "own": own,
+        "absent": "files/y.txt",
+        "above": str(tmp_path / "words.txt"),
+        "list": [str(tmp_path / "a" / "list.json")],
+    }
+    assert config.data == {"own": own, "above": "words.txt"}
+    assert config.scalar == "words.txt"
+    assert (config.clone.hub, config.clone.some) == ("bert-base-uncased", "no.txt")
+    assert Path(config.clone.of).is_file()

@@ -25,7 +25,7 @@ from ldm.evaluation.networks.base import Network
 from ldm.evaluation.report import INCEPTION, EvaluationReport, describe_source, resolution
 from ldm.evaluation.scenes.judge import ASPECTS, check, summarise, validate_judge
 from ldm.evaluation.sources.base import ImageSource
-from ldm.files import write_atomically
+from ldm.files import write_text
 from ldm.load.model import Source
 
 Data = Dataset[Any]
@@ -146,7 +146,7 @@ def _captioned(source: ImageSource, most: int | None) -> list[dict[str, Any]]:
 def write_report(report: EvaluationReport, out: Path) -> None:
     """Write the JSON, complete or not at all, and print the table."""
     text = report.to_json() + "\n"
-    write_atomically(out, lambda file: file.write(text.encode()))
+    write_text(out, text)
     say(report.table())
     say(f"written to {out}")
 

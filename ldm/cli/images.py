@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ldm.autoencoders.tiled import pad_to_multiple
-from ldm.checkpoint import file_sha256
 from ldm.cli.app import say
 from ldm.cli.conditions import conditions
 from ldm.cli.sampling import SamplingSession
@@ -21,6 +20,7 @@ from ldm.data.inpainting.blending import fill_with_mean
 from ldm.data.listing import list_folder
 from ldm.diffusion.sampling import run_sampler
 from ldm.errors import UserError
+from ldm.files import file_sha256
 from ldm.samplers.inpainting import KnownRegion, latent_hole
 from ldm.samplers.noise import SeededNoise
 from ldm.visualization.figure import Cell, Row, save_rows

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.checkpoint import SUFFIXES, file_sha256
+from ldm.checkpoint import SUFFIXES
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.distributed import own_device
 from ldm.errors import UserError
+from ldm.files import file_sha256
 from ldm.layers.compile import compile_networks
 from ldm.load.model import Source, locate
 

@@ -22,7 +22,7 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.files import sole_writer, write_atomically
+from ldm.files import sole_writer, write_text
 from ldm.visualization.images import save_grid, save_png
 
 Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
@@ -94,8 +94,7 @@ def _begin(
     if batches:
         made_by = [*made_by, _made_by(session)]
     document = {"settings": settings, MADE_BY: made_by, "samples": entries}
-    text = json.dumps(document, indent=1) + "\n"
-    write_atomically(session.out / RECORD, lambda file: file.write(text.encode()))
+    write_text(session.out / RECORD, json.dumps(document, indent=1) + "\n")
     if not all(absent):
         say(f"{len(files) - sum(absent)} of {len(files)} images are there already")
     if 0 < len(batches) < session.processes.count:

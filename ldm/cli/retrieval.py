@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.checkpoint import file_sha256
 from ldm.cli.app import say
 from ldm.conditioners.open_clip import OpenCLIPImage, OpenCLIPText
 from ldm.conditioners.tokenizers import ClipTokenizer
@@ -26,7 +25,7 @@ from ldm.data.retrieval.embeddings import (
 )
 from ldm.distributed import Processes
 from ldm.errors import UserError
-from ldm.files import read_json
+from ldm.files import file_sha256, read_json
 
 BATCH = 64
 

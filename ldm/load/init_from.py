@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.checkpoint import LoadedCheckpoint, compare, file_sha256, read_state
+from ldm.checkpoint import LoadedCheckpoint, compare, read_state
 from ldm.compat.compvis.weights import EMA, native_name
 from ldm.errors import CheckpointError
+from ldm.files import file_sha256
 from ldm.load.diffusers import ATTENTION_ORDER, BY_HEAD, Network, find
 from ldm.load.model import Source
 

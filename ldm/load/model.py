@@ -19,9 +19,10 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, file_sha256, load_weights, read_state
+from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, load_weights, read_state
 from ldm.config import instantiate, load_config
 from ldm.errors import CheckpointError, ConfigError
+from ldm.files import file_sha256
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
 
 PRETRAINED = "ldm.load.pretrained"

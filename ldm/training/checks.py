@@ -1,8 +1,7 @@
-"""What is asked of seeds, limits, data and batches before a run writes anything.
+"""What is asked of a run before it writes anything: seed, limits, data, batches, first stage.
 
-The files of weights that a run began with: on resume they may have moved, not changed.
-
-Whether a latent cache is one of the autoencoder that a run trains with.
+The weights that a run began with may have moved when it is resumed, not changed; a latent cache
+must be one of the autoencoder that the run trains with.
 """
 
 from __future__ import annotations
@@ -13,27 +12,25 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ldm.autoencoders.base import fingerprint
-from ldm.checkpoint import file_sha256
 from ldm.data.latents.dataset import CachedLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, DataError
-from ldm.load.model import pretrained_checkpoints
+from ldm.files import file_sha256
 from ldm.training.run_folder import RunFolder
 
 
 def check_inputs(
-    folder: RunFolder, config: DictConfig, changed: Mapping[str, tuple[Any, Any]]
+    folder: RunFolder, present: Mapping[str, str], changed: Mapping[str, tuple[Any, Any]]
 ) -> dict[str, dict[str, str]]:
     """Refuse a first stage that is not the one a run began with, whose weights it goes on with.
 
     Args:
         folder: the run's folder.
-        config: the present config, with its ``ldm.load.pretrained`` nodes.
+        present: SHA-256 of the weights that the present config names, by path.
         changed: by key, the value in the run's config and the present one.
 
     Returns:
@@ -45,7 +42,7 @@ def check_inputs(
     inputs = folder.status().get("inputs")
     if inputs is None:  # status.json was lost: nobody knows
         return {}
-    for path, digest in pretrained_checkpoints(config).items():
+    for path, digest in present.items():
         if digest not in inputs.values():
             raise _another(folder, ", ".join(inputs) or "no weights of a file", path)
     moved = {}

@@ -1,4 +1,4 @@
-"""Which of several training processes this one is, and how they agree and fail together."""
+"""The one training process that writes and speaks, and how several fail together."""
 
 from __future__ import annotations
 

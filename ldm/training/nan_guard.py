@@ -1,6 +1,7 @@
-"""A guard of optimiser steps that Lightning takes by itself: what was wrong, and in which items.
+"""Numbers that are not finite never reach the weights: a batch that has any is left out.
 
-A guard that keeps numbers which are not finite out of the weights.
+``FiniteGuard`` decides, in all processes alike. ``StepGuard`` does so for the steps that Lightning
+takes by itself, and tells what was wrong, and in which items.
 """
 
 from __future__ import annotations

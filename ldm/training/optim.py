@@ -1,7 +1,4 @@
-"""Learning-rate schedules: functions from the optimiser step to a factor, for ``LambdaLR``.
-
-The original's rule for learning rates: so much per sample of the batch.
-"""
+"""Learning rates: factors as functions of the optimiser step, and rates per sample."""
 
 from __future__ import annotations
 
@@ -17,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.errors import ConfigError
 from ldm.training.launch import is_main_process
+
+logger = logging.getLogger(__name__)
 
 
 class StepSchedule(LambdaLR):
@@ -53,11 +52,6 @@ class StepSchedule(LambdaLR):
             else:
                 group["lr"] = rate
         self._last_lr = rates
-
-
-def scheduler(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    """The torch scheduler that multiplies learning rates by ``factor(step)``."""
-    return StepSchedule(optimizer, factor)
 
 
 @dataclass(frozen=True)
@@ -98,8 +92,8 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True)
-class CosineCycles:
-    """Several ``WarmupCosine`` one after the other; all attributes have one entry per cycle.
+class _Cycles:
+    """Several cycles one after the other; all attributes have one entry per cycle.
 
     A step on the border of two cycles belongs to the earlier one. After the last cycle its ``end``
     is kept.
@@ -119,11 +113,29 @@ class CosineCycles:
     end: Sequence[float]
 
     def __post_init__(self) -> None:
-        _check_cycles(self)
+        values = (self.cycle_lengths, self.warmup_steps, self.start, self.peak, self.end)
+        if len({len(v) for v in values}) != 1 or not self.cycle_lengths:
+            raise ValueError(
+                f"{type(self).__name__}: cycle_lengths, warmup_steps, start, peak and end need the "
+                f"same number of entries, at least one; got {[len(v) for v in values]}"
+            )
+
+    def _find(self, step: int) -> tuple[int, int]:
+        """Index of the cycle that a step belongs to, and the step counted from its beginning."""
+        for i, length in enumerate(self.cycle_lengths[:-1]):
+            if step <= length:
+                return i, step
+            step -= length
+        return len(self.cycle_lengths) - 1, step
+
+
+@dataclass(frozen=True)
+class CosineCycles(_Cycles):
+    """Several ``WarmupCosine`` one after the other, each with an entry of every attribute."""
 
     def __call__(self, step: int) -> float:
         """The factor at a step, counted from 0."""
-        i, step = _find_cycle(self.cycle_lengths, step)
+        i, step = self._find(step)
         cycle = WarmupCosine(
             self.warmup_steps[i], self.cycle_lengths[i], self.start[i], self.peak[i], self.end[i]
         )
@@ -131,50 +143,20 @@ class CosineCycles:
 
 
 @dataclass(frozen=True)
-class LinearCycles:
+class LinearCycles(_Cycles):
     """Cycles of a linear warm-up and a linear decay; attributes as for ``CosineCycles``.
 
     As published, the decay is the line from ``peak`` at the beginning of the cycle to ``end`` at
     its end, so there is a small drop after the warm-up.
     """
 
-    cycle_lengths: Sequence[int]
-    warmup_steps: Sequence[int]
-    start: Sequence[float]
-    peak: Sequence[float]
-    end: Sequence[float]
-
-    def __post_init__(self) -> None:
-        _check_cycles(self)
-
     def __call__(self, step: int) -> float:
         """The factor at a step, counted from 0."""
-        i, step = _find_cycle(self.cycle_lengths, step)
+        i, step = self._find(step)
         if step < self.warmup_steps[i]:
             return self.start[i] + (self.peak[i] - self.start[i]) * step / self.warmup_steps[i]
         left = max(self.cycle_lengths[i] - step, 0) / self.cycle_lengths[i]
         return self.end[i] + (self.peak[i] - self.end[i]) * left
-
-
-def _check_cycles(cycles: CosineCycles | LinearCycles) -> None:
-    values = (cycles.cycle_lengths, cycles.warmup_steps, cycles.start, cycles.peak, cycles.end)
-    if len({len(v) for v in values}) != 1 or not cycles.cycle_lengths:
-        raise ValueError(
-            f"{type(cycles).__name__}: cycle_lengths, warmup_steps, start, peak and end need the "
-            f"same number of entries, at least one; got {[len(v) for v in values]}"
-        )
-
-
-def _find_cycle(lengths: Sequence[int], step: int) -> tuple[int, int]:
-    """Index of the cycle that a step belongs to, and the step counted from its beginning."""
-    for i, length in enumerate(lengths[:-1]):
-        if step <= length:
-            return i, step
-        step -= length
-    return len(lengths) - 1, step
-
-
-logger = logging.getLogger(__name__)
 
 
 class LRPerSample:

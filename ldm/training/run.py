@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ldm.experiment import check_parts
 from ldm.files import run_lock
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
+from ldm.load.portable import pack, with_own_files
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
 from ldm.training.launch import end_others, is_main_process
 from ldm.training.resume import (
@@ -61,7 +63,66 @@ def train(
             must not go on.
         Interrupted: the run was asked to end before its last step.
     """
-    main = is_main_process()
+    _train(Prepared(config, folder), resume, init, say)
+
+
+class Prepared:
+    """A config and the folder of its run, with what is asked about both more than once.
+
+    Args:
+        config: what a user asks for.
+        folder: where it is, or is to be, trained.
+    """
+
+    def __init__(self, config: DictConfig, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+
+    @functools.cached_property
+    def inlined(self) -> DictConfig:
+        """The config that the run keeps: without pretrained parts, with the run's own files."""
+        inlined, brought = inline_pretrained(self.config), self.folder.status().get("files", {})
+        return with_own_files(inlined, self.folder.path, brought)
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of the files of pretrained parts, by path."""
+        return pretrained_checkpoints(self.config)
+
+    @functools.cached_property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """How the config differs from that of the run, which has begun."""
+        return changes(self.folder, self.inlined)
+
+    @functools.cached_property
+    def moved(self) -> dict[str, dict[str, str]]:
+        """Inputs that lie elsewhere by now, see ``check_inputs``."""
+        return check_inputs(self.folder, self.inputs, self.changed)
+
+    def build(
+        self, resume: bool, init: InitFrom | None, say: Callable[[str], None]
+    ) -> tuple[Any, Any]:
+        """Task and data, seeded, with the weights that training begins with."""
+        inlined, seed = self.inlined, self.config.get("seed", 0)
+        check_seed(seed)
+        pl.seed_everything(seed, workers=True, verbose=False)
+        # On resume all weights, those of a frozen first stage included, come from the checkpoint.
+        task, data = build(inlined if resume else self.config)
+        check_data(task, data)
+        if init is not None and not resume:
+            begin(task, init, say)
+        return task, data
+
+    def save(self) -> dict[str, str]:
+        """Write the config of the run, and the files that it names; where these came from."""
+        packed, brought = pack(self.inlined, self.folder.path)
+        save_config(packed, self.folder.config)
+        return brought
+
+
+def _train(
+    prepared: Prepared, resume: bool, init: InitFrom | None, say: Callable[[str], None]
+) -> None:
+    folder, main = prepared.folder, is_main_process()
     if not main:
         say = _silent
     with contextlib.ExitStack() as held:
@@ -69,39 +130,24 @@ def train(
             held.enter_context(run_lock(folder.lock, say))
         # The main process alone chooses; the others are told when they read it.
         resumed = newest_good(folder, say) if resume and main else None
-        inlined = inline_pretrained(config)
-        check_seed(config.get("seed", 0))
-        pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
-        # On resume all weights, those of a frozen first stage included, come from the checkpoint.
-        task, data = build(inlined if resume else config)
-        check_data(task, data)
-        if init is not None and not resume:
-            begin(task, init, say)
+        task, data = prepared.build(resume, init, say)
         signals = StopSignals()
-        trainer = make_trainer(config, folder, task, signals, resumed)
+        trainer = make_trainer(prepared.config, folder, task, signals, resumed)
         check_split(trainer, task, data)
         if resumed is not None:
             check_fit(task, resumed)
             check_not_past_end(resumed, folder, trainer)
-            check_autoencoder(task, data, resumed.weights)
-        elif not resume:
-            check_autoencoder(task, data)
+        if resumed is not None or not resume:
+            check_autoencoder(task, data, None if resumed is None else resumed.weights)
         if main:  # nothing was written before
             if not folder.path.is_dir():
                 _make(folder)
                 held.enter_context(run_lock(folder.lock, say))
             folder.remove_leftovers()
             if resumed is None:
-                folder.write_status(
-                    state="started",
-                    step=0,
-                    seconds=0,
-                    inputs=pretrained_checkpoints(config),
-                    init_from=None if init is None else init.record(),
-                )
+                _write_beginning(prepared, init)
             else:
-                _write_resumption(folder, config, resumed, trainer.world_size, say)
-            save_config(inlined, folder.config)
+                _write_resumption(prepared, resumed, trainer.world_size, say)
         held.enter_context(signals)
         chosen = folder.last if resumed is None else resumed.path
         _fit(trainer, task, data, folder, chosen if resume else None, signals)
@@ -118,31 +164,38 @@ def _make(folder: RunFolder) -> None:
         raise TrainingError(f"{folder.path} cannot be made: {error.strerror}") from error
 
 
+def _write_beginning(prepared: Prepared, init: InitFrom | None) -> None:
+    prepared.folder.write_status(
+        state="started",
+        step=0,
+        seconds=0,
+        inputs=prepared.inputs,
+        init_from=None if init is None else init.record(),
+        files=prepared.save(),
+    )
+
+
 def _write_resumption(
-    folder: RunFolder,
-    config: DictConfig,
-    resumed: Resumed,
-    processes: int,
-    say: Callable[[str], None],
+    prepared: Prepared, resumed: Resumed, processes: int, say: Callable[[str], None]
 ) -> None:
     """Record that the run goes on, and say if it becomes another one.
 
     Raises:
         ConfigError: it was begun with another first stage.
     """
-    changed = changes(folder, inline_pretrained(config))
-    moved = check_inputs(folder, config, changed)
-    if other := [key for key in other_run(list(changed)) if key not in moved]:
+    folder, changed, moved = prepared.folder, list(prepared.changed), prepared.moved
+    if other := [key for key in other_run(changed) if key not in moved]:
         say(
             f"note: from step {resumed.step} on this is another run than before: "
             f"{', '.join(other)} changed"
         )
     resumed.set_damaged_aside()
     status = folder.status()
-    resumes = [*status.get("resumes", []), record(resumed, list(changed), processes)]
+    resumes = [*status.get("resumes", []), record(resumed, changed, processes)]
     for files in moved.values():
         status["inputs"] |= files
-    folder.write_status(**status | {"state": "started", "resumes": resumes})
+    brought = status.get("files", {}) | prepared.save()
+    folder.write_status(**status | {"state": "started", "resumes": resumes, "files": brought})
 
 
 def _fit(
@@ -277,26 +330,27 @@ def open_run(
             f"{folder.path} exists already: continue it with --resume {folder.path}, or choose "
             "another name with name=..."
         )
-    _check_same(folder, config, init)
+    prepared = Prepared(config, folder)
+    _check_same(prepared, init)
     if folder.complete:
         say(f"{folder.path} is complete: reusing it")
     elif folder.resumable():
         say(f"continuing {folder.path}")
-        train(config, folder, resume=True, say=say)
+        _train(prepared, True, None, say)
     else:
         say(f"{folder.path} holds no checkpoint yet: starting again")
-        train(config, folder, init=init, say=say)
+        _train(prepared, False, init, say)
 
 
-def _check_same(folder: RunFolder, config: DictConfig, init: InitFrom | None) -> None:
+def _check_same(prepared: Prepared, init: InitFrom | None) -> None:
+    folder = prepared.folder
     remedy = f"delete {folder.path} or choose another name with name=..."
-    changed = list(changes(folder, inline_pretrained(config)))
-    if changed:
+    if changed := list(prepared.changed):
         raise ConfigError(
             f"{folder.path} was made with another config (it differs in {', '.join(changed[:5])}): "
             + remedy
         )
-    check_inputs(folder, config, {})
+    _ = prepared.moved  # refuses other weights
     began = folder.status().get("init_from")
     asked = None if init is None else init.record()
     if _weights(began) != _weights(asked):

@@ -1,7 +1,4 @@
-"""Strategies that spread the weights of one model over several devices, and what they cannot do.
-
-How fast the networks of a task run: the layout of their kernels, and torch.compile.
-"""
+"""How the networks of a task are laid out: memory format, torch.compile, weights over devices."""
 
 from __future__ import annotations
 

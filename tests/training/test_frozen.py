@@ -16,7 +16,7 @@ from ldm.compat.compvis.weights import to_compvis
 from ldm.config import instantiate
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import CheckpointError
-from ldm.load.model import load_model
+from ldm.load.model import load_model, run_config
 from ldm.training.run import build, train
 from ldm.training.run_folder import RunFolder
 from tests.conditioners.clips import text_model, write_folder
@@ -232,7 +232,7 @@ def test_checkpoints_in_the_layout_of_stable_diffusion_1(
     assert f"{text}final_layer_norm.weight" in weights
     weights[f"{text}embeddings.position_ids"] = torch.arange(8)[None]
     torch.save({"state_dict": weights}, tmp_path / "sd.ckpt")
-    config = OmegaConf.load(runs[True].config)
+    config = run_config(runs[True].path)
     again = load_model(config, tmp_path / "sd.ckpt")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)

@@ -14,8 +14,8 @@ from ldm.training.optim import (
     CosineCycles,
     LinearCycles,
     LRPerSample,
+    StepSchedule,
     WarmupCosine,
-    scheduler,
 )
 from tests.parity import load_case
 
@@ -91,8 +91,8 @@ def test_a_resumed_run_follows_its_new_schedule() -> None:
     def optimizer() -> torch.optim.Optimizer:
         return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
-    saved = scheduler(optimizer(), WarmupCosine(0, 10)).state_dict()
-    resumed = scheduler(optimizer(), WarmupCosine(0, 1000))
+    saved = StepSchedule(optimizer(), WarmupCosine(0, 10)).state_dict()
+    resumed = StepSchedule(optimizer(), WarmupCosine(0, 1000))
     resumed.load_state_dict(saved)
     resumed.optimizer.step()
     for _ in range(10):
@@ -107,7 +107,7 @@ def test_the_first_step_after_a_resume_has_the_rate_of_the_config(as_tensor: boo
     def made(lr: float, decay_steps: int) -> tuple[torch.optim.Optimizer, Any]:
         rate = torch.tensor(lr) if as_tensor else lr
         optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=rate)
-        return optimizer, scheduler(optimizer, WarmupCosine(0, decay_steps))
+        return optimizer, StepSchedule(optimizer, WarmupCosine(0, decay_steps))
 
     before, schedule = made(1.0, 10)
     for _ in range(4):

@@ -12,7 +12,7 @@ from typing import Any
 from ldm.compat.moved import with_current_names
 from ldm.data.latents.shard import Schema, Written
 from ldm.errors import DataError
-from ldm.files import write_atomically
+from ldm.files import write_text
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -118,8 +118,9 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write it into the folder of the cache, complete or not at all."""
-        text = json.dumps({"key": self.recipe.key} | asdict(self), indent=1) + "\n"
-        write_atomically(root / FILE, lambda file: file.write(text.encode()))
+        write_text(
+            root / FILE, json.dumps({"key": self.recipe.key} | asdict(self), indent=1) + "\n"
+        )
 
     @staticmethod
     def load(root: Path) -> Manifest:

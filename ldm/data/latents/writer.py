@@ -24,7 +24,7 @@ from ldm.data.latents.shard import Item, Written, pack, write_shard
 from ldm.data.shards.dataset import Shards
 from ldm.data.shards.indexed import ShardItems
 from ldm.errors import DataError
-from ldm.files import read_json, write_atomically
+from ldm.files import read_json, write_text
 
 PROBES = 32
 """Items that are looked at to find out whether epochs differ."""
@@ -241,8 +241,7 @@ class Writer:
     def _keep(self, split: str, number: int, plain: list[Item], mirrored: list[Item]) -> None:
         columns = pack(plain, mirrored, self.manifest.schema)
         written = write_shard(shard_path(self.root, split, number), columns)
-        text = json.dumps(asdict(written))
-        write_atomically(self._note(split, number), lambda file: file.write(text.encode()))
+        write_text(self._note(split, number), json.dumps(asdict(written)))
 
     def _note(self, split: str, number: int) -> Path:
         """File that says that a shard is done, until the manifest does."""

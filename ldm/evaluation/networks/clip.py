@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint import file_sha256
 from ldm.conditioners.open_clip import Arch, ImageTower, TextTower, pixel_statistics
 from ldm.conditioners.tokenizers import ClipTokenizer, Tokenizer
 from ldm.errors import CheckpointError, ConfigError
 from ldm.evaluation.networks.base import weights_sha256
 from ldm.evaluation.networks.resizing import NETWORK, resizer
+from ldm.files import file_sha256
 
 OWN_RESIZE = "pil-bicubic"
 """As CLIP was trained: the shorter side is resized, the middle square cut out."""

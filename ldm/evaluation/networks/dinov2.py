@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.checkpoint import file_sha256
 from ldm.conditioners.pretrained import read_weights
 from ldm.errors import CheckpointError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer
 from ldm.evaluation.networks.vgg16 import MEAN, STD
+from ldm.files import file_sha256
 
 WEIGHTS = PublishedWeights(
     "DINOv2", "dinov2_vitl14_pretrain.pth", "", "the repository facebookresearch/dinov2"

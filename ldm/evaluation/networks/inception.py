@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, UserError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
+from ldm.files import file_sha256
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity: the weights of the TensorFlow network of 2015."""

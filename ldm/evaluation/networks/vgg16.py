@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint import file_sha256
 from ldm.conditioners.pretrained import read_weights
 from ldm.errors import CheckpointError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
+from ldm.files import file_sha256
 
 WEIGHTS = PublishedWeights("VGG16", "vgg16-397923af.pth", "397923af", "torchvision")
 SIDE = 224

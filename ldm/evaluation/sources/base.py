@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ldm.data.image_io import DECODING_ERRORS
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import write_text
 
 SHOWN = 5
 """Unreadable images that a message names."""
@@ -361,8 +361,7 @@ class ContentCache:
             return Content(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # absent or damaged: written anew
             content = scan()
-        text = json.dumps(asdict(content))
-        write_atomically(file, lambda out: out.write(text.encode()))
+        write_text(file, json.dumps(asdict(content)))
         return content
 
 

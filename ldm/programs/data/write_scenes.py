@@ -20,7 +20,7 @@ from ldm.data.inpainting.masks import lama_masks
 from ldm.data.scenes.captions import CLASS_NAMES
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.data.super_resolution.bicubic import Bicubic
-from ldm.files import write_atomically
+from ldm.files import write_atomically, write_text
 from ldm.visualization.images import save_png
 
 HELD_OUT = 20
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     scenes = SceneDataset(
         arguments.size, arguments.num, arguments.seed, arguments.split, arguments.num_objects
     )
-    _write_text(arguments.out / RECORD, json.dumps(arguments.settings) + "\n")
+    write_text(arguments.out / RECORD, json.dumps(arguments.settings) + "\n")
     named = []
     for k in tqdm(range(arguments.num), desc="scenes", unit="scene", dynamic_ncols=True):
         item = scenes[k]
@@ -79,10 +79,10 @@ def _write_captions(images: Path, named: Named, kind: str) -> None:
     pairs = [(f"{name}.png", item["caption"]) for name, item in named]
     if kind == "txt":
         for file, text in pairs:
-            _write_text((images / file).with_suffix(".txt"), text + "\n")
+            write_text((images / file).with_suffix(".txt"), text + "\n")
     elif kind != "none":
         name, write = _TABLES[kind]
-        _write_text(images / name, write(pairs))
+        write_text(images / name, write(pairs))
 
 
 def _lines(pairs: Sequence[tuple[str, str]]) -> str:
@@ -111,7 +111,7 @@ def _write_layouts(path: Path, named: Named) -> None:
         layouts.append(json.dumps({"name": f"{name}.png", "objects": objects}))
     rows = ",\n  ".join(layouts)
     classes = json.dumps(CLASS_NAMES)
-    _write_text(path, f'{{"classes": {classes},\n "layouts": [\n  {rows}\n ]}}\n')
+    write_text(path, f'{{"classes": {classes},\n "layouts": [\n  {rows}\n ]}}\n')
 
 
 def _write_list(path: Path, named: Named, held_out: bool) -> None:
@@ -120,8 +120,4 @@ def _write_list(path: Path, named: Named, held_out: bool) -> None:
         for k, (name, item) in enumerate(named)
         if (k % HELD_OUT == 1) == held_out
     ]
-    _write_text(path, "".join(rows))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, "".join(rows))

@@ -22,7 +22,7 @@ from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
-from ldm.files import read_json, write_atomically
+from ldm.files import read_json, write_text
 from ldm.load.model import Source
 from ldm.visualization.images import save_png
 
@@ -112,8 +112,7 @@ def _record(source: Source, arguments: argparse.Namespace, out: Path) -> dict[st
 
 
 def _save(record: dict[str, Any], file: Path) -> None:
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    write_atomically(file, lambda opened: opened.write(text.encode()))
+    write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def _is_there(record: dict[str, Any], target: str, file: Path, out: Path) -> bool:

@@ -25,7 +25,7 @@ from ldm.distributed import Processes
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.published import Figure, deviations, figures, list_recipes, read_recipe
-from ldm.files import configs_folder, read_json, write_atomically
+from ldm.files import configs_folder, read_json, write_text
 
 INPUTS = "inputs"
 """Of the sampling options the one without a name: files that the program is given."""
@@ -169,8 +169,7 @@ def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], 
         "figures": [asdict(figure) for figure in found],
         "deviations": differences,
     }
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(out / "reproduction.json", lambda file: file.write(text.encode()))
+    write_text(out / "reproduction.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     say("")
     say(f"{'':16}{'measured':>10}{'published':>11}  by")
     for figure in found:

@@ -19,7 +19,7 @@ from ldm.conditioners.class_label import ClassLabel
 from ldm.config import instantiate
 from ldm.diffusion.trajectory import Moment, evenly_spaced, log_snr, noised, trace
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import write_text
 from ldm.samplers.noise import SeededNoise
 from ldm.visualization.figure import Cell, Row, save_rows
 from ldm.visualization.images import as_rgb
@@ -56,8 +56,7 @@ def run(options: argparse.Namespace) -> None:
         "log_snr": ratios,
         "seeds": seeds,
     }
-    text = json.dumps(about, indent=1) + "\n"
-    write_atomically(session.out / "process.json", lambda file: file.write(text.encode()))
+    write_text(session.out / "process.json", json.dumps(about, indent=1) + "\n")
     say(f"forward and reverse process: {session.out / 'process.png'}")
 
 

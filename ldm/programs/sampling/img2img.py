@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import file_sha256
 from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
     by_size,
@@ -29,6 +28,7 @@ from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.diffusion.guidance import DownsampledL2, ImageGuidance, reduce
 from ldm.diffusion.sampling import Denoise, run_sampler
+from ldm.files import file_sha256
 from ldm.samplers.ddim_inversion import DDIMInversion
 from ldm.samplers.img2img import first_update, noised
 from ldm.samplers.noise import SeededNoise

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import file_sha256
 from ldm.cli.app import say
 from ldm.cli.conditions import check_conditions, conditions
 from ldm.cli.images import (
@@ -31,6 +30,7 @@ from ldm.data.framing import to_tensor
 from ldm.data.image_io import read_image
 from ldm.data.inpainting.blending import blacken, paste, paste_seamlessly
 from ldm.errors import UserError
+from ldm.files import file_sha256
 from ldm.visualization.figure import Cell
 
 SUFFIX = "_mask"

@@ -27,7 +27,7 @@ from ldm.data.latents.verify import verify_items, verify_sums
 from ldm.data.latents.writer import Encoder, ItemPairs, Writer
 from ldm.distributed import Processes, own_device
 from ldm.errors import ConfigError, UserError
-from ldm.files import sole_writer, write_atomically
+from ldm.files import sole_writer, write_text
 
 DATA = "data.yaml"
 SAMPLES = 16
@@ -262,7 +262,7 @@ def _finish(job: Job, writer: Writer) -> Manifest:
     tree = {"data": {"params": data}, "uncached": images}
     text = "# Written by scripts/cache_latents.py: the data node to train with, after the config.\n"
     text += OmegaConf.to_yaml(OmegaConf.create(tree))
-    write_atomically(job.out / DATA, lambda file: file.write(text.encode()))
+    write_text(job.out / DATA, text)
     return manifest
 
 

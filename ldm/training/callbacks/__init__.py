@@ -1,1 +1,1 @@
-"""What happens beside a step: averages, pictures, figures, checkpoints."""
+"""What happens beside an optimiser step: averages, pictures, figures, checkpoints."""

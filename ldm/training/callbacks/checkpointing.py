@@ -1,7 +1,4 @@
-"""When a run saves its state, and when it stops for a signal.
-
-Checkpoints that are either there and whole, or not there.
-"""
+"""When a run saves its state, and how: checkpoints are there and whole, or not there."""
 
 from __future__ import annotations
 

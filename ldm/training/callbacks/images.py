@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: EMA, picture grids and loss curves."""
+"""Pictures of a training: grids of samples and loss curves."""
 
 from __future__ import annotations
 

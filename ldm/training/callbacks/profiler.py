@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch.profiler import ProfilerActivity, profile
 
-from ldm.files import write_atomically
+from ldm.files import write_text
 
 _ROWS = 40
 
@@ -86,6 +86,6 @@ class ProfileSteps(pl.Callback):
         device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
         averages = profiler.key_averages()
         text = averages.table(sort_by=f"self_{device}_time_total", row_limit=_ROWS) + "\n"
-        write_atomically(table, lambda file: file.write(text.encode()))
+        write_text(table, text)
         count = trainer.global_step - self._first
         logger.info("profile of %d steps: %s (Perfetto opens it) and %s", count, trace, table)

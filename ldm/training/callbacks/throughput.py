@@ -1,10 +1,7 @@
-"""What a running training tells of itself: speed, waiting for data, operations, memory.
+"""How fast a training is, and what its time is spent on: waiting for data, work, standing still.
 
-What Lightning's training loop is doing: waiting for data, or working on a batch.
-
-The most memory that a process has used.
-
-Speed of training between two readings, and where its time went.
+``Meter`` counts images and seconds, ``LoopWatch`` tells it what the loop of Lightning is doing, and
+``Throughput`` logs speed, operations per second and memory.
 """
 
 from __future__ import annotations

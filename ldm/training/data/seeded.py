@@ -1,9 +1,8 @@
-"""Data sets whose items are the same whenever, in whichever process and worker they are made.
+"""Random numbers that depend on the seed and the place in training, and on nothing before it.
 
-Random numbers that depend on the seed and the place in training, and on nothing before it.
-
-Nothing of a generator's state is saved, and nothing that happens beside training, such as pictures
-and validation, can disturb it: a resumed run draws what the run would have drawn.
+Items are the same whenever, in whichever process and worker they are made. No state of a generator
+is saved, and nothing beside training, such as pictures and validation, can disturb it: a resumed
+run draws what the run would have drawn.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, ConfigError
 from ldm.evaluation.metrics.alignment import clip_score
 from ldm.evaluation.networks.base import features_of
 from ldm.evaluation.networks.clip import clip, clip_texts
 from ldm.evaluation.networks.registry import network
+from ldm.files import file_sha256
 from tests.conditioners.clips import OPEN
 
 open_clip = pytest.importorskip("open_clip")

@@ -7,12 +7,12 @@ from types import ModuleType
 import pytest
 import torch
 
-from ldm.checkpoint import file_sha256
 from ldm.errors import CheckpointError, UserError
 from ldm.evaluation.networks.base import features_of
 from ldm.evaluation.networks.inception import WEIGHTS_FILE, inception
 from ldm.evaluation.networks.registry import network
 from ldm.evaluation.networks.resizing import to_uint8
+from ldm.files import file_sha256
 
 
 def test_absent_weights_are_named_with_a_place(
