@@ -31,7 +31,7 @@ def _forget() -> Any:
 
 def unet(**options: Any) -> UNet:
     torch.manual_seed(0)
-    network = UNet(2, 2, channel_mult=[1, 2], attention_resolutions=[1, 2], **SIZES, **options)
+    network = UNet(2, 2, channel_mult=[1, 2], attention_resolutions=[2], **SIZES, **options)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)  # nothing is zero
     return network

@@ -1,7 +1,9 @@
-"""Trainings that are started as a user does, in processes of their own."""
+"""Trainings in processes of their own, started as a user does but for the picture of the curves."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,27 +11,51 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.cli.app import call
+
 ROOT = Path(__file__).parents[2]
+
+PROGRAM = """\
+from ldm.cli.app import start
+from ldm.training.callbacks import images
+
+images.draw_curves = lambda *_: None
+start("train")
+"""
 
 
 def launch(config: DictConfig, processes: int, folder: Path) -> Path:
-    """Train a config on the CPU in so many processes.
+    """Train a config on the CPU in so many processes, where they are several: in new ones.
 
     Returns:
-        The run folder. What was said lies beside it, in the file ``stderr``.
+        The run folder. What was said lies beside it, in the files ``stdout`` and ``stderr``.
     """
     folder.mkdir(exist_ok=True)
     config = OmegaConf.merge(config, {"trainer": {"devices": processes}})  # type: ignore[assignment]
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    command = [sys.executable, "scripts/train.py", str(folder / "config.yaml")]
+    arguments = [str(folder / "config.yaml"), "--runs", str(folder)]
+    out, err = _here(arguments) if processes == 1 else _in_processes(folder, arguments)
+    (folder / "stdout").write_text(out)
+    (folder / "stderr").write_text(err)
+    return folder / str(config.name)
+
+
+def _here(arguments: list[str]) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        call("train", arguments)
+    return out.getvalue(), err.getvalue()
+
+
+def _in_processes(folder: Path, arguments: list[str]) -> tuple[str, str]:
+    (folder / "train.py").write_text(PROGRAM)
     done = subprocess.run(
-        [*command, "--runs", str(folder)],
+        [sys.executable, str(folder / "train.py"), *arguments],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (folder / "stderr").write_text(done.stderr)
-    return folder / str(config.name)
+    return done.stdout, done.stderr
