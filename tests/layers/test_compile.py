@@ -57,7 +57,9 @@ def whole(function: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "training"),
     [
-        ({"use_spatial_transformer": True, "context_dim": 6}, False),
+        pytest.param(  # so it is within a step of sampling, below
+            {"use_spatial_transformer": True, "context_dim": 6}, False, marks=pytest.mark.slow
+        ),
         ({"use_spatial_transformer": True, "context_dim": 6, "use_checkpoint": True}, True),
         ({"resblock_updown": True, "use_scale_shift_norm": True, "num_classes": 3}, True),
     ],
