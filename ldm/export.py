@@ -36,7 +36,7 @@ from ldm.conditioners.spatial import LatentImage
 from ldm.config import save_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.files import RUN_FILES
+from ldm.files import RUN_FILES, write_text
 from ldm.layers.basics import GROUPS
 from ldm.load.diffusers import SETTINGS, TEXT_WEIGHTS
 from ldm.load.model import load_model

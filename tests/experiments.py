@@ -177,7 +177,7 @@ def shrunk(path: Path) -> list[str]:
     overrides += ["trainer.max_steps=2", "+trainer.accelerator=cpu"]
     overrides.append("every={log: 1, validation: 2, checkpoint: 2, images: 2}")
     if config.task.target.endswith(".LatentDiffusionTask"):
-        overrides.append("+task.params.preview_steps=1")
+        overrides += ["+task.params.preview_steps=1", "+task.params.scale_factor_samples=8"]
     if "perceptual" in OmegaConf.select(config, "task.params.objective.params", default=()):
         overrides.append("task.params.objective.params.perceptual=null")
     if "clip" in config:

@@ -30,7 +30,6 @@ QUICK = {
     "classifier/cin256-classifier",
     "folder/text",
     "inpainting/places-ldm-4-kl",
-    "laptop/retrieval",
     "laptop/text_frozen",
     "layout/coco-ldm-8",
     "pixel/ddpm-cifar10-class",
@@ -38,7 +37,6 @@ QUICK = {
     "semantic/landscapes-256",
     "super_resolution/imagenet-ldm-4",
     "text/clip-ldm-8",
-    "text/laion-ldm-8",
     "unconditional/lsun-churches-ldm-8",
 }
 """One of each kind; the others are marked slow."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from tests.test_export import LATENT_DIFFUSION
 
 Script = Callable[..., Outcome]
 SAME = {"weights": 0.0, "latents": 0.0, "images": 0.0}
+FIRST_STAGE = kl(channels=32, channel_mult=[1, 2], norm_groups=32, attn_resolutions=[8])
+"""With the groups that the original code has."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -42,18 +45,30 @@ def make_run(folder: Path, model: Any, config: DictConfig) -> Path:
     return folder
 
 
-@pytest.fixture
-def run_ae(tmp_path: Path) -> Path:
-    node = KINDS["kl-deep"]
-    config = OmegaConf.create({"name": "ae", "model": node, "task": {"model": "${model}"}})
-    return make_run(tmp_path / "runs" / "ae", build(node), config)
-
-
-@pytest.fixture
-def run_ldm(tmp_path: Path) -> Path:
-    config = OmegaConf.create({"name": "ldm", "model": LATENT_DIFFUSION})
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs; tests work on copies."""
+    root = tmp_path_factory.mktemp("made")
+    first_stages = {"ae": FIRST_STAGE, "small": KINDS["kl"], "wide": kl(embed_dim=3)}
+    for name, node in first_stages.items():
+        config = OmegaConf.create({"name": name, "model": node, "task": {"model": "${model}"}})
+        make_run(root / name, build(node), config)
+    identity = {"target": "ldm.autoencoders.AutoencoderIdentity", "params": {}}
     torch.manual_seed(0)
-    return make_run(tmp_path / "runs" / "ldm", instantiate(config.model), config)
+    for name, node in {"ldm": LATENT_DIFFUSION, "identity": identity}.items():
+        config = OmegaConf.create({"name": name, "model": node})
+        make_run(root / name, instantiate(config.model), config)
+    return root
+
+
+@pytest.fixture
+def run_ae(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "ae", tmp_path / "runs" / "ae"))
+
+
+@pytest.fixture
+def run_ldm(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "ldm", tmp_path / "runs" / "ldm"))
 
 
 def assert_one_line(outcome: Outcome, *parts: str) -> None:
@@ -227,7 +242,7 @@ def test_files_that_hold_another_model_are_not_kept(
 def test_numbers_too_large_for_float16(script: Script, run_ae: Path, tmp_path: Path) -> None:
     model = load_model(run_ae)
     model.get_parameter("quant_conv.bias").data[0] = 1e6
-    config = OmegaConf.create({"model": KINDS["kl-deep"]})
+    config = OmegaConf.create({"model": FIRST_STAGE})
     export(model, config, tmp_path / "large", "native")
     options = ("--to", "native", "--dtype", "float16", "--out", tmp_path / "out")
     assert_one_line(script("convert.py", tmp_path / "large", *options), "do not hold the same")
@@ -250,22 +265,10 @@ def test_numbers_too_large_for_float16(script: Script, run_ae: Path, tmp_path: P
     ],
 )
 def test_wrong_arguments(
-    script: Script,
-    run_ae: Path,
-    run_ldm: Path,
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    parts: tuple[str, ...],
+    script: Script, made: Path, tmp_path: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    others = {
-        "small": KINDS["kl"],
-        "wide": kl(embed_dim=3),
-        "identity": {"target": "ldm.autoencoders.AutoencoderIdentity", "params": {}},
-    }
-    places = {"ae": run_ae, "ldm": run_ldm}
-    for name, node in others.items():
-        config = OmegaConf.create({"model": node})
-        places[name] = make_run(tmp_path / "runs" / name, instantiate(config.model), config)
+    runs = Path(shutil.copytree(made, tmp_path / "runs"))
+    places = {folder.name: folder for folder in runs.iterdir()}
     filled = [argument.format(**places) for argument in arguments]
     outcome = script("convert.py", *filled, "--out", tmp_path / "out")
     assert_one_line(outcome, *parts)

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.scripts.conftest import SCRIPTS
@@ -190,22 +192,29 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_two_processes_and_a_kill_make_the_same_bytes(free: Path, tmp_path: Path) -> None:
-    """The whole, by one process; by two of which all are killed, then by one again."""
-    options = (free, "--steps", "200", "--batch-size", "4", "--num-images", "32", "--seed", "3")
-    subprocess.run(
-        launch(*options, "--out", tmp_path / "one"), env=environment(), check=True,
-        capture_output=True,
-    )  # fmt: skip
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that are started here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_and_a_kill_make_the_same_bytes(script, free: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The whole, by this process; by two of which all are killed, then by two again."""
+    options = (free, "--steps", "60", "--batch-size", "4", "--num-images", "32", "--seed", "3")
+    assert script("sample.py", *options, "--out", tmp_path / "one").code == 0
     out = tmp_path / "two"
     started = subprocess.Popen(
         launch(*options, "--out", out, processes=2), env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    for _ in range(3000):  # a busy machine starts two processes slowly
+    for _ in range(30_000):  # a busy machine starts two processes slowly
         if len(list((out / "images").glob("*.png"))) >= 4 or started.poll() is not None:
             break
-        time.sleep(0.1)
+        time.sleep(0.01)
     assert started.poll() is None, "it was to be killed half-way"
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()

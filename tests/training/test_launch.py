@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_training_checkpoint
 from ldm.training.run import train
@@ -16,6 +16,7 @@ from ldm.visualization.curves import read_metrics
 from tests.parity import assert_close
 from tests.training import tiny
 from tests.training.launched import launch
+from tests.training.test_exchanges import assert_exchanges
 
 
 def _losses(run: Path, name: str) -> torch.Tensor:
@@ -34,7 +35,10 @@ def _plain_descent(config: DictConfig, *names: str) -> DictConfig:
 
 
 def test_stage_2_has_the_same_losses_in_two_processes_and_in_parts(tmp_path: Path) -> None:
-    """Order, posteriors, times, noise and dropped conditions are those of the whole batch."""
+    """Order, posteriors, times, noise and dropped conditions are those of the whole batch.
+
+    The processes wait for each other once in a step besides; ``test_exchanges.py`` says for what.
+    """
     config = _plain_descent(tiny.class2img(), "optimizer")
     config.model.params.denoiser.params.dropout = 0.0  # each process drops features by itself
     config.data.params.train.params.length = 18  # two and a half epochs of 4.5 batches
@@ -42,7 +46,9 @@ def test_stage_2_has_the_same_losses_in_two_processes_and_in_parts(tmp_path: Pat
     config.trainer.max_steps = 11
     config.every = {"log": 1, "validation": 5, "checkpoint": 100, "images": 0}
     whole = launch(config, 1, tmp_path / "whole")
-    two = launch(config, 2, tmp_path / "two", by="module")
+    recorded = OmegaConf.merge(config, {"task": {"target": "tests.training.test_exchanges.Stage2"}})
+    two = launch(recorded, 2, tmp_path / "two", by="module")  # type: ignore[arg-type]
+    assert_exchanges(two, 2)
     config.trainer.accumulate_grad_batches = 2
     parts = launch(config, 1, tmp_path / "parts")
     scale = _scale(whole)

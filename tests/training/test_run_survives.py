@@ -333,33 +333,27 @@ def test_a_damaged_status_is_named(run: RunFolder) -> None:
 
 # -- one training at a time -------------------------------------------------------------------
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from ldm.files import run_lock
-with run_lock(Path(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(300)
-"""
+
+def _hold(lock: Path, held: Any) -> None:
+    with run_lock(lock, print):
+        held.set()
+        signal.pause()
 
 
 def test_two_trainings_in_one_folder_are_refused_until_the_first_is_killed(
     run: RunFolder,
 ) -> None:
-    root = Path(__file__).parents[2]
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(run.lock)],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )
+    context = multiprocessing.get_context("fork")  # nothing to import again
+    held = context.Event()
+    holder = context.Process(target=_hold, args=(run.lock, held), daemon=True)
+    holder.start()
     try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        assert held.wait(timeout=60)
         with pytest.raises(TrainingError, match=f"is being trained by process {holder.pid} on "):
             train(longer(run), run, resume=True)
     finally:
         holder.kill()
-        holder.wait()
+        holder.join()
     said: list[str] = []
     with run_lock(run.lock, said.append):
         assert json.loads(run.lock.read_text())["pid"] == os.getpid()
