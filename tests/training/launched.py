@@ -35,8 +35,8 @@ def launch(config: DictConfig, processes: int, folder: Path, by: str = "script")
         config: of the run.
         processes: how many.
         folder: where.
-        by: ``script``, ``module`` or ``command``: as ``scripts/train.py``, ``python -m ldm train`` or
-            ``ldm train`` start it; Lightning starts the other processes by the same.
+        by: ``script``, ``module`` or ``command``: as ``scripts/train.py``, ``python -m ldm train``
+            or ``ldm train`` start it; Lightning starts the other processes by the same.
 
     Returns:
         The run folder. What was said lies beside it, in the files ``stdout`` and ``stderr``.
