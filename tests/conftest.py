@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def _no_curves() -> Iterator[None]:
+def _without_curves() -> Iterator[None]:
     """Runs leave their curves undrawn: the picture takes longer than the few steps of a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ldm.training.callbacks.images.draw_curves", lambda *_: None)

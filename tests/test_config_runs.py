@@ -21,7 +21,7 @@ from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.experiments import EXPERIMENTS, before, make_world, name_of, outside, random_data, shrunk
 
-pytestmark = pytest.mark.usefixtures("_no_curves")
+pytestmark = pytest.mark.usefixtures("_without_curves")
 
 QUICK = {
     "autoencoder/kl-f8",

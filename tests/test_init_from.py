@@ -26,7 +26,7 @@ from tests.scripts.conftest import Outcome
 from tests.scripts.conftest import script as script
 from tests.training import tiny
 
-pytestmark = pytest.mark.usefixtures("_no_curves")
+pytestmark = pytest.mark.usefixtures("_without_curves")
 
 Script = Callable[..., Outcome]
 VOCAB = Path(__file__).parents[1] / "data" / "scenes" / "vocab.txt"

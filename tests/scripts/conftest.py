@@ -24,7 +24,7 @@ class Outcome:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_curves(_no_curves: None) -> None:
+def _no_curves(_without_curves: None) -> None:
     """No script is asked for them here."""
 
 

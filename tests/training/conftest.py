@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_curves(_no_curves: None) -> None:
+def _no_curves(_without_curves: None) -> None:
     """``test_run.py`` has the one run whose curves are drawn."""
