@@ -66,7 +66,7 @@ def _located(name: str) -> tuple[Path, _Definition]:
     while rest and (inner := _inner(file, rest[0])):
         file = inner
         del rest[0]
-    if first == _PACKAGE and rest and not _names(file).keys() & {rest[0], "*", "__getattr__"}:
+    if first == _PACKAGE and rest and not _names(file).keys() & {rest[0], "*"}:
         modules = pkgutil.iter_modules([str(file.parent)] if file.stem == "__init__" else [])
         public = [key for key in _names(file) if not key.startswith("_")]
         absent = name.removesuffix(".".join(["", *rest[1:]]))
@@ -117,9 +117,8 @@ def _names(file: Path) -> dict[str, ast.stmt | None]:
     except (OSError, SyntaxError, ValueError) as error:
         raise _UnclearError from error
     names: dict[str, ast.stmt | None] = {}
-    for name, statement in _bindings(body):
-        twice = names.pop(name, names) is not names
-        names[name] = None if twice else statement  # in the order of the last
+    for name, statement in _bindings(body):  # in the order of the last
+        names[name] = None if names.pop(name, names) is not names else statement
     return names
 
 
@@ -142,11 +141,11 @@ def _arguments(function: ast.FunctionDef) -> list[Parameter]:
     if given.posonlyargs or {_word(d) for d in function.decorator_list} - _INERT:
         raise _UnclearError
     defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
-    result = [_parameter(a, d) for a, d in zip(given.args, defaults, strict=True)]
+    result = [_parameter(a.arg, d) for a, d in zip(given.args, defaults, strict=True)]
     if given.vararg:
         result.append(Parameter(given.vararg.arg, Parameter.VAR_POSITIONAL))
     for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
-        result.append(_parameter(argument, default).replace(kind=Parameter.KEYWORD_ONLY))
+        result.append(_parameter(argument.arg, default).replace(kind=Parameter.KEYWORD_ONLY))
     if given.kwarg:
         result.append(Parameter(given.kwarg.arg, Parameter.VAR_KEYWORD))
     return result
@@ -190,7 +189,7 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
         if kind != "ClassVar":
             inherited = None if value or name not in fields else fields[name].default
             default = inherited or given & {"default", "default_factory"} or None
-            fields[name] = _parameter(ast.arg(name), default)
+            fields[name] = _parameter(name, default)
     return fields
 
 
@@ -203,9 +202,9 @@ def _base(module: Path, base: ast.expr) -> tuple[Path, ast.ClassDef]:
     raise _UnclearError
 
 
-def _parameter(argument: ast.arg, default: object) -> Parameter:
+def _parameter(name: str, default: object) -> Parameter:
     value = Parameter.empty if default is None else default
-    return Parameter(argument.arg, Parameter.POSITIONAL_OR_KEYWORD, default=value)
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value)
 
 
 def _word(node: Any) -> str:

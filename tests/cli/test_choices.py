@@ -9,7 +9,7 @@ import pytest
 import ldm.samplers
 from ldm import export
 from ldm.cli import protocol, sampling
-from ldm.cli.commands.data import build_index, write_scenes
+from ldm.cli.commands.data import build_index
 from ldm.cli.commands.training import cache_latents, convert
 from ldm.cli.options import evaluation, images, model, samplers
 from ldm.cli.options import sampling as sampling_options
@@ -17,7 +17,6 @@ from ldm.data.latents import manifest
 from ldm.data.retrieval import search
 from ldm.evaluation.networks import registry, resizing
 from ldm.load.model import RUN
-from ldm.programs.data import write_scenes as write_scenes_program
 from ldm.programs.training import convert as convert_program
 from ldm.samplers import timesteps
 
@@ -29,7 +28,6 @@ TABLES: dict[str, tuple[Iterable[str], Iterable[str]]] = {
     "--features": (evaluation.NETWORKS, registry.NAMES),
     "--resize": (evaluation.RESIZERS, resizing.NAMES),
     "--index": (build_index.KINDS, search.KINDS),
-    "--captions": (write_scenes.CAPTIONS, write_scenes_program.CAPTIONS),
     "--dtype of cache_latents": (cache_latents.DTYPES, manifest.DTYPES),
     "--dtype of convert": (convert.DTYPES, convert_program.DTYPES),
     "--to": (convert.FORMATS, export.FORMATS),
