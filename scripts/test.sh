@@ -12,4 +12,5 @@ step ruff format --check .
 step mypy
 step lint-imports --no-cache
 step vulture
-step pytest -n "${TEST_PROCESSES:-2}" --durations=10 "$@"
+# worksteal: neighbours, which share runs, go to one process, and what is left is shared out at the end
+step pytest -n "${TEST_PROCESSES:-2}" --dist worksteal --durations=10 "$@"

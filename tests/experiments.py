@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ def random_data(path: Path) -> list[Path]:
     return [CONFIGS / "data" / f"{_DATA.get(group, f'random-{group}')}.yaml"]
 
 
+@cache
+def _alone(path: Path) -> DictConfig:
+    """A config as it stands, to look at."""
+    return load_config(path, complete=False)
+
+
+@cache
+def _on_random_data(path: Path) -> DictConfig:
+    """A config with random data, to look at."""
+    return load_config(path, *random_data(path), complete=False)
+
+
 def make_world(root: Path) -> None:
     """Images with captions in all layouts, arrays, and descriptions of what is trained before."""
     noise = np.random.default_rng(0)
@@ -101,7 +114,7 @@ def make_world(root: Path) -> None:
 
 def outside(path: Path, world: Path) -> list[str]:
     """Overrides that name the images of a world, where a config takes any."""
-    config = load_config(path, *random_data(path), complete=False)
+    config = _on_random_data(path)
     overrides = []
     if OmegaConf.is_missing(config, "data_root") or config.get("data_root") is not None:
         overrides.append(f"data_root={world / 'photos'}")
@@ -132,7 +145,7 @@ def before(path: Path, runs: Path, small: bool) -> list[str]:
         runs: folder for these models.
         small: shrink them, and give them (random) weights; else their configs are all there is.
     """
-    config = load_config(path, complete=False)
+    config = _alone(path)
     overrides = []
     for key in ("first_stage", "diffusion"):
         if key in config and f"${{{key}}}" in OmegaConf.to_yaml(config):
@@ -147,7 +160,7 @@ def _make_run(name: str, runs: Path, small: bool) -> None:
     path = _config_of(name)
     changes = ["model.params.embed_dim=32"] if name == VQ_F32_C32 else []
     changes += before(path, runs, small) + (shrunk(path) if small else [])
-    if "scale_factor" in load_config(path, complete=False).model.params:
+    if "scale_factor" in _alone(path).model.params:
         changes.append("model.params.scale_factor=1.0")
     config = inline_pretrained(load_config(path, overrides=changes, complete=False))
     save_config(config, runs / name / "config.yaml")
@@ -167,7 +180,7 @@ def _config_of(name: str) -> Path:
 
 def shrunk(path: Path) -> list[str]:
     """Overrides that let a config train in about a second, its structure kept."""
-    config = load_config(path, *random_data(path), complete=False)
+    config = _on_random_data(path)
     overrides = [
         f"{key}={value}"
         for key, old in _leaves(OmegaConf.to_container(config))
@@ -194,7 +207,7 @@ def _small_images(config: DictConfig) -> list[str]:
         return ["image_size=64"]
     factor = 1
     if "path" in parts.autoencoder.params:
-        stage = load_config(_config_of(Path(config.first_stage).name), complete=False)
+        stage = _alone(_config_of(Path(config.first_stage).name))
         factor = 2 ** (len(stage.model.params.architecture.params.channel_mult) - 1)
     network = parts.get("denoiser", parts.get("network")).params
     latent = 2 ** (len(network.channel_mult) - 1)
