@@ -300,7 +300,7 @@ def test_reports_that_compare_and_that_do_not(
 def test_reports_that_are_none(script: Script, tmp_path: Path) -> None:
     refused(script("compare_reports.py", tmp_path / "x.json", tmp_path), "no such report")
     (tmp_path / "x.json").write_text('{"measurements": 3}')
-    refused(script("compare_reports.py", tmp_path / "x.json", tmp_path), "not a report")
+    refused(script("compare_reports.py", *[tmp_path / "x.json"] * 2), "not a report")
 
 
 # -- the published network -------------------------------------------------------------------
