@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name, with_current_names
-from ldm.errors import ConfigError, UserError
+from ldm.errors import ConfigError, UserError, suggest
 from ldm.files import searched, with_places, write_text
 
 _NODE_KEYS = {"target", "params", "partial"}
@@ -249,7 +249,7 @@ def _names(parent: Any) -> list[str] | None:
 def _not_found(name: str, path: str, absent: str, names: Sequence[str] | None) -> ConfigError:
     """``name`` leads to ``absent``, which is not among the ``names`` of what comes before it."""
     container, _, last = absent.rpartition(".")
-    reason = f"{container} has no {last!r}{_suggest(last, names or ())}"
+    reason = f"{container} has no {last!r}{suggest(last, names or ())}"
     if names is None:
         reason = f"no module named {last!r}; is the package installed?"
     return ConfigError(f"{_at(_join(path, 'target'))}cannot find {name}: {reason}")
@@ -278,7 +278,7 @@ def _check_arguments(
         for key in given:
             if key not in accepted:
                 raise ConfigError(
-                    f"{_join(place, key)}: unknown key for {name}{_suggest(key, accepted)}; "
+                    f"{_join(place, key)}: unknown key for {name}{suggest(key, accepted)}; "
                     f"it accepts: {', '.join(accepted) or 'nothing'}"
                 )
     missing = [p.name for p in named if p.default is p.empty and p.name not in given]
@@ -433,14 +433,6 @@ def _join(path: str, key: str) -> str:
 
 def _at(path: str) -> str:
     return f"{path}: " if path else ""
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if not near:
-        lowered = {name.lower(): name for name in known}
-        near = [lowered[word.lower()]] if word.lower() in lowered else []
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _one_line(error: object) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do about it.
@@ -28,3 +31,12 @@ class DamagedCheckpointError(CheckpointError):
 
 class TrainingError(UserError):
     """Training that must not go on; the message names the step and what was wrong."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a message that names the nearest of the known words; "" if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if not near:
+        lowered = {name.lower(): name for name in known}
+        near = [lowered[word.lower()]] if word.lower() in lowered else []
+    return f"; did you mean {near[0]!r}?" if near else ""

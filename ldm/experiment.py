@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import check
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, suggest
 from ldm.signatures import parameters
 
 _PARTS = ("name", "model", "task", "data", "trainer")
@@ -55,8 +55,8 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(f"trainer.{key}: use every.validation, the steps between validations")
         if key not in accepted:
             raise ConfigError(
-                f"trainer.{key}: not an argument of Lightning's Trainer that a config may set; "
-                f"it accepts {', '.join(accepted)}"
+                f"trainer.{key}: not an argument of Lightning's Trainer that a config may set"
+                f"{suggest(key, accepted)}; it accepts {', '.join(accepted)}"
             )
     for key in ("max_steps", "max_epochs"):
         if key in options and type(options[key]) is not int:
