@@ -9,7 +9,6 @@ options are known to be good. ``scripts/NAME.py`` and the command ``ldm NAME`` b
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import logging
 import os
@@ -20,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import ldm
-from ldm.errors import UserError
+from ldm.errors import UserError, suggest
 
 FAMILIES = {
     "training": {
@@ -135,9 +134,7 @@ def _family(name: str) -> str:
         if name in programs:
             return family
     names = [program for programs in FAMILIES.values() for program in programs]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"ldm {name}: no such program{hint} (ldm --help lists them)")
+    raise UserError(f"ldm {name}: no such program{suggest(name, names)} (ldm --help lists them)")
 
 
 def _help() -> str:

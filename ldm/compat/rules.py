@@ -6,12 +6,11 @@ error. So nothing in a foreign configuration is ever silently computed different
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def apply(table: Table, params: Any, name: str, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected the arguments of {name}, got {params!r}")
     for key in params:
         if key not in table:
-            near = difflib.get_close_matches(str(key), list(table), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{path}.{key}: unknown key of {name}{hint}")
+            raise ConfigError(f"{path}.{key}: unknown key of {name}{suggest(str(key), table)}")
     values: dict[str, Any] = {}
     for key, rule in table.items():
         if isinstance(rule, Required):
