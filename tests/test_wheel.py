@@ -111,6 +111,7 @@ def test_a_wheel_trains_samples_and_evaluates(binaries: Path, tmp_path: Path) ->
         folder=tmp_path,
     )
     assert "runs/mine: complete at step 3" in said
+    assert "litlogger" not in said  # Lightning's advice, which it gives at the level of a log
     assert len(list((tmp_path / "runs/mine/generated").rglob("*.png"))) >= 8
     (only,) = json.loads((tmp_path / "fd.json").read_text())["measurements"]
     report = json.loads((tmp_path / "laptop.json").read_text())["measurements"]

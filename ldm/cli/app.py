@@ -101,7 +101,9 @@ def check(name: str, options: argparse.Namespace) -> None:
 
 def run(name: str, options: argparse.Namespace) -> None:
     """Let a program do what its options say."""
-    importlib.import_module(f"ldm.programs.{_family(name)}.{name}").run(options)
+    program = importlib.import_module(f"ldm.programs.{_family(name)}.{name}")
+    _quiet_libraries()  # once they are imported: Lightning sets its level then
+    program.run(options)
 
 
 def main() -> NoReturn:
@@ -147,7 +149,6 @@ def _help() -> str:
 def end_with_status(work: Callable[[], object]) -> NoReturn:
     """Do the work and end the process; see ``start``."""
     sys.path.append(os.getcwd())  # targets may live in the user's own modules
-    _quiet_libraries()
     try:
         work()
     except UserError as error:
