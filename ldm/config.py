@@ -197,7 +197,7 @@ def _build(node: Any, path: str) -> Any:
     try:
         return factory(**arguments)
     except UserError as error:
-        hint = searched(arguments.values())
+        hint = searched(str(error), arguments.values())
         raise type(error)(f"{_at(path)}{error}{hint}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{_at(path)}{name}: {_one_line(error)}") from error

@@ -21,8 +21,8 @@ from typing import IO, Any, BinaryIO
 
 from ldm.errors import CheckpointError, TrainingError, UserError
 
-RUN_FILES = "files"
-"""Folder of a run with what its model needs besides weights; its config names ``files/NAME``."""
+RUN_FILES, IN_RUN = "files", "run://"
+"""Folder of a run with what its model needs besides weights; its config names ``run://NAME``."""
 _TEXTS = (".txt", ".json", ".gz")
 """Endings of files that are looked for in further places."""
 _DATA = ("data", "uncached")
@@ -231,10 +231,10 @@ def _now() -> str:
 def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Plain values of a config file, whose files are found from any working directory.
 
-    ``files/NAME`` is what lies beside the config. Another relative path of a text that is not in
-    the working directory is looked for beside the config, in the two folders above (that of a run
-    in ``runs/NAME`` is where it was trained) and in the clone of this library; but not in ``data``,
-    whose paths may be relative to a folder of its own.
+    ``run://NAME`` lies in the folder ``files`` beside the config. The relative path of a text that
+    is not in the working directory is looked for beside the config, in the two folders above (that
+    of a run in ``runs/NAME`` is where it was trained) and in the clone of this library; but not in
+    ``data``, whose paths may be relative to a folder of its own.
 
     Args:
         tree: mappings, lists and values by name.
@@ -248,8 +248,8 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
             return {key: found(child, search) for key, child in value.items()}
         if isinstance(value, list):
             return [found(child, search) for child in value]
-        if isinstance(value, str) and value.startswith(f"{RUN_FILES}/"):
-            return str(folder / value) if os.path.lexists(folder / value) else value
+        if isinstance(value, str) and value.startswith(IN_RUN):
+            return str(folder / RUN_FILES / value.removeprefix(IN_RUN))
         if search and is_absent_text(value):
             files = (place / value for place in places)
             return next((str(file) for file in files if file.is_file()), value)
@@ -266,9 +266,9 @@ def is_absent_text(value: Any) -> bool:
     return not value.startswith(("/", "~")) and not Path(value).exists()
 
 
-def searched(values: Iterable[Any]) -> str:
-    """Where such paths were looked for, as the end of a message; "": there is none."""
-    absent = next(filter(is_absent_text, values), None)
+def searched(message: str, values: Iterable[Any]) -> str:
+    """Where such a path that a message names was looked for, as its end; "": it names none."""
+    absent = next((text for text in filter(is_absent_text, values) if text in message), None)
     clone = configs_folder().parent
     where = f"in {Path.cwd()}, beside the config file, in two folders above it and in {clone}"
     return "" if absent is None else f" ({absent} was looked for {where})"

@@ -370,8 +370,8 @@ def test_paths_of_texts_are_found_from_elsewhere_but_not_those_of_data(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a" / "run" / "config.yaml").write_text(
-        "model: {own: files/x.txt, absent: files/y.txt, above: words.txt, list: [list.json]}\n"
-        "data: {own: files/x.txt, above: words.txt}\n"
+        "model: {own: 'run://x.txt', absent: files/y.txt, above: words.txt, list: [list.json]}\n"
+        "data: {own: 'run://x.txt', above: words.txt, root: files/x.txt}\n"
         "scalar: words.txt\n"
         "clone: {of: data/scenes/vocab.txt, hub: bert-base-uncased, some: no.txt}\n"
     )
@@ -383,7 +383,7 @@ def test_paths_of_texts_are_found_from_elsewhere_but_not_those_of_data(
         "above": str(tmp_path / "words.txt"),
         "list": [str(tmp_path / "a" / "list.json")],
     }
-    assert config.data == {"own": own, "above": "words.txt"}
+    assert config.data == {"own": own, "above": "words.txt", "root": "files/x.txt"}
     assert config.scalar == "words.txt"
     assert (config.clone.hub, config.clone.some) == ("bert-base-uncased", "no.txt")
     assert Path(config.clone.of).is_file()

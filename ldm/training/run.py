@@ -112,11 +112,12 @@ class Prepared:
             begin(task, init, say)
         return task, data
 
-    def save(self) -> dict[str, str]:
-        """Write the config of the run, and the files that it names; where these came from."""
+    def save(self, **status: Any) -> None:
+        """Write what the config names, the status (and in it where that came from), the config."""
         packed, brought = pack(self.inlined, self.folder.path)
+        files = self.folder.status().get("files", {}) | brought
+        self.folder.write_status(**status, files=files)
         save_config(packed, self.folder.config)
-        return brought
 
 
 def _train(
@@ -165,13 +166,12 @@ def _make(folder: RunFolder) -> None:
 
 
 def _write_beginning(prepared: Prepared, init: InitFrom | None) -> None:
-    prepared.folder.write_status(
+    prepared.save(
         state="started",
         step=0,
         seconds=0,
         inputs=prepared.inputs,
         init_from=None if init is None else init.record(),
-        files=prepared.save(),
     )
 
 
@@ -194,8 +194,8 @@ def _write_resumption(
     resumes = [*status.get("resumes", []), record(resumed, changed, processes)]
     for files in moved.values():
         status["inputs"] |= files
-    brought = status.get("files", {}) | prepared.save()
-    folder.write_status(**status | {"state": "started", "resumes": resumes, "files": brought})
+    status.pop("files", None)
+    prepared.save(**status | {"state": "started", "resumes": resumes})
 
 
 def _fit(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import TrainingError
-from ldm.files import read_json, write_text
+from ldm.files import RUN_FILES, read_json, write_text
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -77,7 +77,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of a writer that was killed; only its successor may."""
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.path / RUN_FILES):
             for file in folder.glob(".*.tmp"):
                 file.unlink(missing_ok=True)
 

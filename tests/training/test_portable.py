@@ -62,11 +62,11 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_config_names_the_copy_relative_to_the_run(run: Path) -> None:
     assert "words" not in (run / "config.yaml").read_text()
     saved: Any = OmegaConf.load(run / "config.yaml")
-    assert OmegaConf.select(saved, PLACE) == "files/vocab.txt"
-    assert saved.data.params.train.params.tokenizer.params.vocab == "files/vocab.txt"
+    assert OmegaConf.select(saved, PLACE) == "run://vocab.txt"
+    assert saved.data.params.train.params.tokenizer.params.vocab == "run://vocab.txt"
     assert OmegaConf.is_interpolation(saved.task.params, "model")
     assert (run / "files" / "vocab.txt").read_bytes() == VOCAB.read_bytes()
-    assert RunFolder(run).status()["files"] == {"vocab.txt": "words/vocab.txt"}
+    assert RunFolder(run).status()["files"] == {"words/vocab.txt": "vocab.txt"}
     assert OmegaConf.select(run_config(run), PLACE) == str(run / "files" / "vocab.txt")
 
 
@@ -88,9 +88,9 @@ def test_a_moved_run_is_resumed(run: Path, script: Callable[..., Any]) -> None:
     status = RunFolder(run).status()
     assert status["step"] == 3
     assert status["resumes"][0]["changed"] == ["trainer.max_steps"]
-    assert status["files"] == {"vocab.txt": "words/vocab.txt"}
+    assert status["files"] == {"words/vocab.txt": "vocab.txt"}
     saved: Any = OmegaConf.load(run / "config.yaml")
-    assert OmegaConf.select(saved, PLACE) == "files/vocab.txt"
+    assert OmegaConf.select(saved, PLACE) == "run://vocab.txt"
 
 
 def test_an_exported_model_takes_its_files_along(run: Path, script: Callable[..., Any]) -> None:
@@ -158,7 +158,7 @@ def test_an_old_run_gets_its_files_when_it_is_resumed(
     config = load_config(run.config, overrides=["trainer.max_steps=3"])
     train(config, run, resume=True)
     assert run.status()["resumes"][0]["changed"] == ["trainer.max_steps"]
-    assert OmegaConf.select(OmegaConf.load(run.config), PLACE) == "files/vocab.txt"
+    assert OmegaConf.select(OmegaConf.load(run.config), PLACE) == "run://vocab.txt"
 
 
 def test_an_error_says_where_a_file_was_looked_for(run: Path) -> None:
@@ -180,7 +180,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     Path("clip/README.md").write_text("no setting")
     Path("image").mkdir()
     parts = {"one": "a/vocab.txt", "two": "${root}/vocab.txt", "again": "a/vocab.txt"}
-    others = {"clip": "clip", "weights": "clip/model.safetensors", "key": "image", "name": "bert"}
+    others = {"path": "clip", "weights": "clip/model.safetensors", "key": "image", "name": "bert"}
     data = {"root": "${missing}", "vocab": "${model.params.one}", "list": "a/vocab.txt"}
     return OmegaConf.create(
         {"root": "b", "model": {"target": "some.Model", "params": parts | others}, "data": data}
@@ -191,25 +191,25 @@ def test_files_are_copied_and_weights_linked(config: DictConfig) -> None:
     Path("run").mkdir()
     packed, brought = pack(config, Path("run"))
     assert brought == {
-        "vocab.txt": "a/vocab.txt",
-        "vocab-1.txt": "b/vocab.txt",
+        "a/vocab.txt": "vocab.txt",
+        "b/vocab.txt": "vocab-1.txt",
         "clip": "clip",
-        "model.safetensors": "clip/model.safetensors",
+        "clip/model.safetensors": "model.safetensors",
     }
     params: Any = OmegaConf.to_container(packed.model.params)
     assert params == {
-        "one": "files/vocab.txt",
-        "two": "files/vocab-1.txt",
-        "again": "files/vocab.txt",
-        "clip": "files/clip",
-        "weights": "files/model.safetensors",
+        "one": "run://vocab.txt",
+        "two": "run://vocab-1.txt",
+        "again": "run://vocab.txt",
+        "path": "run://clip",
+        "weights": "run://model.safetensors",
         "key": "image",
         "name": "bert",
     }
     assert OmegaConf.to_container(packed.data) == {
         "root": "${missing}",
         "vocab": "${model.params.one}",
-        "list": "files/vocab.txt",
+        "list": "run://vocab.txt",
     }
     assert Path("run/files/vocab-1.txt").read_text() == "b/vocab.txt"
     assert sorted(file.name for file in Path("run/files/clip").iterdir()) == [
@@ -237,3 +237,76 @@ def test_a_config_without_files_stays_as_it_is(tmp_path: Path) -> None:
     config = OmegaConf.create({"model": {"target": "some.Model", "params": {"key": "image"}}})
     assert pack(config, tmp_path) == (config, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_files_are_brought_once_and_found_by_their_own_paths(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.txt").write_text("the same")
+    run = tmp_path / "run"
+    run.mkdir()
+    one, two = (str(tmp_path / name / "vocab.txt") for name in ("a", "b"))
+    config = OmegaConf.create({"model": {"one": one, "two": two}})
+    packed, brought = pack(config, run)
+    assert brought == {one: "vocab.txt", two: "vocab.txt"}
+    assert packed.model == {"one": "run://vocab.txt", "two": "run://vocab.txt"}
+    (run / "files" / ".vocab.txt.tmp").write_text("the same")  # of a writer that was killed
+    own = str(run / "files" / "vocab.txt")
+    assert with_own_files(config, run, brought).model == {"one": own, "two": own}
+
+
+def test_encoders_with_the_same_settings_and_other_weights_are_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text(name)
+    run = tmp_path / "run"
+    run.mkdir()
+    config = OmegaConf.create({"model": {"path": str(tmp_path / "a")}})
+    _, brought = pack(config, run)
+    assert with_own_files(config, run, brought).model.path == str(run / "files" / "a")
+    other = OmegaConf.create({"model": {"path": str(tmp_path / "b")}})
+    assert with_own_files(other, run, brought) == other
+
+
+def test_a_word_is_no_path_and_a_name_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip", "tokens"):
+        Path(name).mkdir()
+        Path(name, "vocab.txt").touch()
+    Path("run").mkdir()
+    model = {"path": "clip", "key": "tokens", "user": "~nobodyhere"}
+    config = OmegaConf.create({"name": "clip", "model": model, "data": {"caption": "tokens"}})
+    packed, _ = pack(config, Path("run"))
+    assert packed == {
+        "name": "clip",
+        "model": model | {"path": "run://clip"},
+        "data": {"caption": "tokens"},
+    }
+
+
+def test_packing_by_another_name_of_the_folder_keeps_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text("{}")
+    (tmp_path / "clip" / "model.safetensors").write_text("weights")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    config = OmegaConf.create({"model": {"path": str(tmp_path / "clip")}})
+    pack(config, tmp_path / "runs")
+    again = OmegaConf.create({"model": {"path": str(tmp_path / "runs" / "files" / "clip")}})
+    packed, brought = pack(again, tmp_path / "link")
+    assert (packed.model.path, brought) == ("run://clip", {})
+    assert (tmp_path / "runs" / "files" / "clip" / "model.safetensors").read_text() == "weights"
+
+
+def test_the_value_of_a_resolver_is_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").touch()
+    monkeypatch.setenv("WORDS", str(tmp_path / "words.txt"))
+    config = OmegaConf.create({"model": {"vocab": "${oc.env:WORDS}", "same": "${model.vocab}"}})
+    packed, _ = pack(config, tmp_path)
+    raw = OmegaConf.to_container(packed, resolve=False)
+    assert raw == {"model": {"vocab": "run://words.txt", "same": "${model.vocab}"}}
