@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import check
-from ldm.errors import ConfigError, suggest
+from ldm.errors import ConfigError, DataError, suggest
 from ldm.signatures import parameters
 
 _PARTS = ("name", "model", "task", "data", "trainer")
+_KEYS = (
+    *(*_PARTS, "base", "seed", "image_size", "every", "ema_decay", "compile", "profile"),
+    *("peak_tflops", "uncached"),
+)
+"""Top-level keys that mean something."""
 _RESERVED = (
     *("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar"),
     *("enable_checkpointing", "gradient_clip_val", "gradient_clip_algorithm"),
@@ -32,6 +39,60 @@ def check_experiment(config: DictConfig) -> None:
     profile_options(config.get("profile"))
     check(config.task, "task")
     check(config.data, "data")
+    check_keys(config)
+
+
+def check_keys(config: DictConfig) -> None:
+    """Refuse a top-level key that is nearly one that means something, and that nothing refers to.
+
+    Raises:
+        ConfigError: it names the key that was meant.
+    """
+    text = OmegaConf.to_yaml(config)
+    for key in map(str, config):
+        near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+        if key not in _KEYS and near and f"${{{key}" not in text:
+            raise ConfigError(
+                f"{key}: unknown, and nothing refers to it; did you mean {near[0]!r}?"
+            )
+
+
+def check_places(config: DictConfig) -> None:
+    """Refuse a first stage or a folder of images that is not there.
+
+    Raises:
+        ConfigError: it names the first stage.
+        DataError: it names the folder.
+    """
+    for part in ("task", "data"):
+        tree = OmegaConf.to_container(config[part], resolve=True)
+        for path, target, params in _nodes(tree, part):
+            if target == "ldm.load.pretrained" and _is_absent(params.get("path")):
+                raise ConfigError(
+                    f"{path}: {params['path']}: no such run folder or config; train it first, or "
+                    "correct the path"
+                )
+            if target == "ldm.data.ImageFolder" and _is_absent(params.get("root")):
+                raise DataError(
+                    f"{path}: image folder '{params['root']}' does not exist: set root to a folder "
+                    "of images"
+                )
+
+
+def _nodes(tree: Any, path: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Place, target and arguments of all nodes that name what is to be built."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get("params"), dict):
+            yield path, tree.get("target"), tree["params"]
+        for key, value in tree.items():
+            yield from _nodes(value, f"{path}.{key}")
+    elif isinstance(tree, list):
+        for k, value in enumerate(tree):
+            yield from _nodes(value, f"{path}[{k}]")
+
+
+def _is_absent(place: Any) -> bool:
+    return isinstance(place, str) and not Path(place).expanduser().exists()
 
 
 def check_parts(config: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,17 @@ def new_parser(program: str, description: str | None) -> argparse.ArgumentParser
         program: its name, for the line of usage.
         description: the docstring.
     """
+    by_script = sys.argv[0].endswith(f"{program}.py")
     return argparse.ArgumentParser(
-        prog=None if sys.argv[0].endswith(f"{program}.py") else f"ldm {program}",
-        description=description,
+        prog=None if by_script else f"ldm {program}",
+        description=description if by_script else _by_command(description or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _by_command(text: str) -> str:
+    """A help text as those read it who type ``ldm NAME`` in place of ``python scripts/NAME.py``."""
+    return re.sub(r"(?:python )?scripts/(\w+)\.py", r"ldm \1", text)
 
 
 def check_at_least(options: argparse.Namespace, least: int, *names: str) -> None:

@@ -37,7 +37,7 @@ from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
-from ldm.experiment import check_experiment
+from ldm.experiment import check_experiment, check_places
 
 _RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
 """Variables by which launchers tell a process which of several it is."""
@@ -54,6 +54,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         _check_init(options)
         options.config, options.folder = _config(options)
         check_experiment(options.config)
+        if not options.resume:  # which needs no first stage any more
+            check_places(options.config)
     except UserError:
         if _RANKS & os.environ.keys():  # several processes meet the same: one reports
             from ldm.training.launch import give_way_to_main_process
