@@ -134,6 +134,11 @@ def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]
                     yield name, statement if plain else None
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id, None
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if node.attr != "__doc__":
+                    yield _word(node.value), None
+            elif isinstance(node, ast.Call) and _word(node) == "setattr" and node.args:
+                yield _word(node.args[0]), None
 
 
 def _arguments(function: ast.FunctionDef) -> list[Parameter]:
@@ -155,14 +160,15 @@ def _constructor(module: Path, node: ast.ClassDef) -> list[Parameter]:
     """The parameters of a class: those of its ``__init__``, its fields, or those of its base."""
     own = dict(_bindings(node.body))
     init = own.get("__init__")
-    decorators = {_word(d) for d in node.decorator_list}
-    if node.keywords or "__new__" in own or decorators - {"dataclass", *_INERT}:
+    made = _dataclass(module, node)
+    _check_making(module, node)
+    if {_word(d) for d in node.decorator_list} - {"dataclass", *_INERT}:
         raise _UnclearError
     if isinstance(init, ast.FunctionDef):
         return _arguments(init)[1:]
     if "__init__" in own:
         raise _UnclearError
-    if "dataclass" in decorators:
+    if made:
         return list(_fields(module, node).values())
     bases = [base for base in node.bases if _word(base) not in _BARE]
     if len(bases) > 1:
@@ -170,18 +176,47 @@ def _constructor(module: Path, node: ast.ClassDef) -> list[Parameter]:
     return _constructor(*_base(module, bases[0])) if bases else []
 
 
+def _check_making(module: Path, node: ast.ClassDef) -> None:
+    """Raises where more than ``__init__`` has a say, as far as the bases are found."""
+    if node.keywords or {"__new__", "__init_subclass__"} & dict(_bindings(node.body)).keys():
+        raise _UnclearError
+    for base in _bases(node):
+        try:
+            found = _base(module, base)
+        except _UnclearError:  # such as of ``nn.Module``
+            continue
+        _check_making(*found)
+
+
+def _bases(node: ast.ClassDef) -> list[ast.expr]:
+    return [base for base in node.bases if _word(base) not in {"Protocol", *_BARE}]
+
+
+def _dataclass(module: Path, node: ast.ClassDef) -> list[ast.expr]:
+    """The decorators called ``dataclass``, which have to be that of the standard library."""
+    made = [d for d in node.decorator_list if _word(d) == "dataclass"]
+    for decorator in made:
+        first = ast.unparse(getattr(decorator, "func", decorator)).partition(".")[0]
+        source = ast.unparse(_names(module).get(first) or ast.Pass())
+        if not source.startswith(("from dataclasses ", "import dataclasses")):
+            raise _UnclearError
+    return made
+
+
 def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
     """What the constructor of a dataclass takes; of another class, what its bases pass on."""
     fields: dict[str, Parameter] = {}
-    for base in reversed(node.bases):
-        if _word(base) not in {"Protocol", *_BARE}:
-            fields |= _fields(*_base(module, base))
-    made = [d for d in node.decorator_list if _word(d) == "dataclass"]
-    if "init" in _keywords(*made):
+    for base in reversed(_bases(node)):
+        fields |= _fields(*_base(module, base))
+    made, names = _dataclass(module, node), [name for name, _ in _bindings(node.body)]
+    if made and ("init" in _keywords(*made) or len(names) > len({*names})):
         raise _UnclearError
     for statement in node.body if made else ():
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
+            text = isinstance(getattr(statement, "value", None), ast.Constant)
+            if text or isinstance(statement, ast.Assign | ast.FunctionDef | ast.Pass):
+                continue
+            raise _UnclearError
         name, kind, value = statement.target.id, _word(statement.annotation), statement.value
         given = _keywords(value) if _word(value) == "field" else {"default"} if value else set()
         if kind == "KW_ONLY" or "init" in given or isinstance(statement.annotation, ast.Constant):

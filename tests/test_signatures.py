@@ -111,9 +111,45 @@ class InWords:
 @dataclass
 class NotAll:
     a: int = field(init=False, default=3)
+class Patched:
+    def __init__(self, a): ...
+Patched.__init__ = changed
+class Set:
+    def __init__(self, a): ...
+for key in ["__init__"]:
+    setattr(Set, key, changed)
+@dataclass
+class UnderIf:
+    a: int
+    if True:
+        b: int = 1
+@dataclass
+class SetLater:
+    a: int
+    a = 3
+class OfMeta(WithMeta):
+    def __init__(self, a): ...
+class OfNew(New):
+    def __init__(self, a): ...
+class Hook:
+    def __init_subclass__(cls): cls.__init__ = changed
+class OfHook(Hook):
+    def __init__(self, a): ...
+@dataclass
+class FieldsOfHook(Hook):
+    a: int
+class lookalikes:
+    dataclass = staticmethod(dataclass(kw_only=True))
+@lookalikes.dataclass
+class Lookalike:
+    a: int
+@lookalikes.dataclass
+class LookalikeWithInit:
+    def __init__(self, a): ...
 from os.path import *
 """
-CLEAR = """
+CLEAR = '''
+import dataclasses
 from dataclasses import dataclass, field, InitVar
 from typing import ClassVar, Generic, TypeVar
 from {sibling} import *
@@ -134,7 +170,15 @@ class Derived(Base[int]):
     a: int
 class Plain(Derived): ...
 class Nothing: ...
-"""
+@dataclasses.dataclass
+class Documented:
+    """One."""
+    a: int
+    kind = 3
+    def method(self): self.a = 3
+class Own(Plain):
+    def __init__(self, a): self.b = a
+'''
 
 
 def test_only_what_is_beyond_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +191,7 @@ def test_only_what_is_beyond_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for name in re.findall(r"^ *(?:def|class) (\w+)|^(\w+) =", UNCLEAR, flags=re.M):
             assert hasattr(unclear, "".join(name)) or "".join(name) == "__init__"
             assert parameters(f"unclear_module.{''.join(name)}") is None
-        for name in ("function", "Base", "Derived", "Plain", "Nothing"):
+        for name in ("function", "Base", "Derived", "Plain", "Nothing", "Documented", "Own"):
             found = parameters(f"clear_module.{name}")
             assert found is not None, name
             signature = inspect.signature(_imported(f"clear_module.{name}"))

@@ -7,12 +7,13 @@ TorchMetrics loads matplotlib and transformers, so ``ldm.evaluation`` does not i
 Images for a network are uint8 (B, 3, H, W), or float in [-1, 1], which is rounded to 8 bits. It is
 one of ``ldm.evaluation.network``, a ``FeatureNetwork``, or any function of the images, as they are,
 to features (B, D) with the length D beside it. It is no part of the metric's state: it follows the
-images to their device, and no checkpoint holds it. Sums are float64, which MPS lacks.
+images to their device, and no checkpoint holds it. Sums are float64, which MPS lacks, and stay so
+where a model that holds the metric is cast. A process may have no images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +73,29 @@ class _Features:
         return features
 
 
-class FrechetDistance(Metric):
+class _Exact(Metric):
+    """Keeps the precision of its states, and can be gathered where a process has no images."""
+
+    _features: _Features
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""
+    ) -> nn.Module:
+        def moved(value: Tensor) -> Tensor:
+            result = fn(value)
+            return result if result.dtype == value.dtype else value.to(result.device)
+
+        return super()._apply(moved, exclude_state)
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        for name in self._defaults:
+            if isinstance(rows := getattr(self, name), list) and not rows:
+                # gathered are tensors of as many dimensions; torchmetrics would fill in shape (0,)
+                setattr(self, name, [_joined([], self._features.dim).to(self.device)])
+        super()._sync_dist(*args, **kwargs)
+
+
+class FrechetDistance(_Exact):
     """Fréchet distance of real and generated images, called FID with Inception's ``pool``.
 
     Of either side the count, the sum and the sum of products (D, D) of the features are kept.
@@ -127,7 +150,7 @@ class FrechetDistance(Metric):
         return FeatureStatistics.from_moments(mean, scatter / max(count - 1, 1), count)
 
 
-class _FeatureSets(Metric):
+class _FeatureSets(_Exact):
     """Keeps all features of real and generated images, 4 D bytes an image.
 
     Args:
@@ -251,7 +274,7 @@ class DensityCoverageMetric(_FeatureSets):
         return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
 
 
-class InceptionScoreMetric(Metric):
+class InceptionScoreMetric(_Exact):
     """Inception score of generated images: the mean over its parts. All logits are kept.
 
     Which images a part has depends on their order, as for ``KernelDistance``.
@@ -294,7 +317,7 @@ class InceptionScoreMetric(Metric):
         return torch.tensor(score.mean, dtype=torch.float64, device=self.device)
 
 
-class _PairMean(Metric):
+class _PairMean(_Exact):
     """The mean over all images of a distance to their originals.
 
     Args:
@@ -373,4 +396,4 @@ def _joined(parts: Tensor | list[Tensor], dim: int) -> Tensor:
     """All rows (N, D) of a "cat" state: a list, or one tensor where processes have met."""
     if isinstance(parts, Tensor):
         return parts
-    return torch.cat(parts) if parts else torch.empty(0, dim)
+    return torch.cat(parts) if parts else torch.empty(0, dim, dtype=torch.float32)

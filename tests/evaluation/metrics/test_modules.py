@@ -45,6 +45,7 @@ def images(count: int, seed: int) -> Tensor:
 
 REAL, FAKE = images(44, 1), images(36, 2)
 PAIRS = FAKE, REAL[:36]
+GATHERED = "kernel", "shares", "density", "score"  # of which all features are kept
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -131,17 +132,41 @@ def test_states_of_two_metrics_merge(name: str) -> None:
     assert computed(first) == pytest.approx(want()[name], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", list(metrics()))
+def test_no_cast_of_a_model_touches_the_states(name: str) -> None:
+    metric = metrics()[name]
+    model = nn.ModuleList([metric])
+    for share in range(2):
+        model.to(torch.bfloat16).half()
+        metric.set_dtype(torch.bfloat16)
+        feed(name, metric, share=share, shares=2)
+    model.to("cpu", torch.bfloat16)
+    assert computed(metric) == pytest.approx(want()[name], rel=1e-6)
+    model.to("meta", torch.bfloat16)
+    assert metric.device.type == "meta"
+    for state in metric.metric_state.values():
+        for tensor in state if isinstance(state, list) else [state]:
+            assert tensor.device.type == "meta"
+            assert tensor.dtype != torch.bfloat16
+
+
 PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
-from tests.evaluation.metrics.test_modules import computed, feed, metrics
+from tests.evaluation.metrics.test_modules import FAKE, GATHERED, REAL, computed, feed, metrics
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=rank, world_size=2)
 found = metrics()
 for name, metric in found.items():
     feed(name, metric, share=rank, shares=2)
+for name in GATHERED:  # one process has all real images, the other all generated ones
+    metric = found[f"{name} apart"] = metrics()[name]
+    if name != "score":
+        metric.update((FAKE, REAL)[rank], real=bool(rank))
+    elif not rank:
+        metric.update(FAKE)
 torch.save({name: computed(metric) for name, metric in found.items()}, f"{sys.argv[1]}/{rank}.pt")
 dist.destroy_process_group()
 """
@@ -153,8 +178,10 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
-    for name, expected in want().items():
-        assert first[name] == pytest.approx(expected, rel=1e-6), name
+    expected = want()
+    for name, value in first.items():
+        assert value == pytest.approx(expected[name.removesuffix(" apart")], rel=1e-6), name
+    assert len(first) == len(expected) + len(GATHERED)
 
 
 class Loop(pl.LightningModule):
