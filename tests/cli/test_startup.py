@@ -162,6 +162,6 @@ def test_help_shows_an_example_and_explains_every_option(program: str) -> None:
     family = next(family for family, names in FAMILIES.items() if program in names)
     command = importlib.import_module(f"ldm.cli.commands.{family}.{program}")
     parser: argparse.ArgumentParser = command._parser()
-    assert f"scripts/{program}.py" in str(parser.description).partition("Examples:")[2]
+    assert f"ldm {program}" in str(parser.description).partition("Examples:")[2]
     unexplained = [action.dest for action in parser._actions if not action.help]
     assert not unexplained

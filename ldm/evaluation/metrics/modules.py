@@ -317,6 +317,10 @@ class InceptionScoreMetric(_Exact):
         return torch.tensor(score.mean, dtype=torch.float64, device=self.device)
 
 
+def _in_unit_range(images: Tensor) -> Tensor:
+    return images / 127.5 - 1 if images.dtype == torch.uint8 else images
+
+
 class _PairMean(_Exact):
     """The mean over all images of a distance to their originals.
 
@@ -336,8 +340,9 @@ class _PairMean(_Exact):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Add images (B, C, H, W) and their originals, in [-1, 1]."""
+        """Add images (B, C, H, W) and their originals, uint8 or in [-1, 1]."""
         (distance,) = self._distance
+        pred, target = _in_unit_range(pred), _in_unit_range(target)
         if isinstance(distance, nn.Module):
             distance = distance.to(pred.device)
         values = distance(target, pred).flatten()

@@ -291,3 +291,17 @@ def test_the_rest_of_evaluation_does_without_torchmetrics() -> None:
     )
     code = f"import ldm.evaluation, sys; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_pairs_may_have_8_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (
+        torch.randint(0, 256, (2, 3, 16, 16), generator=generator, dtype=torch.uint8)
+        for _ in range(2)
+    )
+    for metric in (PSNR(), SSIM()):
+        metric.update(one, other)
+        eight = float(metric.compute())
+        metric.reset()
+        metric.update(one / 127.5 - 1, other / 127.5 - 1)
+        assert eight == float(metric.compute())
