@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from ldm.training.callbacks import images
 from ldm.training.callbacks.metrics import MetricsLog
 from ldm.visualization.curves import draw_curves, read_metrics
 
@@ -50,6 +54,22 @@ def test_curves_are_drawn_also_for_values_that_have_no_logarithm(tmp_path: Path)
         log.log_metrics({"train/loss": 1.0 / (step + 1), "train/g_loss": -1.0}, step=step)
     draw_curves(path, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_curves_are_drawn_after_each_validation_but_lightnings_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(images, "draw_curves", lambda *paths: drawn.append(paths))
+    paths = tmp_path / "metrics.jsonl", tmp_path / "curves.png"
+    callback = images.LossCurves(*paths)
+    callback.on_validation_end(SimpleNamespace(sanity_checking=False), None)
+    assert drawn == []  # nothing has been logged yet
+    paths[0].touch()
+    callback.on_validation_end(SimpleNamespace(sanity_checking=True), None)
+    assert drawn == []
+    callback.on_validation_end(SimpleNamespace(sanity_checking=False), None)
+    assert drawn == [paths]
 
 
 def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
