@@ -10,8 +10,6 @@ import pytest
 from tests.old_release import HERE, PARTS, differences, numbers_of
 
 MEANT = {
-    "reports/reports/kl/metrics.json/now/rfd/value": "networks of a run see 8-bit images now",
-    "reports/reports/vq/metrics.json/now/rfd/value": "the same, as evaluate.py always did it",
     "reports/reports/on-the-fly.json/hashes/fake": "that of a model's config, which names classes",
     "reports/reports/on-the-fly.json/same hashes/fake": "the same",
 }

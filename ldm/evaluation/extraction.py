@@ -20,8 +20,7 @@ from torch import Tensor
 
 from ldm import distributed as processes
 from ldm.evaluation.metrics.fid import FeatureStatistics
-from ldm.evaluation.networks.base import Network, features_of, uses_tf32
-from ldm.evaluation.networks.resizing import to_uint8
+from ldm.evaluation.networks.base import Network, features_of, pixels_for, uses_tf32
 from ldm.evaluation.sources.base import Batch, CorruptImages, ImageSource, SourceInfo
 from ldm.files import write_atomically
 
@@ -183,15 +182,20 @@ class Extraction:
         self._kept: dict[Output, list[_Kept]] = {output: [] for output in requests}
 
     def add_images(self, images: Tensor) -> None:
-        """Take the next images (B, 3, H, W) in [-1, 1], at 8 bits; for a process that is alone."""
+        """Take the next images (B, 3, H, W) in [-1, 1]; for a process that is alone."""
         indices = list(range(self._count, self._count + len(images)))
-        self.add(Batch(indices, list(to_uint8(images)), None, None))
+        self._take(
+            Batch(indices, list(images), None, None), lambda network: pixels_for(network, images)
+        )
 
     def add(self, batch: Batch) -> None:
         """Take the features of a batch."""
+        self._take(batch, lambda _: batch.images)
+
+    def _take(self, batch: Batch, pixels: Callable[[Network], Sequence[Tensor]]) -> None:
         self._count += len(batch.images)
         features = {
-            name: features_of(network, batch.images, self._device)
+            name: features_of(network, pixels(network), self._device)
             for name, network in self._networks.items()
         }
         for output in self._kept:

@@ -28,8 +28,7 @@ from ldm.evaluation.metrics.memorization import copies, nearest
 from ldm.evaluation.metrics.precision_recall import PrecisionRecall, precision_recall
 from ldm.evaluation.metrics.reconstruction import Distance, PairStatistics, PerImage, split_by_mask
 from ldm.evaluation.metrics.registry import NEIGHBOURS
-from ldm.evaluation.networks.base import Network, features_of
-from ldm.evaluation.networks.resizing import to_uint8
+from ldm.evaluation.networks.base import Network, features_of, pixels_for
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.scenes.judge import ASPECTS, check, judge, summarise, validate_judge
 from ldm.evaluation.scenes.label_maps import map_agreement, recover_map
@@ -132,12 +131,12 @@ class Evaluation:
         return frechet_from_features(self.features(real), self.features(fake))
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (N, D) of images in [-1, 1], taken at 8 bits: the network's first kind."""
+        """Features (N, D) of images in [-1, 1]: the network's first kind."""
         if self.network is None:
             raise UserError("this needs --features")
         name = next(iter(self.network.outputs))
         parts = [
-            features_of(self.network, list(to_uint8(part)), self.device)[name]
+            features_of(self.network, pixels_for(self.network, part), self.device)[name]
             for part in images.split(BATCH)
         ]
         return torch.cat(parts)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import CheckpointError
-from ldm.evaluation.networks.resizing import NETWORK, Resizer, resizer
+from ldm.evaluation.networks.resizing import NETWORK, Resizer, resizer, to_uint8
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,16 @@ class FeatureNetwork(nn.Module):
         setattr(self, "embed", torch.compile(self.embed, *arguments, **options))  # noqa: B010
 
 
+def pixels_for(network: Network, images: Tensor) -> list[Tensor]:
+    """Images (B, 3, H, W) in [-1, 1] as a network takes them, each (3, H, W) in [0, 255].
+
+    One of a run, which sees images as models make them, gets them unrounded; the others 8 bits.
+    """
+    if isinstance(network, FeatureNetwork) and network.input_size is None:
+        return list((images.clamp(-1, 1) + 1) * 127.5)
+    return list(to_uint8(images))
+
+
 @torch.no_grad()
 def features_of(
     network: Network, images: Sequence[Tensor], device: torch.device | str = "cpu"
@@ -177,7 +187,7 @@ def features_of(
 
     Args:
         network: in eval mode, on ``device``.
-        images: uint8 (3, H, W) each.
+        images: (3, H, W) each, uint8 or as ``pixels_for`` gives them.
         device: where the network lives.
 
     Returns:
