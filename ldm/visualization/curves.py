@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+LABELS = 0.8
+"""Inches left of each curve, for numbers such as 1.009 x 10^0."""
+
 
 def draw_curves(metrics: Path, out: Path) -> None:
     """Draw every metric of a run, training and validation over each other, into a PNG.
@@ -26,8 +29,9 @@ def draw_curves(metrics: Path, out: Path) -> None:
     width, height = 4.2 * columns, 2.8 * rows
     figure = Figure(figsize=(width, height))
     # a layout of fixed margins: to fit them to the labels would take twice as long as to draw
-    edges = {"left": 0.5 / width, "right": 1 - 0.15 / width, "top": 1 - 0.3 / height}
-    figure.subplots_adjust(**edges, bottom=0.3 / height, wspace=0.18, hspace=0.25)
+    edges = {"left": LABELS / width, "right": 1 - 0.15 / width, "top": 1 - 0.3 / height}
+    between = LABELS * columns / (width - LABELS * columns - 0.15)  # of the width of a curve
+    figure.subplots_adjust(**edges, bottom=0.3 / height, wspace=between, hspace=0.25)
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         for split in splits:
@@ -41,7 +45,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
         ):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(which="both", labelsize=7)
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(out, dpi=110)
 
