@@ -186,6 +186,9 @@ class _FeatureSets(_Exact):
         real, fake = (_joined(side, self._features.dim) for side in (self.real, self.fake))
         return real, fake
 
+    def _named(self, numbers: dict[str, float]) -> dict[str, Tensor]:
+        return {name: torch.tensor(value, device=self.device) for name, value in numbers.items()}
+
 
 class KernelDistance(_FeatureSets):
     """Kernel distance (KID): the mean over random pairs of subsets.
@@ -244,8 +247,7 @@ class PrecisionRecallMetric(_FeatureSets):
 
     def compute(self) -> dict[str, Tensor]:
         """``precision`` and ``recall``, () each; ``ValueError`` as of ``precision_recall``."""
-        found = precision_recall(*self._sets(), self.k)._asdict()
-        return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
+        return self._named(precision_recall(*self._sets(), self.k)._asdict())
 
 
 class DensityCoverageMetric(_FeatureSets):
@@ -270,8 +272,7 @@ class DensityCoverageMetric(_FeatureSets):
 
     def compute(self) -> dict[str, Tensor]:
         """``density`` and ``coverage``, () each; ``ValueError`` as of ``density_coverage``."""
-        found = density_coverage(*self._sets(), self.k)._asdict()
-        return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
+        return self._named(density_coverage(*self._sets(), self.k)._asdict())
 
 
 class InceptionScoreMetric(_Exact):
