@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import ldm
@@ -126,6 +127,13 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def as_typed(text: str) -> str:
+    """A text that names ``scripts/NAME.py``, for those who have typed ``ldm NAME``."""
+    if Path(sys.argv[0]).name in {f"{name}.py" for names in FAMILIES.values() for name in names}:
+        return text
+    return re.sub(r"(?:python )?scripts/(\w+)\.py", r"ldm \1", text)
+
+
 def say(text: str) -> None:
     """Tell the user what is being done."""
     print(text, flush=True)
@@ -152,7 +160,7 @@ def end_with_status(work: Callable[[], object]) -> NoReturn:
     try:
         work()
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {as_typed(one_line(error))}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt as interrupt:
         status = getattr(interrupt, "exit_status", 130)  # 0: another process reports

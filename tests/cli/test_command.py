@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ldm
-from ldm.cli.app import FAMILIES, main, start
+from ldm.cli.app import FAMILIES, as_typed, main, start
 
 
 def said(
@@ -53,3 +53,12 @@ def test_usage_names_what_was_typed(
     with pytest.raises(SystemExit):
         start("train")
     assert capsys.readouterr().out.startswith("usage: train.py [-h]")
+
+
+def test_texts_name_programs_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "use python scripts/txt2img.py, or scripts/sample.py; scripts of your own stay"
+    monkeypatch.setattr(sys, "argv", [str(Path("scripts", "train.py"))])
+    assert as_typed(text) == text
+    for started in ("/usr/bin/ldm", str(Path("ldm", "__main__.py"))):
+        monkeypatch.setattr(sys, "argv", [started])
+        assert as_typed(text) == "use ldm txt2img, or ldm sample; scripts of your own stay"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.cli.app import as_typed
 from ldm.errors import UserError
 
 
@@ -18,17 +18,11 @@ def new_parser(program: str, description: str | None) -> argparse.ArgumentParser
         program: its name, for the line of usage.
         description: the docstring.
     """
-    by_script = sys.argv[0].endswith(f"{program}.py")
     return argparse.ArgumentParser(
-        prog=None if by_script else f"ldm {program}",
-        description=description if by_script else _by_command(description or ""),
+        prog=None if sys.argv[0].endswith(f"{program}.py") else f"ldm {program}",
+        description=as_typed(description or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def _by_command(text: str) -> str:
-    """A help text as those read it who type ``ldm NAME`` in place of ``python scripts/NAME.py``."""
-    return re.sub(r"(?:python )?scripts/(\w+)\.py", r"ldm \1", text)
 
 
 def check_at_least(options: argparse.Namespace, least: int, *names: str) -> None:
