@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 from collections.abc import Iterator
@@ -69,15 +68,6 @@ def test_a_module_can_be_read_in_one_go() -> None:
     for file in modules("ldm", "scripts"):
         lines = len(file.read_text().splitlines())
         assert lines <= MOST_LINES, f"{file.relative_to(ROOT)}: {lines} lines"
-
-
-def test_a_script_only_starts_its_program() -> None:
-    for file in modules("scripts"):
-        assert not file.name.startswith("_"), file.name
-        imports = [
-            n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)
-        ]
-        assert [n.module for n in imports] == ["ldm.cli.app"], file.name
 
 
 @pytest.mark.parametrize("package", PACKAGES)
