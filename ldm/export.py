@@ -36,11 +36,12 @@ from ldm.conditioners.spatial import LatentImage
 from ldm.config import save_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
-from ldm.files import RUN_FILES, write_text
+from ldm.files import write_text
 from ldm.layers.basics import GROUPS
 from ldm.load.diffusers import SETTINGS, TEXT_WEIGHTS
 from ldm.load.model import load_model
 from ldm.load.portable import pack
+from ldm.places import RUN_FILES
 
 _TEXT = "conditioners.0.transformer."
 _LAYER = "text_model.encoder.layers."

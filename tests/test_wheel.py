@@ -120,7 +120,7 @@ def test_a_wheel_trains_samples_and_evaluates(binaries: Path, tmp_path: Path) ->
 
 
 def test_the_command_works_anywhere(binaries: Path, tmp_path: Path) -> None:
-    code = "import ldm, ldm.files; print(ldm.__file__, ldm.files.configs_folder())"
+    code = "import ldm, ldm.places; print(ldm.__file__, ldm.places.configs_folder())"
     module, configs = _run(binaries / "python", "-c", code, folder=tmp_path).split()
     assert Path(module).is_relative_to(binaries.parent)
     assert Path(configs) == binaries.parent / "share" / "ldm" / "configs"

@@ -22,7 +22,8 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.files import sole_writer, write_text
+from ldm.files import write_text
+from ldm.locks import sole_writer
 from ldm.visualization.images import save_grid, save_png
 
 Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]

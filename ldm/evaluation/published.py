@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import load_config
 from ldm.errors import UserError
-from ldm.files import configs_folder
+from ldm.places import configs_folder
 
 RECIPES = configs_folder() / "evaluation" / "published"
 

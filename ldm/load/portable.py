@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.checkpoint import SUFFIXES
-from ldm.files import IN_RUN, RUN_FILES, file_sha256, write_atomically
+from ldm.files import file_sha256, write_atomically
+from ldm.places import IN_RUN, RUN_FILES
 
 SETTINGS = ("config.json", "vocab.txt", "vocab.json", "merges.txt")
 """Files of a folder of an encoder that are no weights."""

@@ -17,10 +17,10 @@ from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
 from ldm.experiment import check_parts
-from ldm.files import run_lock
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.load.portable import pack, with_own_files
+from ldm.locks import run_lock
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
 from ldm.training.launch import end_others, is_main_process
 from ldm.training.resume import (

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import TrainingError
-from ldm.files import RUN_FILES, read_json, write_text
+from ldm.files import read_json, write_text
+from ldm.places import RUN_FILES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -28,7 +28,7 @@ from ldm.checkpoint import load_training_checkpoint, save, verify
 from ldm.config import load_config
 from ldm.distributed import lost_another
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
-from ldm.files import run_lock
+from ldm.locks import run_lock
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO
 from ldm.training.callbacks.progress import StepProgress
 from ldm.training.launch import give_way_to_main_process, is_main_process

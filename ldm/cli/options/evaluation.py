@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
-from ldm.files import configs_folder
+from ldm.places import configs_folder
 from ldm.signatures import parameters
 
 PRESETS = configs_folder() / "evaluation"

@@ -25,7 +25,8 @@ from ldm.distributed import Processes
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.published import Figure, deviations, figures, list_recipes, read_recipe
-from ldm.files import configs_folder, read_json, write_text
+from ldm.files import read_json, write_text
+from ldm.places import configs_folder
 
 INPUTS = "inputs"
 """Of the sampling options the one without a name: files that the program is given."""

@@ -27,7 +27,8 @@ from ldm.data.latents.verify import verify_items, verify_sums
 from ldm.data.latents.writer import Encoder, ItemPairs, Writer
 from ldm.distributed import Processes, own_device
 from ldm.errors import ConfigError, UserError
-from ldm.files import sole_writer, write_text
+from ldm.files import write_text
+from ldm.locks import sole_writer
 
 DATA = "data.yaml"
 SAMPLES = 16

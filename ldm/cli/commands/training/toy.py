@@ -30,7 +30,7 @@ from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.config import load_config
 from ldm.errors import UserError
 from ldm.experiment import check_experiment
-from ldm.files import configs_folder
+from ldm.places import configs_folder
 
 CONFIGS = configs_folder() / "toy"
 

@@ -1,0 +1,154 @@
+"""YAML files in, one merged configuration out; and back into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm.compat.compvis import config as compvis
+from ldm.compat.moved import with_current_names
+from ldm.config.overrides import override
+from ldm.config.paths import one_line, walk
+from ldm.errors import ConfigError
+from ldm.files import write_text
+from ldm.places import with_places
+
+
+def load_config(
+    *paths: str | Path, overrides: Sequence[str] = (), complete: bool = True
+) -> DictConfig:
+    """Merge YAML files from left to right, then apply overrides.
+
+    Mappings are merged key by key; lists are replaced. A node whose ``target`` differs from the one
+    to its left replaces that node with all its ``params``. A file whose top-level ``base`` names
+    another file, relative to itself, changes and extends that file. Files of the original code
+    (CompVis) are translated to native names before they are merged.
+
+    Args:
+        paths: YAML files; later ones win.
+        overrides: ``key=value`` with a dotted key that exists (``list.0.key`` inside lists) and a
+            YAML value, or ``+key=value`` for a new key.
+        complete: refuse mandatory values that are missing and interpolations that lead nowhere.
+            False where only a part is built, e.g. the model without its data; ``instantiate``
+            refuses what is missing in that part.
+
+    Returns:
+        The merged configuration; its interpolations are kept.
+
+    Raises:
+        ConfigError: A file cannot be read, an override does not fit, a mandatory value (``???``) is
+            missing or an interpolation leads nowhere.
+    """
+    files = {str(file): tree for path in paths for file, tree in _with_bases(Path(path))}
+    merged: dict[str, Any] = {}
+    for tree in files.values():
+        merged = _merge(merged, tree)
+    try:
+        config = OmegaConf.create(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{' + '.join(files)}: {one_line(error)}") from error
+    for text in overrides:
+        override(config, text)
+    if complete:
+        _check_values(config, files)
+    return config
+
+
+def save_config(config: DictConfig, path: str | Path) -> None:
+    """Write a configuration; never leaves half a file.
+
+    Interpolations between its parts are kept, so that an override of the saved file reaches all
+    places that an override of the original would have reached.
+    """
+    write_text(path, OmegaConf.to_yaml(config))
+
+
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A file after the one that its ``base`` names, and that one's, in the order of merging."""
+    if path in above:
+        chain = " -> ".join(str(file) for file in (*above, path))
+        raise ConfigError(f"{path}: base: the files name each other in a circle: {chain}")
+    tree = _read(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return [(path, tree)]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: expected the name of one file, got {base!r}")
+    return [*_with_bases(path.parent / base, (*above, path)), (path, tree)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file{_where(path)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a YAML file: {one_line(error)}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: YAML error{line}: {one_line(error.problem)}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    plain = OmegaConf.to_container(tree)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
+    try:
+        named = {str(key): with_current_names(value) for key, value in plain.items()}
+        translated = compvis.translate_file(named, name=_run_name(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return with_places(translated, path.parent)
+
+
+def _where(path: Path) -> str:
+    """What a user may have meant who names a config of the repository from elsewhere."""
+    if path.is_absolute() or path.parts[0] != "configs":
+        return ""
+    return f" in {Path.cwd()}; the files of configs/ are in the repository, name them by their path"
+
+
+def _run_name(path: Path) -> str:
+    """The name of a run whose file gives none: ``models/cin256/config.yaml`` -> ``cin256``."""
+    return path.absolute().parent.name if path.stem == "config" else path.stem
+
+
+def _merge(left: Any, right: Any) -> Any:
+    if not isinstance(left, dict) or not isinstance(right, dict):
+        return right
+    if "target" in left and right.get("target", left["target"]) != left["target"]:
+        return right
+    merged = dict(left)
+    for key, value in right.items():
+        merged[key] = _merge(left[key], value) if key in left else value
+    return merged
+
+
+def _check_values(config: DictConfig, files: Mapping[str, dict[str, Any]]) -> None:
+    values = [(parts, ".".join(parts), v) for parts, v in walk(OmegaConf.to_container(config))]
+    for parts, key, value in values:  # before the interpolations that lead to them
+        if value == "???":
+            raise ConfigError(
+                f"{_origin(parts, files)}{key}: mandatory value is missing (???); "
+                f"give it in a further YAML file or as {key}=VALUE"
+            )
+    for parts, key, value in values:
+        try:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"{_origin(parts, files)}{key}: cannot resolve {value}: {one_line(error)}; "
+                "correct the name or add that key"
+            ) from error
+
+
+def _origin(parts: tuple[str, ...], files: Mapping[str, dict[str, Any]]) -> str:
+    """The last file that has the key, as the beginning of a message."""
+    for name, tree in reversed(list(files.items())):
+        if parts in dict(walk(tree)):
+            return f"{name}: "
+    return ""

@@ -1,0 +1,67 @@
+"""Where the files lie that a config names, and the configs that come with the library."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RUN_FILES, IN_RUN = "files", "run://"
+"""Folder of a run with what its model needs besides weights; its config names ``run://NAME``."""
+_TEXTS = (".txt", ".json", ".gz")
+"""Endings of files that are looked for in further places."""
+_DATA = ("data", "uncached")
+"""Parts of a config that describe data."""
+
+
+def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Plain values of a config file, whose files are found from any working directory.
+
+    ``run://NAME`` lies in the folder ``files`` beside the config. The relative path of a text that
+    is not in the working directory is looked for beside the config, in the two folders above (that
+    of a run in ``runs/NAME`` is where it was trained) and in the clone of this library; but not in
+    ``data``, whose paths may be relative to a folder of its own.
+
+    Args:
+        tree: mappings, lists and values by name.
+        folder: that of the config file.
+    """
+    folder = folder.absolute()
+    places = (folder, *folder.parents[:2], configs_folder().parent)
+
+    def found(value: Any, search: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: found(child, search) for key, child in value.items()}
+        if isinstance(value, list):
+            return [found(child, search) for child in value]
+        if isinstance(value, str) and value.startswith(IN_RUN):
+            return str(folder / RUN_FILES / value.removeprefix(IN_RUN))
+        if search and is_absent_text(value):
+            files = (place / value for place in places)
+            return next((str(file) for file in files if file.is_file()), value)
+        return value
+
+    described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
+    return {key: found(value, key in described) for key, value in tree.items()}
+
+
+def is_absent_text(value: Any) -> bool:
+    """Whether it reads like the relative path of a text that is not in the working directory."""
+    if not (isinstance(value, str) and value.endswith(_TEXTS)) or "$" in value or "\n" in value:
+        return False
+    return not value.startswith(("/", "~")) and not Path(value).exists()
+
+
+def searched(message: str, values: Iterable[Any]) -> str:
+    """Where such a path that a message names was looked for, as its end; "": it names none."""
+    absent = next((text for text in filter(is_absent_text, values) if text in message), None)
+    clone = configs_folder().parent
+    where = f"in {Path.cwd()}, beside the config file, in two folders above it and in {clone}"
+    return "" if absent is None else f" ({absent} was looked for {where})"
+
+
+def configs_folder() -> Path:
+    """The configurations that come with the library: the clone's, else those of a wheel."""
+    clone = Path(__file__).resolve().parents[1] / "configs"
+    return clone if clone.is_dir() else Path(sysconfig.get_path("data")) / "share/ldm/configs"
