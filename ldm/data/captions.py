@@ -82,6 +82,30 @@ def choose_caption(captions: Sequence[str], uniform: Uniform) -> str:
     return captions[int(uniform() * len(captions))] if len(captions) > 1 else captions[0]
 
 
+def captions_of(text: str) -> tuple[str, ...]:
+    """The captions in a text: one a line, of which each epoch draws one.
+
+    Blanks at the ends and runs of them count as one blank or none, empty lines not at all; every
+    way to end a line is one (LF, CR LF, CR, U+2028, ...). A text without any word has no caption.
+    """
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return tuple(line for line in lines if line)
+
+
+def captions_in(value: object) -> tuple[str, ...] | None:
+    """The captions in an entry of a table or a JSON file: a text is one, a list of texts several.
+
+    Line breaks within such a text are blanks.
+
+    Returns:
+        The captions, of which some may be ""; None: the value is neither.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return None
+    return tuple(" ".join(text.split()) for text in texts)
+
+
 def read_text(path: Path) -> str:
     """A caption file as one line.
 
