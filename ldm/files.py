@@ -37,6 +37,7 @@ _MARKS = {  # the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 _LONGEST = 255
 """Bytes that a name may have on the file systems of today."""
 
@@ -172,8 +173,12 @@ def text_of(data: bytes, errors: str = "strict") -> str:
 
 
 def shown(path: str | Path) -> str:
-    r"""A path as messages and pictures show it: bytes that are not UTF-8 as ``\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path as messages and pictures show it: bytes that are not UTF-8 as ``\xe9``, one line."""
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # of a JSON file: no file can have such a name
+        text = os.fspath(path).encode("ascii", "backslashreplace").decode()
+    return text.translate(_CONTROLS)
 
 
 def reason(error: BaseException) -> str:

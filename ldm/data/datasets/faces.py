@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.arrays import open_array
+from ldm.data.datasets.lists import FileSource, read_list
 from ldm.data.image_io import EXTENSIONS
-from ldm.data.listing import FileSource, list_folder, read_list
+from ldm.data.listing import list_folder
 from ldm.errors import DataError
+from ldm.files import shown
 
 _NUMBER = re.compile(r"(\d+)$")
 LISTS = (
@@ -44,7 +46,8 @@ class Faces(FileSource):
             number = _number(file)
             if number is not None and number in found:
                 raise DataError(
-                    f"'{folder / found[number]}' and '{folder / file}' have the same number: "
+                    f"'{shown(folder / found[number])}' and '{shown(folder / file)}' have the same "
+                    "number: "
                     "keep one form of the data set in this folder"
                 )
             if number is not None:
@@ -61,7 +64,7 @@ class Faces(FileSource):
     def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
         """The image, and its size as stored."""
         path = self.root / self.files[index]
-        if path.suffix != ".npy":
+        if path.suffix.lower() != ".npy":
             return super().read(index, at_least)
         image = _from_array(path)
         return image, image.size

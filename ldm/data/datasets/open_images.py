@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm.data.datasets.lists import check_first, read_list
 from ldm.data.layouts.boxes import Box, BoxFilter, BoxTable
-from ldm.data.listing import check_first, read_list
+from ldm.data.names import Folder, normal
 from ldm.errors import DataError
+from ldm.files import open_regular, reason, shown
 
 COLUMNS = (
     *("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"),
@@ -48,6 +51,7 @@ class OpenImagesBoxes:
         keep: BoxFilter | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
+        self._folder = Folder(self.root)
         names = _read_descriptions(Path(descriptions).expanduser())
         if class_list is not None:
             chosen = _read_classes(class_list, names)
@@ -69,7 +73,7 @@ class OpenImagesBoxes:
 
     def path(self, index: int) -> Path:
         """File of an image."""
-        return self.root / f"{self._table.names[index]}.jpg"
+        return self._folder.path(f"{self._table.names[index]}.jpg")
 
     def boxes(self, index: int) -> list[Box]:
         """Boxes of an image."""
@@ -92,7 +96,7 @@ def _rows(path: str | Path) -> Iterator[list[str]]:
     """The values of ``COLUMNS`` in each line of a CSV file."""
     path = Path(path).expanduser()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             head = next(reader, [])
             missing = [column for column in COLUMNS if column not in head]
@@ -115,12 +119,14 @@ def _rows(path: str | Path) -> Iterator[list[str]]:
             "(storage.googleapis.com/openimages/web)"
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read '{path}' ({error}): get it again") from error
+        raise DataError(f"cannot read '{shown(path)}' ({reason(error)}): get it again") from error
 
 
 def _read_descriptions(path: Path) -> dict[str, str]:
     names = {}
-    for number, line in read_list(path, "it is class-descriptions-boxable.csv of OpenImages"):
+    for number, line in read_list(
+        path, "it is class-descriptions-boxable.csv of OpenImages", False
+    ):
         label, _, name = line.partition(",")
         if not label.startswith("/m/") or not name:
             if number == 1:  # newer versions have a head
@@ -131,10 +137,10 @@ def _read_descriptions(path: Path) -> dict[str, str]:
 
 
 def _read_classes(path: str | Path, names: dict[str, str]) -> list[str]:
-    labels = {name.casefold(): label for label, name in names.items()}
+    labels = {normal(name).casefold(): label for label, name in names.items()}
     chosen = []
-    for number, line in read_list(path):
-        label = line if line in names else labels.get(line.casefold())
+    for number, line in read_list(path, names=False):
+        label = line if line in names else labels.get(normal(line).casefold())
         if label is None or label in chosen:
             problem = "comes twice" if label else "is no class of OpenImages"
             raise DataError(f"'{path}' line {number}: '{line}' {problem}")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.captions import Captions, find_captions, read_text
+from ldm.data.captions import Captions, find_captions, read_captions
 from ldm.data.image_io import read_image
 from ldm.data.listing import find_classes, list_folder
 from ldm.errors import DataError, UserError
@@ -176,4 +176,4 @@ def _recorded(root: Path) -> _Listed:
 
 def _caption(found: Path | tuple[str, ...]) -> str:
     """The caption of an image; the first one, where there are several."""
-    return read_text(found) if isinstance(found, Path) else found[0]
+    return read_captions(found)[0]
