@@ -110,8 +110,8 @@ class ImageFolder(FramedImages):
         texts = find_captions(folder, listing, captions)
         if tokenizer is not None and texts is None:
             raise DataError(
-                f"image folder '{shown(folder)}' has no captions to tokenise: write a .txt file beside "
-                "each image or a metadata.jsonl"
+                f"image folder '{shown(folder)}' has no captions to tokenise: write a .txt "
+                "file beside each image or a metadata.jsonl"
             )
         source = FolderImages(folder, files, mode, names, texts)
         super().__init__(source, framing, seed, broken, small, tokenizer=tokenizer)

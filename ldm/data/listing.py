@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -216,9 +216,9 @@ def _walk(root: Path, found: Listing, counted: set[str]) -> Iterator[str]:
         counted: endings of the files that are counted if they are no regular files.
     """
     visits = Counter[tuple[int, int]]()
-    todo: list[tuple[str, _Chain | None]] = [("", None)]
+    todo = deque[tuple[str, _Chain | None]]([("", None)])
     while todo:
-        here, above = todo.pop()
+        here, above = todo.popleft()  # short paths come before the long ones of links
         try:
             status = os.stat(root / here)
             identity = (status.st_dev, status.st_ino)

@@ -223,8 +223,8 @@ class PairedFolder(Dataset[dict[str, Any]]):
         self._factor = math.lcm(*(partner.factor for partner in self.partners.values()))
         if framing.height % self._factor or framing.width % self._factor:
             raise DataError(
-                f"paired folder '{shown(self.root)}': size {framing.height} x {framing.width} is no "
-                f"multiple of the factor {self._factor} of its partners"
+                f"paired folder '{shown(self.root)}': size {framing.height} x {framing.width} is "
+                f"no multiple of the factor {self._factor} of its partners"
             )
         self._enlargement = Enlargement(framing, small)
         found = self._complete(self._images(files))
@@ -282,8 +282,8 @@ class PairedFolder(Dataset[dict[str, Any]]):
                 continue
             lacked = shown(partner.root / partner.path(missing[0]))
             message = (
-                f"{len(missing)} of {len(images)} images in '{shown(self.root)}' have no {key}; the "
-                f"first lacks '{lacked}'"
+                f"{len(missing)} of {len(images)} images in '{shown(self.root)}' have no {key}; "
+                f"the first lacks '{lacked}'"
             )
             if len(missing) == len(images):
                 raise DataError(f"{message}: names must be the same up to the ending")

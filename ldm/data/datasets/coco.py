@@ -145,9 +145,8 @@ class CocoBoxes:
 
 def _image(image: dict[str, Any], path: str) -> tuple[int, tuple[str, float, float]]:
     name, (width, height) = _name(image, path), (_get(image, k, path) for k in ("width", "height"))
-    if not all(
-        isinstance(side, (int, float)) and 0 < side < _MOST_PIXELS for side in (width, height)
-    ):
+    sides = (width, height)
+    if not all(isinstance(side, (int, float)) and 0 < side < _MOST_PIXELS for side in sides):
         raise DataError(f"'{path}': image '{name}' has {width} x {height} pixels")
     return _id(image, "id", path), (name, float(width), float(height))
 

@@ -123,10 +123,8 @@ def _rows(path: str | Path) -> Iterator[list[str]]:
 
 
 def _read_descriptions(path: Path) -> dict[str, str]:
-    names = {}
-    for number, line in read_list(
-        path, "it is class-descriptions-boxable.csv of OpenImages", False
-    ):
+    names, source = {}, "it is class-descriptions-boxable.csv of OpenImages"
+    for number, line in read_list(path, source, names=False):
         label, _, name = line.partition(",")
         if not label.startswith("/m/") or not name:
             if number == 1:  # newer versions have a head
