@@ -29,6 +29,8 @@ from ldm.files import reason, shown
 MODES = ("auto", "txt", "metadata", "json", "csv", "none")
 _NAME = "file_name"
 _TEXT_KEYS = ("text", "caption", "captions")
+_MOST_TEXT = 1 << 24
+"""Most bytes of the text file of an image."""
 _DELIMITERS = (",", ";", "\t")
 
 Tokenizer = Callable[[str], Tensor]
@@ -167,7 +169,14 @@ def read_captions(found: Path | tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         DataError: the text file cannot be read, or is no text.
     """
-    return (captions_of(_decode(found, "caption")) or ("",)) if isinstance(found, Path) else found
+    if not isinstance(found, Path):
+        return found
+    return captions_of(_decode(found, "caption", _MOST_TEXT)) or ("",)
+
+
+def _read_table(path: Path) -> str:
+    """The text of a table, in which names of files need not be UTF-8; see ``_check_text``."""
+    return _decode(path, "captions", files.MOST_TEXT, "surrogateescape")
 
 
 def _tidy(text: str) -> str:
@@ -175,9 +184,9 @@ def _tidy(text: str) -> str:
     return " ".join(text.replace("\ufeff", " ").split())
 
 
-def _decode(path: Path, what: str, names: bool = False) -> str:
+def _decode(path: Path, what: str, most: int, errors: str = "strict") -> str:
     try:
-        return files.read_text(path, errors="surrogateescape" if names else "strict")
+        return files.read_text(path, most, errors)
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot read {what} '{shown(path)}' ({reason(error)}): save it as UTF-8 text"
@@ -196,7 +205,7 @@ def _read_tables(root: Path, tables: Iterable[str]) -> dict[str, tuple[str, ...]
         where = f"'{shown(root / table)}'"
         blank = True
         read = next(reader for end, reader in _READERS.items() if table.lower().endswith(end))
-        for name, captions, place in read(_decode(root / table, "captions", True), where):
+        for name, captions, place in read(_read_table(root / table), where):
             if not captions:
                 raise DataError(f"{place} has no caption for '{shown(name)}'")
             for text in captions:
@@ -308,7 +317,7 @@ def _missing(head: Sequence[str]) -> str:
 
 
 def _has_captions(path: Path) -> bool:
-    return not _missing(_open_csv(_decode(path, "captions", True), f"'{shown(path)}'")[0])
+    return not _missing(_open_csv(_read_table(path), f"'{shown(path)}'")[0])
 
 
 def _is_csv(file: str) -> bool:

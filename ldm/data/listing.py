@@ -13,7 +13,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import basename, splitext
 
 from PIL import Image
 
@@ -134,8 +135,7 @@ def list_folder(
     others = (_readable() | set(_FOREIGN)) if pictures else set[str]()
     found, endings = Listing(), Counter[str]()
     for path in _walk(root, found, {*extensions, *others, ".txt"}):
-        name = PurePosixPath(path)
-        suffix = name.suffix.lower()
+        suffix = splitext(path)[1].lower()
         endings[suffix] += 1
         if suffix in extensions:
             found.images.append(path)
@@ -143,9 +143,9 @@ def list_folder(
             found.texts.append(path)
         elif suffix in others:
             found.leave_out(suffix[1:], path)
-        elif name.name.lower() in METADATA:
+        elif basename(path).lower() in METADATA:
             found.metadata.append(path)
-        elif name.name.lower() in CAPTION_TABLES:
+        elif basename(path).lower() in CAPTION_TABLES:
             found.tables.append(path)
     for paths in (found.images, found.texts, found.metadata, found.tables):
         paths.sort()
@@ -166,7 +166,7 @@ def check_folder(root: Path, what: str, remedy: str) -> None:
     """
     try:
         os.scandir(root).close()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, ValueError):
         raise DataError(f"{what} folder '{shown(root)}' does not exist: {remedy}") from None
     except OSError as error:
         raise DataError(
@@ -186,7 +186,7 @@ def _tell(
     told, readable = found.told(), _readable() if found.left_out else set()
     more = [reason for reason in sorted(found.left_out) if f".{reason}" in readable]
     if more and option:
-        told += f"; set {option}=[{', '.join(more)}] to read more"
+        told += f"; set {option}=[{', '.join(more)}] of the data set to read more"
     elif more:
         read = ", ".join(ending[1:] for ending in extensions)
         told += f"; only {read} are read: convert the others"
@@ -239,7 +239,7 @@ def _walk(root: Path, found: Listing, counted: set[str]) -> Iterator[str]:
                         todo.append((path, (identity, above)))
                     elif kind == "file":
                         yield path
-                    elif PurePosixPath(path).suffix.lower() in counted or _is_table(entry.name):
+                    elif splitext(path)[1].lower() in counted or _is_table(entry.name):
                         found.leave_out(kind, path)
         except PermissionError:
             found.leave_out(NO_PERMISSION, here)

@@ -247,7 +247,7 @@ class PairedFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         used, (image, others) = self._items[index]
         framing, size = self.framing, (self.framing.height, self.framing.width)
-        self._enlargement.check(self.root / self.files[used], *image.size)
+        self._enlargement.check(shown(self.root / self.files[used]), *image.size)
         cut = snap(framing.cut(*image.size, self._items.draws(index)), self._factor)
         entries: dict[str, Any] = {
             "image": to_tensor(take(image, cut, size, framing.interpolation))
@@ -261,7 +261,7 @@ class PairedFolder(Dataset[dict[str, Any]]):
     def _images(self, files: str | Path | None) -> list[str]:
         if files is not None:
             listed = [line.lstrip("/") for _, line in read_list(files)]
-            check_first(self.root, listed, f"list '{files}'")
+            check_first(self.root, listed, f"list '{shown(files)}'")
             return listed
         listing = self._list(self.root, "image")
         self.left_out = listing.left_out

@@ -79,7 +79,9 @@ def test_other_formats_are_counted_and_can_be_read(
     assert data.left_out == wanted
     (line,) = said(caplog)
     assert "bmp: 2 ('10.BMP')" in line
-    assert "set extensions=[bmp, gif, jfif, jp2, ppm, tif, tiff] to read more" in line
+    assert (
+        "set extensions=[bmp, gif, jfif, jp2, ppm, tif, tiff] of the data set to read more" in line
+    )
     caplog.clear()
     assert len(ImageFolder(tmp_path, 8, split="all", extensions="all")) == 11
     assert said(caplog) == [f"image folder '{tmp_path}': left out are heic: 1 ('11.heic')"]

@@ -42,20 +42,20 @@ class CocoCaptions(FileSource):
         for item in _list(tree, "annotations", annotations):
             found = captions_in(_get(item, "caption", annotations))
             if found is None:
-                raise DataError(f"'{annotations}': a caption is no text: {str(item)[:80]}")
+                raise DataError(f"'{shown(annotations)}': a caption is no text: {str(item)[:80]}")
             texts = [text for text in found if text]
             if texts:
                 captions.setdefault(_id(item, "image_id", annotations), []).extend(texts)
         images = _list(tree, "images", annotations)
         kept = [image for image in images if _id(image, "id", annotations) in captions]
         if not kept:
-            raise DataError(f"'{annotations}' holds no captions: take captions_*.json")
+            raise DataError(f"'{shown(annotations)}' holds no captions: take captions_*.json")
         if len(kept) < len(images):
             _log.warning("%s: %d images have no caption", annotations, len(images) - len(kept))
         files = [_name(image, annotations) for image in kept]
         super().__init__(Path(root).expanduser(), files)
         self._captions = [captions[_id(image, "id", annotations)] for image in kept]
-        check_first(self.root, self.files, f"'{annotations}'")
+        check_first(self.root, self.files, f"'{shown(annotations)}'")
 
     def entries(self, index: int, uniform: Uniform) -> dict[str, Any]:
         """``caption``."""
@@ -106,7 +106,7 @@ class CocoBoxes:
         self._order = order[slice(*part)]
         if not self._order:
             raise DataError(f"COCO boxes: part {list(part)} of {len(order)} images is empty")
-        check_first(self.root, [self._table.names[i] for i in self._order], f"'{first}'")
+        check_first(self.root, [self._table.names[i] for i in self._order], f"'{shown(first)}'")
 
     def __len__(self) -> int:
         return len(self._order)
@@ -147,7 +147,7 @@ def _image(image: dict[str, Any], path: str) -> tuple[int, tuple[str, float, flo
     name, (width, height) = _name(image, path), (_get(image, k, path) for k in ("width", "height"))
     sides = (width, height)
     if not all(isinstance(side, (int, float)) and 0 < side < _MOST_PIXELS for side in sides):
-        raise DataError(f"'{path}': image '{name}' has {width} x {height} pixels")
+        raise DataError(f"'{shown(path)}': image '{name}' has {width} x {height} pixels")
     return _id(image, "id", path), (name, float(width), float(height))
 
 
@@ -171,7 +171,9 @@ def _read(path: str | Path) -> dict[str, Any]:
 def _list(tree: dict[str, Any], key: str, path: str | Path) -> list[dict[str, Any]]:
     found = tree.get(key)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise DataError(f"'{path}' is no such annotation file of COCO: it has no list '{key}'")
+        raise DataError(
+            f"'{shown(path)}' is no such annotation file of COCO: it has no list '{key}'"
+        )
     return found
 
 
@@ -180,17 +182,17 @@ def _id(item: dict[str, Any], key: str, path: str | Path) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"'{path}': '{key}' is no number: {str(item)[:80]}") from None
+        raise DataError(f"'{shown(path)}': '{key}' is no number: {str(item)[:80]}") from None
 
 
 def _name(image: dict[str, Any], path: str | Path) -> str:
     name = _get(image, "file_name", path)
     if not isinstance(name, str) or not name or "\0" in name:
-        raise DataError(f"'{path}': an image has the file_name {name!r}")
+        raise DataError(f"'{shown(path)}': an image has the file_name {name!r}")
     return name
 
 
 def _get(item: dict[str, Any], key: str, path: str | Path) -> Any:
     if key not in item:
-        raise DataError(f"'{path}': an entry has no '{key}': {str(item)[:80]}")
+        raise DataError(f"'{shown(path)}': an entry has no '{key}': {str(item)[:80]}")
     return item[key]

@@ -55,8 +55,8 @@ class Faces(FileSource):
         absent = [line for line in listed if _number(line) not in found]
         if absent:
             raise DataError(
-                f"'{folder}' lacks {len(absent)} of {len(listed)} files of '{files}', the first "
-                f"is '{absent[0]}'"
+                f"'{shown(folder)}' lacks {len(absent)} of {len(listed)} files of "
+                f"'{shown(files)}', the first is '{shown(absent[0])}'"
             )
         chosen = [found[number] for line in listed if (number := _number(line)) is not None]
         super().__init__(folder, chosen)
@@ -82,5 +82,7 @@ def _from_array(path: Path) -> Image.Image:
     if array.ndim == 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise DataError(f"face '{path}' must be bytes (1, 3, H, W), got {array.dtype} {shape}")
+        raise DataError(
+            f"face '{shown(path)}' must be bytes (1, 3, H, W), got {array.dtype} {shape}"
+        )
     return Image.fromarray(np.ascontiguousarray(array))

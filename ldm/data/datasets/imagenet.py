@@ -59,10 +59,10 @@ class ImageNet:
         ids = {synset: i for i, synset in enumerate(self.synsets)}
         unknown = sorted({synset for synset, _ in items} - ids.keys())
         if unknown:
-            raise DataError(f"'{self.root / unknown[0]}' is no class of '{synsets}'")
+            raise DataError(f"'{shown(self.root / unknown[0])}' is no class of '{synsets}'")
         if num_classes is not None and len(ids) != num_classes:
             raise DataError(
-                f"'{synsets or self.root}' has {len(ids)} classes, but num_classes says "
+                f"'{shown(synsets or self.root)}' has {len(ids)} classes, but num_classes says "
                 f"{num_classes}: add those that are missing, or correct num_classes"
             )
         self._items = [item for _, item in items]
@@ -93,8 +93,8 @@ class ImageNet:
         for path in archives:
             if not _SYNSET.match(path.stem):
                 raise DataError(
-                    f"'{path}' is no archive of one synset such as n01440764.tar: unpack it once "
-                    "(tar xf); the archives in it need not be unpacked"
+                    f"'{shown(path)}' is no archive of one synset such as n01440764.tar: unpack it "
+                    "once (tar xf); the archives in it need not be unpacked"
                 )
         if archives:
             _log.info("reading the contents of %d archives in %s", len(archives), self.root)
@@ -107,7 +107,7 @@ class ImageNet:
         loose = next((image for image in images if "/" not in image), None)
         if loose is not None:
             raise DataError(
-                f"'{self.root / loose}' lies in no folder of a synset: sort the images into "
+                f"'{shown(self.root / loose)}' lies in no folder of a synset: sort the images into "
                 "n01440764/, ... first (the development kit of ImageNet has the classes of the "
                 "validation set)"
             )
@@ -124,6 +124,6 @@ def _read_synsets(path: str | Path) -> dict[str, str]:
     for number, line in read_list(path, "give a text file with a synset on each line", False):
         synset, _, name = line.partition(" ")
         if not _SYNSET.match(synset):
-            raise DataError(f"'{path}' line {number}: '{line}' does not begin with a synset")
+            raise DataError(f"'{shown(path)}' line {number}: '{line}' does not begin with a synset")
         names[synset] = name.strip() or synset
     return names

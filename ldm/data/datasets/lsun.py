@@ -81,7 +81,7 @@ class Lsun:
         else:
             data = self._database.get(self.names[index])
             if data is None:
-                raise DataError(f"'{self.root}' has no image '{self.names[index]}'")
+                raise DataError(f"'{shown(self.root)}' has no image '{self.names[index]}'")
             image, stored = decode_image(data, self.name(index), at_least)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -111,8 +111,8 @@ class Database:
         size = (path / "data.mdb").stat().st_size
         if size < needed:  # reading beyond the end would kill the process
             raise DataError(
-                f"database '{path}' is cut short: data.mdb has {size} of {needed} bytes; get it "
-                "again"
+                f"database '{shown(path)}' is cut short: data.mdb has {size} of {needed} bytes; "
+                "get it again"
             )
 
     def keys(self) -> list[str]:
@@ -140,16 +140,16 @@ class Database:
             import lmdb
         except ModuleNotFoundError:
             raise DataError(
-                f"'{self.path}' is an lmdb database: pip install lmdb, or export it to a folder of "
-                "images"
+                f"'{shown(self.path)}' is an lmdb database: pip install lmdb, or export it to a "
+                "folder of images"
             ) from None
         options = {"readonly": True, "lock": False, "readahead": False}
         try:
-            with lmdb.open(str(self.path), **options) as environment:
+            with lmdb.open(os.fsencode(self.path), **options) as environment:
                 return read(environment)
         except lmdb.Error as error:
             raise DataError(
-                f"cannot read database '{self.path}' ({error}): it is damaged or cut short"
+                f"cannot read database '{shown(self.path)}' ({error}): it is damaged or cut short"
             ) from error
 
 

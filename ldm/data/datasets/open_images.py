@@ -65,8 +65,8 @@ class OpenImagesBoxes:
         self.classes = tuple(names.get(label, label) for label in chosen)
         ids = {label: i for i, label in enumerate(chosen)}
         keep = keep or BoxFilter(min_area=MIN_AREA)
-        self._table = BoxTable(_boxes(boxes, ids), keep, f"'{boxes}'")
-        check_first(self.root, [f"{self._table.names[0]}.jpg"], f"'{boxes}'")
+        self._table = BoxTable(_boxes(boxes, ids), keep, f"'{shown(boxes)}'")
+        check_first(self.root, [f"{self._table.names[0]}.jpg"], f"'{shown(boxes)}'")
 
     def __len__(self) -> int:
         return len(self._table)
@@ -88,7 +88,7 @@ def _boxes(path: str | Path, ids: dict[str, int]) -> Iterator[tuple[str, Box]]:
             x0, x1, y0, y1 = (float(value) for value in values[:4])
             flags = [int(value) > 0 for value in values[4:]]  # -1 stands for "unknown"
         except ValueError as error:
-            raise DataError(f"'{path}' line {number}: {error}") from error
+            raise DataError(f"'{shown(path)}' line {number}: {error}") from error
         yield image, Box(ids[label], x0, y0, x1, y1, *flags)
 
 
@@ -102,20 +102,20 @@ def _rows(path: str | Path) -> Iterator[list[str]]:
             missing = [column for column in COLUMNS if column not in head]
             if missing:
                 raise DataError(
-                    f"'{path}' has no column {missing[0]}: take *-annotations-bbox.csv of "
+                    f"'{shown(path)}' has no column {missing[0]}: take *-annotations-bbox.csv of "
                     "OpenImages"
                 )
             places = [head.index(column) for column in COLUMNS]
             for row in reader:
                 if len(row) != len(head):
                     raise DataError(
-                        f"'{path}' line {reader.line_num} has {len(row)} of {len(head)} values: "
-                        "get it again"
+                        f"'{shown(path)}' line {reader.line_num} has {len(row)} of {len(head)} "
+                        "values: get it again"
                     )
                 yield [row[place] for place in places]
     except FileNotFoundError:
         raise DataError(
-            f"there is no '{path}': it is on the download page of OpenImages V6 or V7 "
+            f"there is no '{shown(path)}': it is on the download page of OpenImages V6 or V7 "
             "(storage.googleapis.com/openimages/web)"
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -129,7 +129,7 @@ def _read_descriptions(path: Path) -> dict[str, str]:
         if not label.startswith("/m/") or not name:
             if number == 1:  # newer versions have a head
                 continue
-            raise DataError(f"'{path}' line {number} must be /m/...,name, got '{line}'")
+            raise DataError(f"'{shown(path)}' line {number} must be /m/...,name, got '{line}'")
         names[label] = name.strip('"')
     return names
 
@@ -141,6 +141,6 @@ def _read_classes(path: str | Path, names: dict[str, str]) -> list[str]:
         label = line if line in names else labels.get(normal(line).casefold())
         if label is None or label in chosen:
             problem = "comes twice" if label else "is no class of OpenImages"
-            raise DataError(f"'{path}' line {number}: '{line}' {problem}")
+            raise DataError(f"'{shown(path)}' line {number}: '{line}' {problem}")
         chosen.append(label)
     return chosen
