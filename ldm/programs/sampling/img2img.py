@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         # a batch is of one size before *and* after padding only where the guides fit it
         return cut_back(by_size(full, edit), pictures)
 
-    settings = _settings(options, multiple)
+    settings = _settings(session, multiple)
     generate(session, make, result_records(options, files), options.per_image, settings)
 
     def cells(file: Path) -> list[Cell]:
@@ -71,10 +71,13 @@ def run(options: argparse.Namespace) -> None:
     draw_results(session, files, cells, "edited.png", "images beside their results:")
 
 
-def _settings(options: argparse.Namespace, multiple: int) -> dict[str, object]:
+def _settings(session: SamplingSession, multiple: int) -> dict[str, object]:
+    options, schedule = session.options, session.model.schedule
+    updates = len(session.sampler.times(schedule))
     settings = {
         "method": options.method,
         "strength": options.strength,
+        "updates": updates - first_update(session.sampler, schedule, options.strength),
         "source_prompt": options.source_prompt,
         "source_label": options.source_label,
         "size": options.frame,
