@@ -32,7 +32,7 @@ def noised(
     """Where to begin to change data: their noised version and the first update to be made.
 
     The noise level is that of the time step at which the first update evaluates the denoiser. At
-    strength 1, and there alone, nothing is left of the data: the start is noise, as in any sampling.
+    strength 1, and there alone, nothing is left of the data: the start is noise, as ever.
 
     Args:
         x0: data (B, ...), scaled latents of a latent model.

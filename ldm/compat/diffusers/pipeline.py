@@ -58,7 +58,10 @@ SCHEDULER: Table = {
 
 
 def noise_to_config(schedule: Any, prediction: Any, path: str = "model.params") -> dict[str, Any]:
-    """``scheduler_config.json`` of a ``DDIMScheduler`` that takes the steps of this library's DDIM.
+    """``scheduler_config.json`` of a ``DDIMScheduler``: the steps of ``DDIM(spacing="strided")``.
+
+    Those are the steps of the default, "uniform", where their number divides T; diffusers has no
+    grid that is the same for all numbers.
 
     Args:
         schedule: native node of a ``NoiseSchedule``.
