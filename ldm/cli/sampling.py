@@ -171,6 +171,7 @@ class SamplingSession:
             "tile": options.tile,
             "tile_overlap": options.tile_overlap,
             "decode_tile": options.decode_tile,
+            **({} if options.bytes == "round" else {"bytes": options.bytes}),
         }
 
     @functools.cached_property

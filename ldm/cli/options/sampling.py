@@ -18,10 +18,16 @@ from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.errors import UserError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+BYTES = ("round", "truncate")
+"""How images become 8-bit numbers, see ``ldm.visualization.images.to_bytes``."""
 
 
 def sampling_parser(
-    program: str, description: str | None, size: bool = True, folder: str = "generated"
+    program: str,
+    description: str | None,
+    size: bool = True,
+    folder: str = "generated",
+    images: bool = True,
 ) -> argparse.ArgumentParser:
     """The options that all programs of sampling have.
 
@@ -30,6 +36,7 @@ def sampling_parser(
         description: the help text.
         size: also --size.
         folder: name of the folder below a run where the program writes.
+        images: it writes images one by one: also --bytes.
     """
     parser = new_parser(program, description)
     add_source_options(parser)
@@ -61,8 +68,22 @@ def sampling_parser(
             metavar=("H", "W"),
             help="image size, multiples of f of the first stage (default: the config's image_size)",
         )
+    parser.set_defaults(bytes=BYTES[0])
+    if images:
+        add_byte_option(parser)
     add_memory_options(parser)
     return parser
+
+
+def add_byte_option(parser: argparse._ActionsContainer) -> None:
+    """--bytes."""
+    parser.add_argument(
+        "--bytes",
+        choices=BYTES,
+        default="round",
+        help="how values become 8-bit numbers: to the nearest (default), or without the fraction "
+        "as the original code writes them, to replay published figures",
+    )
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:

@@ -40,12 +40,12 @@ from ldm.cli.options.evaluation import (
 )
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options
-from ldm.cli.options.sampling import add_memory_options
+from ldm.cli.options.sampling import add_byte_option, add_memory_options
 from ldm.errors import UserError
 
 MODEL_OPTIONS = (
     *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
-    *("precision", "tile", "tile_overlap", "decode_tile"),
+    *("precision", "tile", "tile_overlap", "decode_tile", "bytes"),
 )
 """What only a model that is sampled can follow."""
 
@@ -109,5 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 = off")
     model.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
     add_sampler_options(options)
+    add_byte_option(model)
     add_memory_options(options)
     return options
