@@ -105,7 +105,7 @@ def edited(
     """Changed images (B, C, H, W) of images and what to resemble, both of that shape."""
     options, model, noise = session.options, session.model, SeededNoise(seeds)
     wanted = conditions(session, options.prompt, options.label, len(images))
-    denoise = model.conditional_denoise(wanted, options.guidance)
+    denoise = model.conditional_denoise(wanted, **session.guidance)
     if options.guide_image is not None:
         denoise = _guided(session, denoise, guides)
     z = model.encode_mode(images.to(session.device))
