@@ -30,6 +30,7 @@ from ldm.data.listing import (
 )
 from ldm.data.paired import Mask, PairedFolder
 from ldm.errors import DataError
+from ldm.programs.data.show_data import _skipped
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 BYTES = os.fsdecode(b"caf\xe9")
@@ -95,6 +96,12 @@ def test_other_formats_are_counted_and_can_be_read(
 def test_formats_that_are_not_read_are_refused(extensions: object) -> None:
     with pytest.raises(DataError, match=r"extensions: .*give a list of .*\.bmp"):
         image_endings(extensions)  # type: ignore[arg-type]
+
+
+def test_show_data_counts_them(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.gif")
+    assert _skipped(ImageFolder(tmp_path, 8, split="all")) == {"gif": 1}
 
 
 def test_programs_without_the_option_do_not_name_it(

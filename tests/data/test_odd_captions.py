@@ -313,7 +313,19 @@ def test_layouts_and_coco(tmp_path: Path, encoding: str, there: str, named: str)
     assert source.entries(0, lambda: 0.0) == {"caption": "a b"}
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "x", 1e400, "9" * 5000, -1, True, 10**400, "\0"])
+@pytest.mark.parametrize("name", [r"\ud800.png", r"a\u0000.png", "", " "])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    items = ", ".join(f'{{"name": "{text}", "objects": []}}' for text in ("a.png", name))
+    (tmp_path / "layouts.json").write_text(f'{{"classes": ["x"], "layouts": [{items}]}}')
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match="layout 1: name must be text that may name a file"):
+        JsonBoxes(tmp_path, tmp_path / "layouts.json", split="train")
+
+
+ODD = (None, [], {}, "x", 1e400, "\ud800.png", "9" * 5000, -1, True, 10**400, "\0")
+
+
+@pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize(
     ("part", "key"),
     [
