@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldm.data.image_io import EXTENSIONS
 from ldm.data.items import check_choice
-from ldm.data.names import normal
+from ldm.data.names import Names, normal
 from ldm.errors import DataError, suggest
 from ldm.files import reason, shown
 
@@ -341,6 +341,17 @@ def find_classes(
             f"folder '{shown(root)}' has {len(names)} class folders, but num_classes says {count}"
         )
     return names
+
+
+def as_spelled(names: Sequence[str], images: Sequence[str], root: Path) -> list[str]:
+    """Names of classes as the first-level folders of images are called; see ``ldm.data.names``.
+
+    Raises:
+        DataError: two folders have one name in two spellings.
+    """
+    folders = {path.split("/", 1)[0] for path in images if "/" in path}
+    there = Names(folders, f"folder '{shown(root)}'")
+    return [there.find(name, "") or name for name in names]
 
 
 def _class_folders(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ from ldm.data.listing import (
     list_folder,
 )
 from ldm.data.paired import Mask, PairedFolder
-from ldm.errors import DataError
+from ldm.errors import DataError, UserError
+from ldm.evaluation.sources.folder import FolderSource
 from ldm.programs.data.show_data import _skipped
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
@@ -248,6 +249,17 @@ def test_ids_of_classes_do_not_depend_on_the_system() -> None:
     with pytest.raises(DataError, match="two spellings"):
         find_classes(Path(), [f"{NFC}/0.png", f"{NFD}/0.png"], "auto")
     assert find_classes(Path(), [f"{NFC}/0.png", f"{NFD}/0.png"], "none") == ()
+
+
+def test_classes_by_name_are_found_in_any_spelling(tmp_path: Path) -> None:
+    for name in ("z", NFD, BYTES):
+        save(tmp_path / name / "0.png")
+    source = FolderSource(str(tmp_path), classes=["y", NFC, "z", BYTES])
+    labels = [label for batch in source.batches(8) for label in (batch.labels or ())]
+    assert labels == [3, 1, 2]  # in the order of the paths
+    save(tmp_path / "x" / "0.png")
+    with pytest.raises(UserError, match="class folder 'x', which is not one of the 4 classes"):
+        FolderSource(str(tmp_path), classes=["y", NFC, "z", BYTES])
 
 
 NAMES = {"nfc": NFC, "nfd": NFD, "bytes": BYTES, "plain": "a"}
