@@ -223,9 +223,9 @@ def test_names_that_are_not_utf8(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     item = data[data.files.index(f"{BYTES}/{BYTES}.png")]
     assert (item["caption"], item["class_label"]) == ("a cup", 1)
     caplog.clear()
-    (tmp_path / BYTES / f"{BYTES}.png").write_bytes(b"no image")
+    (tmp_path / BYTES / f"{BYTES}.txt").write_bytes(b"caf\xe9")
     data[3]
-    assert r"caf\xe9/caf\xe9.png" in caplog.text
+    assert r"caf\xe9/caf\xe9.txt" in caplog.text
     assert not any("\udce9" in record.getMessage() for record in caplog.records)
 
 
