@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.config import check
+from ldm.config import check, to_yaml
 from ldm.errors import ConfigError, DataError, suggest
 from ldm.signatures import parameters
 
@@ -48,7 +48,7 @@ def check_keys(config: DictConfig) -> None:
     Raises:
         ConfigError: it names the key that was meant.
     """
-    text = OmegaConf.to_yaml(config)
+    text = to_yaml(config)
     for key in map(str, config):
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
         if key not in _KEYS and near and f"${{{key}" not in text:

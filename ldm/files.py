@@ -38,8 +38,8 @@ _MARKS = {  # the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-_LONGEST = 255
-"""Bytes that a name may have on the file systems of today."""
+LONGEST_NAME = 255
+"""Bytes that the name of a file may have on the file systems of today."""
 
 
 def write_atomically(
@@ -78,7 +78,7 @@ def temporary_beside(path: Path) -> Path:
     Names of one ``path`` begin alike, so that ``remove_leftovers`` of its folder finds them.
     """
     end = f".{secrets.token_hex(4)}{TEMPORARY}"
-    begin = os.fsencode(path.name)[: _LONGEST - len(end) - 1].decode(errors="ignore")
+    begin = os.fsencode(path.name)[: LONGEST_NAME - len(end) - 1].decode(errors="ignore")
     return path.with_name(f".{begin}{end}")
 
 

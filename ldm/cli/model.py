@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import SUFFIXES
+from ldm.cli.options.configs import split_config
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
 from ldm.diffusion.classifier import NoisyLatentClassifier
@@ -70,10 +71,9 @@ def load_latent_diffusion(
 
 def load_yaml(option: str, items: list[str], complete: bool = True) -> DictConfig:
     """YAML files and ``key=value`` overrides of an option, merged; see ``load_config``."""
-    files = [item for item in items if "=" not in item]
+    files, overrides = split_config(items)
     if not files:
         raise UserError(f"{option} {items[0]}: name a YAML file before it")
-    overrides = [item for item in items if "=" in item]
     return load_config(*files, overrides=overrides, complete=complete)
 
 

@@ -153,14 +153,15 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """File of weights by network."""
     found = {}
     for item in given:
-        name, equals, file = item.partition("=")
-        if not equals:
+        name = next((name for name in names if item.startswith(f"{name}=")), None)
+        file = item if name is None else item.removeprefix(f"{name}=")
+        if name is None and ("=" not in item or Path(item).is_file()):
             if len(names) > 1:
                 raise UserError(
                     f"--weights {item}: say of which network, {names[0]}=FILE or {names[1]}=FILE"
                 )
-            name, file = names[0], item
-        if name not in names:
+            name = names[0]
+        if name is None:
             raise UserError(f"--weights {item}: the networks are {', '.join(names)}")
         found[name] = file
     return found

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from ldm.cli.conditions import choose_labels, class_condition, text_condition
 from ldm.cli.model import is_model
 from ldm.cli.sampling import Batch, SamplingSession
+from ldm.config import to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
@@ -148,7 +148,7 @@ class ModelSource(ReadSource):
         decisive = {
             key: value for key, value in settings.items() if key not in ("run", "checkpoint")
         }
-        model = OmegaConf.to_yaml(self._job.config.model, resolve=True)
+        model = to_yaml(self._job.config.model, resolve=True)
         what = [decisive, len(self), [height, width], self._labels, self._captions, model]
         about = {
             "formats": {"never written": len(self)},

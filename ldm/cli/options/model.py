@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ldm.cli.options.common import check_file
+from ldm.cli.options.configs import split_config
 from ldm.errors import UserError
 
 IN_RUN = ("last", "best")
@@ -56,8 +57,8 @@ def check_source(options: argparse.Namespace) -> None:
         )
     if options.config and (source.is_dir() or options.checkpoint):
         raise UserError("--config goes with a checkpoint file as first argument")
-    for item in options.config or ():
-        check_file("--config", None if "=" in item else Path(item))
+    for item in split_config(options.config or ())[0]:
+        check_file("--config", Path(item))
     if options.checkpoint not in (None, *IN_RUN) and not Path(options.checkpoint).exists():
         raise UserError(f"--checkpoint {options.checkpoint}: no such checkpoint file")
     if options.checkpoint and source.is_file() and source.suffix not in (".yaml", ".yml"):

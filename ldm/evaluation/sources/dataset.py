@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ldm.config import instantiate, load_config
+from ldm.config import instantiate, load_config, to_yaml
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
 from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
@@ -180,7 +180,7 @@ def open_dataset(
     node = load_config(file, complete=False)
     dataset = data_split(node, split or SPLITS[0], where)
     node = node.data if "data" in node else node
-    recipe = f"{split or SPLITS[0]}\n{OmegaConf.to_yaml(node, resolve=True)}"
+    recipe = f"{split or SPLITS[0]}\n{to_yaml(node, resolve=True)}"
     return DatasetSource(dataset, where, num, skip_corrupt, recipe, cache)
 
 

@@ -18,6 +18,7 @@ from ldm.checkpoint import SUFFIXES
 from ldm.cli import app
 from ldm.cli.app import say
 from ldm.cli.options.common import check_out_folder
+from ldm.cli.options.configs import is_override
 from ldm.cli.options.samplers import check_sampler_options
 from ldm.cli.protocol import choose_protocol, load_networks
 from ldm.cli.sources import open_real
@@ -77,7 +78,7 @@ def changes(arguments: argparse.Namespace, published: DictConfig) -> list[str]:
     """The overrides of the recipe that the command line asks for."""
     wanted = list(arguments.changes)
     for item in wanted:
-        if "=" not in item:
+        if not is_override(item):
             raise UserError(f"{item}: expected KEY=VALUE, e.g. sampling.steps=20")
         key = item.lstrip("+").partition("=")[0]
         if key.partition(".")[0] not in ("sampling", "preset"):
