@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.checkpoint import SUFFIXES
 from ldm.cli.options.configs import split_config
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
@@ -92,24 +90,6 @@ def other_weights(source: Source) -> dict[str, str]:
     """SHA-256 of the files of a pipeline of diffusers beside that of ``subject``, by path."""
     _, *others = source.files()
     return {str(file): file_sha256(file) for file in others}
-
-
-def is_model(options: argparse.Namespace) -> bool:
-    """Whether the first argument is a model, and not a folder or file of images."""
-    path = Path(options.source)
-    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
-    return bool(options.config) or path.suffix in SUFFIXES or described
-
-
-def is_run(source: str) -> bool:
-    """Whether it is the folder of a training run, into which results may be written."""
-    return (Path(source) / "checkpoints").is_dir()
-
-
-def name_of(source: str) -> str:
-    """A short name for a source that is no run."""
-    path = Path(source)
-    return path.resolve().name if path.is_dir() else path.stem
 
 
 def load_classifier(

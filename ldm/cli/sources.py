@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ldm.cli.conditions import choose_labels, class_condition, text_condition
-from ldm.cli.model import is_model
+from ldm.cli.options.model import is_model
 from ldm.cli.sampling import Batch, SamplingSession
 from ldm.config import to_yaml
 from ldm.errors import UserError

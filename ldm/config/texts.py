@@ -23,6 +23,10 @@ from ldm.errors import ConfigError
 Kinds = frozenset[str]
 
 _TEXT = frozenset({"text"})
+_NAMES = {
+    **{"text": "text", "none": "null", "bool": "true or false", "int": "a whole number"},
+    **{"float": "a number", "list": "a list", "dict": "a mapping"},
+}
 _NULL = ("", "~", "null", "Null", "NULL")
 _WORDS = {
     **dict.fromkeys(("str", "Path", "PurePath", "PathLike", "PosixPath"), _TEXT),
@@ -92,6 +96,23 @@ def check_texts(config: DictConfig) -> None:
             _check_text(config, _kinds(annotation), place, value)
             for k, item in enumerate(value if isinstance(value, list) else ()):
                 _check_text(config, _kinds(_element(annotation)), f"{place}.{k}", item)
+
+
+def misfit(annotation: ast.expr | None, value: Any) -> str:
+    """What an annotation wants instead of a value, in words; "": the value will do.
+
+    Args:
+        annotation: of a parameter, as ``signatures`` has it.
+        value: plain, of a YAML file.
+    """
+    kinds = _kinds(annotation)
+    if kinds is None:
+        return ""
+    if _kind(value) not in kinds:
+        return " or ".join(dict.fromkeys(_NAMES[kind] for kind in sorted(kinds)))
+    element = _element(annotation)
+    problems = [misfit(element, item) for item in value] if isinstance(value, list) else []
+    return next((f"a list, each item {problem}" for problem in problems if problem), "")
 
 
 def _check_text(config: DictConfig, kinds: Kinds | None, place: str, value: Any) -> None:

@@ -117,7 +117,7 @@ def test_elsewhere_yaml_decides(config: DictConfig) -> None:
         "+folder.params.classes=007": "007",
         "+more=007": 7,
     }.items():
-        key, _, typed = change.lstrip("+").partition("=")
+        typed = change.partition("=")[2]
         found = value(config, change.partition("=")[0], typed)
         assert found == expected, change
         assert type(found) is type(expected) or OmegaConf.is_config(found), (change, typed)

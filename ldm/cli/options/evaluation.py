@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.config import load_config
+from ldm.config.texts import misfit
 from ldm.errors import ConfigError, UserError
 from ldm.places import configs_folder
 from ldm.signatures import parameters
@@ -129,11 +130,14 @@ def read_preset(name: str) -> tuple[dict[str, Any], Path]:
     for k, measure in enumerate(measures if isinstance(measures, list) else ()):
         nodes.append((f"measures[{k}].", "Measure", measure))
     for place, kind, node in nodes:
-        known = [found.name for found in parameters(f"ldm.evaluation.protocol.{kind}") or ()]
-        for key in node if isinstance(node, dict) else ():
+        found = parameters(f"ldm.evaluation.protocol.{kind}") or ()
+        known = {parameter.name: parameter.annotation for parameter in found}
+        for key, value in node.items() if isinstance(node, dict) else ():
             if known and key not in known:
                 names = ", ".join(known)
                 raise ConfigError(f"{file}: {place}{key}: unknown key is none of {names}")
+            if wanted := misfit(known.get(key), value):
+                raise ConfigError(f"{file}: {place}{key}: expected {wanted}, got {value!r}")
     return tree, file
 
 

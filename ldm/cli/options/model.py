@@ -8,9 +8,12 @@ from pathlib import Path
 from ldm.cli.options.common import check_file
 from ldm.cli.options.configs import split_config
 from ldm.errors import UserError
+from ldm.files import fitting_name
 
 IN_RUN = ("last", "best")
 """Names of checkpoints, ``ldm.load.model.RUN``."""
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+"""``ldm.checkpoint.SUFFIXES``."""
 
 
 def add_source_options(
@@ -66,6 +69,36 @@ def check_source(options: argparse.Namespace) -> None:
     classifier = getattr(options, "classifier", None)
     if classifier is not None and not Path(classifier).exists():
         raise UserError(f"--classifier {classifier}: no such run folder or checkpoint")
+
+
+def is_model(options: argparse.Namespace) -> bool:
+    """Whether the first argument is a model, and not a folder or file of images."""
+    path = Path(options.source)
+    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
+    return bool(options.config) or path.suffix in WEIGHTS or described
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether it is the folder of a training run, into which results may be written."""
+    return (Path(source) / "checkpoints").is_dir()
+
+
+def name_of(source: str) -> str:
+    """A short name for a source that is no run."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def result_folder(source: str, name: str) -> Path:
+    """Where results go if nobody says: in a run, else in a folder of the working directory.
+
+    Args:
+        source: run or other model.
+        name: of the results, such as ``generated``.
+    """
+    if is_run(source):
+        return Path(source) / name
+    return Path(fitting_name(f"{name}-{name_of(source)}"))
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:

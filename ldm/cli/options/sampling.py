@@ -13,7 +13,7 @@ from ldm.cli.options.common import (
     check_side_lengths,
     new_parser,
 )
-from ldm.cli.options.model import add_source_options
+from ldm.cli.options.model import add_source_options, check_source, result_folder
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.errors import UserError
 from ldm.files import read_text, reason
@@ -144,6 +144,22 @@ def parse_sampling(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
     check_out_folder("--out", options.out)
     check_sampling_options(options)
     return options
+
+
+def out_folder(options: argparse.Namespace) -> Path:
+    """Where a program of sampling writes."""
+    out: Path | None = options.out
+    return result_folder(options.source, options.folder_name) if out is None else out
+
+
+def check_sampling_files(options: argparse.Namespace) -> None:
+    """Refuse a model that is not there, and a place where nothing can be written.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_source(options)
+    check_out_folder("--out", out_folder(options))
 
 
 def check_sampling_options(options: argparse.Namespace) -> None:

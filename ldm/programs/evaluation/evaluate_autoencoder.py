@@ -24,7 +24,7 @@ from ldm.cli.data import (
     some_images,
     write_report,
 )
-from ldm.cli.model import is_run, locate_model, name_of, subject
+from ldm.cli.model import locate_model, subject
 from ldm.errors import UserError
 from ldm.evaluation.evaluator import (
     FAKE,
@@ -65,9 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     networks.check(images[0]["image"])
     statistics, sheet = _measure(arguments, model, images, networks)
 
-    out = arguments.out or Path(
-        arguments.source if is_run(arguments.source) else f"evaluation-{name_of(arguments.source)}"
-    )
+    out: Path = arguments.out
     report = EvaluationReport(f"reconstruction by {arguments.source}")
     about = {
         "num_real": statistics.images,

@@ -16,17 +16,18 @@ from torch import Tensor
 from ldm.autoencoders.tiled import reconstruct
 from ldm.cli.app import say
 from ldm.cli.data import image_mode, load_first_stage
-from ldm.cli.model import is_run, locate_model, name_of, subject
+from ldm.cli.model import locate_model, subject
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
-from ldm.files import read_json, write_text
+from ldm.files import fits, read_json, write_text
 from ldm.load.model import Source
 from ldm.visualization.images import save_png
 
 RECORD = "reconstructions.json"
+_SHAPE = {"settings": dict, "images": dict}
 SEED = 0
 
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = locate_model(arguments)
     model, _ = load_first_stage(source, arguments)
     mode = image_mode(model, arguments.source)
-    out = arguments.out or _default_out(arguments.source)
+    out: Path = arguments.out
     record = _record(source, arguments, out)
     failed = []
     for target, file in images.items():
@@ -57,12 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
     say(f"{len(images) - len(failed)} images in {out}, beside their originals in {out / 'pairs'}")
     if failed:
         raise UserError(f"{len(failed)} of {len(images)} images could not be read; see above")
-
-
-def _default_out(source: str) -> Path:
-    if is_run(source):
-        return Path(source) / "reconstructed"
-    return Path(f"reconstructed-{name_of(source)}")
 
 
 def _targets(places: list[str]) -> dict[str, Path]:
@@ -101,7 +96,8 @@ def _record(source: Source, arguments: argparse.Namespace, out: Path) -> dict[st
     file = out / RECORD
     if arguments.overwrite or not file.exists():
         return fresh
-    before: dict[str, Any] = read_json(file, remedy="give another --out, or --overwrite")
+    remedy = "it is no record of reconstructions: give another --out, or --overwrite"
+    before: dict[str, Any] = read_json(file, remedy=remedy, shape=_SHAPE)
     relevant = settings.keys() - {"source", "checkpoint"}
     if any(before["settings"].get(key) != settings[key] for key in relevant):
         raise UserError(
@@ -116,8 +112,9 @@ def _save(record: dict[str, Any], file: Path) -> None:
 
 
 def _is_there(record: dict[str, Any], target: str, file: Path, out: Path) -> bool:
-    known = record["images"].get(target, {}).get("source") == str(file)
-    return known and (out / target).exists() and (out / "pairs" / target).exists()
+    known = record["images"].get(target)
+    same = fits(known, {"source": str}) and known["source"] == str(file)
+    return same and (out / target).exists() and (out / "pairs" / target).exists()
 
 
 def _read(file: Path, mode: str, max_side: int | None) -> Tensor:

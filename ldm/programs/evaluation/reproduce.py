@@ -65,7 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     app.run(sampler, sampling)
     app.run("evaluate", evaluation)
     if first:
-        report = read_json(out / "metrics.json")
+        number = (int, float, type(None))
+        shape = {"measurements": [{"name": str, "value": number}]}
+        report = read_json(out / "metrics.json", shape=shape)
         differences = deviations(recipe, published) + _other_inputs(recipe, arguments)
         differences += report.get("departures", [])
         _write(recipe, figures(recipe, report["measurements"]), differences, out)
@@ -171,7 +173,7 @@ def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], 
         "figures": [asdict(figure) for figure in found],
         "deviations": differences,
     }
-    write_text(out / "reproduction.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "reproduction.json", json.dumps(document, indent=1) + "\n")
     say("")
     say(f"{'':16}{'measured':>10}{'published':>11}  by")
     for figure in found:

@@ -38,7 +38,7 @@ from ldm.cli.options.evaluation import (
     check_place,
     read_preset,
 )
-from ldm.cli.options.model import add_source_options
+from ldm.cli.options.model import add_source_options, is_model, is_run
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import (
     add_byte_option,
@@ -88,6 +88,10 @@ def check_files(options: argparse.Namespace) -> None:
     check_place(options.source)
     if options.real is not None:
         check_place(options.real, "--real")
+    if options.out is None and options.save_statistics is None:
+        source = Path(options.source)
+        own = (source / "samples.json").is_file() or (is_model(options) and is_run(source))
+        check_out_folder("--out", source if own else Path())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,8 +33,8 @@ from pathlib import Path
 
 from ldm.cli.options.common import check_at_least
 from ldm.cli.options.evaluation import add_feature_options
-from ldm.cli.options.model import check_source as check_files
 from ldm.cli.options.retrieval import add_clip_options
+from ldm.cli.options.sampling import check_sampling_files as check_files
 from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 __all__ = ["check_files", "parse"]
