@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.cli.app import say
 from ldm.cli.options.configs import split_config
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
@@ -38,9 +40,21 @@ def load_source(source: Source, options: argparse.Namespace) -> tuple[Any, DictC
     """The model, in eval mode on the device, and its config with the images that it trained on."""
     options.device = own_device(options.device)
     model = source.model(not options.no_ema, options.device)
+    say_weights(source)
     if options.compile:
         compile_networks(model)
     return model, with_images(source.config())
+
+
+def say_weights(source: Source, what: str = "weights") -> None:
+    """Tell which checkpoint was read; of several processes the first one does.
+
+    Args:
+        source: whose model was built.
+        what: has these weights.
+    """
+    if int(os.environ.get("RANK", "0")) == 0:
+        say(f"{what}: {source.used()}")
 
 
 def with_images(config: DictConfig) -> DictConfig:
@@ -107,6 +121,7 @@ def load_classifier(
         options.classifier_scale = 1.0
     source = locate(run)
     model = source.model(not options.no_ema, options.device)
+    say_weights(source, "weights of the classifier")
     if not isinstance(model, NoisyLatentClassifier):
         raise UserError(
             f"--classifier {run}: holds a {type(model).__name__}, not a classifier of noisy "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm.cli.model import say_weights
 from ldm.cli.options.evaluation import read_preset
 from ldm.config import instantiate
 from ldm.errors import UserError
@@ -138,7 +139,9 @@ def load_network(name: str, weights: str | Path | None = None, resize: str = NET
             raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
         source = locate(name)
         size, file = source.config().get("image_size"), str(source.weights_file())
-        return own_network(source.model(), resize, size if isinstance(size, int) else None, file)
+        model = source.model()
+        say_weights(source, f"weights of --features {name}")
+        return own_network(model, resize, size if isinstance(size, int) else None, file)
     if name in NAMES or ":" in name:
         return network(name, weights, resize)
     if "." in name:
