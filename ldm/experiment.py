@@ -122,6 +122,8 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
     for key in ("max_steps", "max_epochs"):
         if key in options and type(options[key]) is not int:
             raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
+        if options.get(key, 0) < -1:
+            raise ConfigError(f"trainer.{key}: {options[key]} is below 0 (-1: no limit)")
     if options.get("limit_train_batches", 1) == 0:
         raise ConfigError("trainer.limit_train_batches: 0 leaves nothing to train with")
     if "max_steps" not in options and "max_epochs" not in options:

@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.cli.model import say_weights
-from ldm.cli.options.evaluation import read_preset
+from ldm.cli.options.evaluation import check_features, metric_names, read_preset
 from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.networks.base import Network
-from ldm.evaluation.networks.registry import NAMES, network, own_network
+from ldm.evaluation.networks.registry import network, own_network
 from ldm.evaluation.networks.resizing import NETWORK
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
 from ldm.load.model import locate
@@ -71,14 +71,8 @@ def _measures(names: str | None, features: str) -> list[Measure]:
     if names is None:
         usual = [*USUAL, *(["inception_score"] if features == "inception" else [])]
         return [MEASURES[name] for name in usual]
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
-        if name not in MEASURES:
-            raise UserError(f"--metrics {name}: not one of {', '.join(MEASURES)}")
-    if not chosen:
-        raise UserError(f"--metrics {names!r}: name one or more of {', '.join(MEASURES)}")
     found: list[Measure] = []
-    for name in chosen:
+    for name in metric_names(names):
         found += [MEASURES[name]] if MEASURES[name] not in found else []
     return found
 
@@ -142,14 +136,11 @@ def load_network(name: str, weights: str | Path | None = None, resize: str = NET
         model = source.model()
         say_weights(source, f"weights of --features {name}")
         return own_network(model, resize, size if isinstance(size, int) else None, file)
-    if name in NAMES or ":" in name:
-        return network(name, weights, resize)
-    if "." in name:
+    if "." in name and ":" not in name:
         params = {} if weights is None else {"weights": weights}
         return own_network(instantiate({"target": name, "params": params}, "--features"), resize)
-    raise UserError(
-        f"--features {name}: neither one of {', '.join(NAMES)} nor a run folder or a dotted name"
-    )
+    check_features(name)
+    return network(name, weights, resize)
 
 
 def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config.paths import one_line, parts_of, walk
-from ldm.config.texts import as_meant
+from ldm.config.texts import as_meant, number_wanted
 from ldm.errors import ConfigError
 
 _OPEN = ("trainer",)
@@ -47,7 +47,12 @@ def override(config: DictConfig, text: str) -> None:
             name = ".".join(parts[:end])
             raise ConfigError(f"override {text!r}: {name} is {above!r}, it holds no keys")
     try:
-        OmegaConf.update(config, key, as_meant(config, parts, value), merge=False, force_add=new)
+        meant = as_meant(config, parts, value)
+        if isinstance(meant, str) and (wanted := number_wanted(config, parts, meant)):
+            raise ConfigError(f"override {text!r}: expected {wanted}")
+        OmegaConf.update(config, key, meant, merge=False, force_add=new)
+    except ConfigError:
+        raise
     except _ERRORS as error:
         raise ConfigError(f"override {text!r}: {one_line(error)}") from error
 

@@ -98,6 +98,18 @@ def check_texts(config: DictConfig) -> None:
                 _check_text(config, _kinds(_element(annotation)), f"{place}.{k}", item)
 
 
+def number_wanted(config: DictConfig, parts: Sequence[str], text: str) -> str:
+    """What a key holds instead of a text, if that is a number or a truth value; "": it is not."""
+    kinds = _own_kinds(OmegaConf.to_container(config), parts)
+    if kinds is None or kinds - {"int", "float", "bool", "none"} or "${" in text or text == "???":
+        return ""
+    return _in_words(kinds)
+
+
+def _in_words(kinds: Kinds) -> str:
+    return " or ".join(dict.fromkeys(_NAMES[kind] for kind in sorted(kinds)))
+
+
 def misfit(annotation: ast.expr | None, value: Any) -> str:
     """What an annotation wants instead of a value, in words; "": the value will do.
 
@@ -109,7 +121,7 @@ def misfit(annotation: ast.expr | None, value: Any) -> str:
     if kinds is None:
         return ""
     if _kind(value) not in kinds:
-        return " or ".join(dict.fromkeys(_NAMES[kind] for kind in sorted(kinds)))
+        return _in_words(kinds)
     element = _element(annotation)
     problems = [misfit(element, item) for item in value] if isinstance(value, list) else []
     return next((f"a list, each item {problem}" for problem in problems if problem), "")

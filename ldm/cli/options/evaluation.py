@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,37 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         help="how images come to the size of the network (default: as the preset says, else the "
         "network's own way)",
     )
+
+
+def check_features(name: str | None) -> None:
+    """Refuse a feature network that there surely is not, before PyTorch is imported.
+
+    Raises:
+        UserError: it names those that there are.
+    """
+    if name is None or os.path.exists(name) or name in NETWORKS:
+        return
+    kind, _, rest = name.partition(":")
+    if kind == "clip" if rest else "." in name:
+        return
+    raise UserError(
+        f"--features {name}: neither one of {', '.join(NETWORKS)} nor a run folder or a dotted name"
+    )
+
+
+def metric_names(text: str) -> list[str]:
+    """The names that --metrics lists.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in METRICS:
+            raise UserError(f"--metrics {name}: not one of {', '.join(METRICS)}")
+    if not chosen:
+        raise UserError(f"--metrics {text!r}: name one or more of {', '.join(METRICS)}")
+    return chosen
 
 
 def preset_names() -> list[str]:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least, check_out_folder, new_parser
-from ldm.cli.options.evaluation import add_data_options, add_feature_options
+from ldm.cli.options.evaluation import add_data_options, add_feature_options, check_features
 from ldm.cli.options.model import add_source_options, check_source, is_run, result_folder
 
 
@@ -45,6 +45,7 @@ def check_files(options: argparse.Namespace) -> None:
         UserError: it names them.
     """
     check_source(options)
+    check_features(options.features)
     check_out_folder("--out", options.out)
 
 
