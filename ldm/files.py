@@ -95,7 +95,11 @@ def fitting_name(begin: str, end: str = "", room: int = LONGEST_NAME) -> str:
         end: stays whole.
         room: bytes that the name may have.
     """
-    encoded = begin.encode("utf-8", "surrogatepass")
+    try:
+        encoded = os.fsencode(begin)
+    except UnicodeEncodeError:  # half a character, of a JSON file
+        begin = begin.encode("utf-8", "backslashreplace").decode()
+        encoded = begin.encode()
     room -= len(os.fsencode(end))
     if len(encoded) <= room:
         return begin + end

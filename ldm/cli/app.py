@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -218,7 +219,8 @@ def _of_system(error: BaseException, number: int | None, text: str) -> str:
     if number is not None and isinstance(error, OSError) and error.errno is not None:
         problem = os.strerror(number) if error.strerror is None else error.strerror
     remedy = _REMEDIES.get(number or 0, f"{TRACEBACK}=1 shows what was being done")
-    return f"{f'{place}: ' * bool(place)}{' '.join(problem.split())[:400]}: {remedy}"
+    line = " ".join(f"{f'{place}: ' * bool(place)}{problem[:400]}".split())
+    return f"{line}: {remedy}"
 
 
 def _too_deep(error: BaseException) -> bool:
@@ -296,13 +298,21 @@ def _complain(text: str) -> None:
 
 def _stdout_is_lost() -> bool:
     """Whether stdout takes no more (``| head``, a full disk); what is left to say is dropped."""
+    if sys.stdout is None:
+        return False
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            return False
+    except io.UnsupportedOperation:  # a stream without a file
+        return False
     except OSError:
+        pass
+    with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return True
 
 
 def _quiet_libraries() -> None:

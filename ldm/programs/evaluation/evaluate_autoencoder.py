@@ -40,6 +40,7 @@ from ldm.evaluation.latent_statistics import draw, kl_map
 from ldm.evaluation.networks.base import Network
 from ldm.evaluation.protocol import EvaluationProtocol, Measure
 from ldm.evaluation.report import INCEPTION, EvaluationReport
+from ldm.locks import sole_writer
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 from ldm.visualization.images import as_rgb, difference, save_sheet, three_channels
 
@@ -79,9 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
     readiness = assess(statistics.facts(config.get("scale_factor")))
     report.details["subject"] = subject(source, arguments)
     report.details["readiness"] = asdict(readiness)
-    out.mkdir(parents=True, exist_ok=True)
-    save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")
-    write_report(report, out / "metrics.json")
+    with sole_writer(out, first=True):  # sheet and numbers of one call
+        save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")
+        write_report(report, out / "metrics.json")
     say(f"originals, reconstructions, difference x {GAIN}: {out / 'reconstructions.png'}")
     say(f"\nverdict: {readiness.verdict}")
     for reason in readiness.reasons:
