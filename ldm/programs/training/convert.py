@@ -14,6 +14,7 @@ from torch import nn
 
 from ldm.checkpoint import SUFFIXES
 from ldm.cli.app import say
+from ldm.cli.model import say_weights
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, UserError
 from ldm.export import (
@@ -24,7 +25,7 @@ from ldm.export import (
     read_back,
     round_parameters,
 )
-from ldm.load.model import inline_pretrained, load_model, run_config
+from ldm.load.model import inline_pretrained, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = 1e-4
@@ -74,12 +75,15 @@ def _check_out(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
-    source, ema = arguments.source, not arguments.no_ema
     if arguments.config is None:
-        config = inline_pretrained(run_config(source))
-        return load_model(source, arguments.checkpoint, ema), config
-    config = inline_pretrained(arguments.config)
-    return load_model(config, source, ema), config
+        source = locate(arguments.source, arguments.checkpoint)
+        config = inline_pretrained(source.config())
+    else:
+        config = inline_pretrained(arguments.config)
+        source = locate(config, arguments.source)
+    model = source.model(not arguments.no_ema)
+    say_weights(source)
+    return model, config
 
 
 def _write(

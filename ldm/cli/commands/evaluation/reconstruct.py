@@ -8,7 +8,8 @@ Examples:
 IMAGES are files or folders, which are read with all that is nested in them. OUT gets a PNG of the
 same name for each, in pairs/ original and reconstruction side by side, and reconstructions.json
 with PSNR and SSIM. What is there already, by the same weights and options, is kept. OUT is
-RUN/reconstructed, or reconstructed-NAME for anything that is no run.
+RUN/reconstructed, or reconstructed-NAME for anything that is no run. Images that cannot be read are
+named and left out; the exit code is then 4, and 2 if none can be read.
 """
 
 from __future__ import annotations

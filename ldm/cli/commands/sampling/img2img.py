@@ -17,6 +17,8 @@ label, and denoises it under the other.
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/edited.png (a row per image: itself, then the results), OUT/grid.png and OUT/samples.json.
 docs/image-to-image.md says more.
+Images that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ lighter or of another tint; --no-paste shows what the model makes of the known p
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
 docs/image-to-image.md says more.
+Pairs that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ larger by the factor f of its first stage: 4 in the published ones. Images may h
 ones are best denoised in tiles of the size of the training. Writes OUT/images/NAME.png
 (NAME_0.png, ... with --per-image), OUT/enlarged.png (a row per image: bicubic, then the results),
 OUT/grid.png and OUT/samples.json. docs/image-to-image.md says more.
+Images that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations
