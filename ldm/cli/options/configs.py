@@ -27,7 +27,7 @@ def is_override(item: str) -> bool:
     if not equals or os.path.isfile(item):
         return False
     return re.fullmatch(rf"\+?{_KEY}", key) is not None or not (
-        item.endswith(_YAML) or "/" in key or os.path.exists(item)
+        item.lower().endswith(_YAML) or "/" in key or os.path.exists(item)
     )
 
 

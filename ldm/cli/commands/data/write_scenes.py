@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.cli.options.common import new_parser
+from ldm.cli.options.common import check_out_folder, new_parser
 from ldm.errors import UserError
 from ldm.files import read_json
 
@@ -81,6 +81,7 @@ def _check_out(out: Path, settings: dict[str, Any]) -> None:
             raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and was not written by this script: give another OUT")
+    check_out_folder("OUT", out)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.cli.options.common import check_at_least
+from ldm.cli.options.common import check_at_least, check_out_file
 from ldm.cli.options.images import INVERSION_SPACING, check_pictures
 from ldm.cli.options.sampling import (
     add_prompt_options,
@@ -55,6 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program; ``keys`` are the key frames, ``spacing`` is decided."""
     options = parse_sampling(_parser(), arguments)
     check_at_least(options, 1, "frames")
+    check_out_file("--film", options.film)
     if options.images:
         if options.sampler != "ddim" or options.eta:
             raise UserError(
