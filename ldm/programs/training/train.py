@@ -19,7 +19,8 @@ from ldm.training.run_folder import RunFolder
 def run(options: argparse.Namespace) -> None:
     """Start, continue or rehearse a run; of several processes one reports what went wrong."""
     try:
-        _train(options)
+        with options.claim:
+            _train(options)
     except Exception:
         give_way_to_main_process()
         raise

@@ -27,19 +27,23 @@ computers, SLURM: docs/clusters.md.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ldm.cli.app import say
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_experiment, check_places
+from ldm.locks import RUN_LOCK, run_lock
 
-_RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
+_RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "JSM_NAMESPACE_RANK"}
 """Variables by which launchers tell a process which of several it is."""
 
 
@@ -63,6 +67,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             give_way_to_main_process()
         raise
     return options
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Claim the folder of the run, or refuse one that is being trained: libraries take a while.
+
+    The lock is part of the options from now on, as ``claim``, which whoever runs them closes.
+    """
+    options.claim = contextlib.ExitStack()
+    atexit.register(options.claim.close)
+    elsewhere = options.folder.is_dir() and not os.access(options.folder, os.W_OK)
+    first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    if first and not elsewhere and not options.dry_run:  # a complete run may lie anywhere
+        options.claim.enter_context(run_lock(options.folder / RUN_LOCK, say))
 
 
 def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
