@@ -39,10 +39,12 @@ class Source:
         place: a config file, or a folder that holds ``config.yaml``, diffusers' ``config.json`` or
             a pipeline of diffusers; or a config.
         checkpoint: file with the weights, or ``last`` or ``best`` of a run; None: the obvious one.
+        check: compare files with weights with their checksums, see ``ldm.checkpoint.read_state``.
     """
 
     place: Path | DictConfig
     checkpoint: str | Path | None = None
+    check: bool = True
 
     def config(self) -> DictConfig:
         """The configuration, whose ``model`` describes the model; not to be changed.
@@ -60,7 +62,7 @@ class Source:
         if isinstance(self.place, DictConfig):
             file = self.weights_file()
             model = _build(config)
-            weights = read_state(file)
+            weights = read_state(file, self.check)
         else:
             weights = self.read()  # before memory is spent on what the description claims
             model = _build(config)
@@ -107,7 +109,7 @@ class Source:
                 ``config.json`` beside them describes.
         """
         found, file = self._diffusers, self.weights_file()
-        return read_state(file) if found is None else found.read(file)
+        return read_state(file, self.check) if found is None else found.read(file, self.check)
 
     @functools.cached_property
     def _config(self) -> DictConfig:
@@ -137,21 +139,24 @@ class Source:
         return find(self.place)
 
 
-def locate(source: str | Path | DictConfig, checkpoint: str | Path | None = None) -> Source:
+def locate(
+    source: str | Path | DictConfig, checkpoint: str | Path | None = None, check: bool = True
+) -> Source:
     """A run folder, a published or exported one, diffusers', a config file; or weights in a folder.
 
     Args:
         source: the folder or file; or a config, as read.
         checkpoint: the weights; None if ``source`` says enough.
+        check: compare files with weights with their checksums.
     """
     if isinstance(source, DictConfig):
-        return Source(source, checkpoint)
+        return Source(source, checkpoint, check)
     path = Path(source)
     if checkpoint is not None or path.suffix not in SUFFIXES:
-        return Source(path, checkpoint)
+        return Source(path, checkpoint, check)
     for folder in (path.parent, path.parent.parent):
         if any((folder / name).exists() for name in ("config.yaml", "config.json")):
-            return Source(folder, path)
+            return Source(folder, path, check)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file")
     raise ConfigError(f"{path}: no config.yaml beside it; give its config, and it as checkpoint")
@@ -162,6 +167,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     ema: bool = True,
     device: torch.device | str = "cpu",
+    check: bool = True,
 ) -> nn.Module:
     """Build a model, load its weights and set it to eval mode.
 
@@ -178,6 +184,7 @@ def load_model(
             diffusers; inside a run folder also ``last`` (the default) or ``best``.
         ema: use averaged weights where the checkpoint has them.
         device: where the model goes.
+        check: compare files with weights with their checksums, a second for several GB.
 
     Returns:
         A ``LatentDiffusion``, an autoencoder or a UNet, whatever ``model`` describes.
@@ -186,7 +193,7 @@ def load_model(
         ConfigError: the config cannot be built.
         CheckpointError: the checkpoint is missing, damaged or belongs to another config.
     """
-    return locate(source, checkpoint).model(ema, device)
+    return locate(source, checkpoint, check).model(ema, device)
 
 
 def run_config(run: str | Path) -> DictConfig:
@@ -203,6 +210,7 @@ def pretrained(
     checkpoint: str | Path | None = None,
     ema: bool = True,
     part: str | None = None,
+    check: bool = True,
 ) -> nn.Module:
     """A trained network as a node of a config, e.g. the first stage of a latent diffusion model.
 
@@ -213,12 +221,14 @@ def pretrained(
         checkpoint: as for ``load_model``.
         ema: as for ``load_model``.
         part: name of the submodule of a given network that takes the weights; None: all of it.
+        check: as for ``load_model``.
     """
     if not isinstance(path, nn.Module):
         if part is not None:
             raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
-        return _first_stage(path, checkpoint).model(ema)
-    load_weights(path.get_submodule(part or ""), read_state(_given_file(checkpoint)), ema)
+        return _first_stage(path, checkpoint, check).model(ema)
+    weights = read_state(_given_file(checkpoint), check)
+    load_weights(path.get_submodule(part or ""), weights, ema)
     return path
 
 
@@ -279,13 +289,13 @@ def _architecture(params: DictConfig) -> Any:
     return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)
 
 
-def _first_stage(source: str | Path, checkpoint: str | Path | None) -> Source:
+def _first_stage(source: str | Path, checkpoint: str | Path | None, check: bool = True) -> Source:
     """What is at ``source``; a pipeline of diffusers stands for its autoencoder."""
     path = Path(source)
     if not (path / "config.yaml").exists() and isinstance(find(path), Pipeline):
         parts = [path / name for name in AUTOENCODERS if (path / name).is_dir()]
         path = parts[0] if parts else path
-    return locate(path, checkpoint)
+    return locate(path, checkpoint, check)
 
 
 def _given_file(checkpoint: str | Path | None) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.containers.zips import check_if_zip
 from ldm.errors import CheckpointError, ConfigError
 from ldm.layers.convolution import Conv3x3
 
@@ -256,6 +257,7 @@ def _packaged_heads() -> Path:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
+        check_if_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything at all
         raise CheckpointError(
