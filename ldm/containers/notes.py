@@ -10,12 +10,13 @@ from typing import Any
 from ldm.errors import DamagedFileError
 from ldm.files import read_json, shown, write_text
 
-_CONTENT, _CHECKSUM = "content", "crc32"
+CHECKSUM = "crc32"
+_CONTENT = "content"
 
 
 def write_note(path: Path, content: Any) -> None:
     """Write values of JSON, complete or not at all."""
-    write_text(path, json.dumps({_CHECKSUM: _crc(content), _CONTENT: content}) + "\n")
+    write_text(path, json.dumps({CHECKSUM: checksum(content), _CONTENT: content}) + "\n")
 
 
 def read_note(path: Path) -> Any:
@@ -27,10 +28,11 @@ def read_note(path: Path) -> Any:
     """
     path.lstat()
     found = read_json(path, DamagedFileError, table=True)
-    if found.get(_CHECKSUM) != _crc(found.get(_CONTENT)):
+    if found.get(CHECKSUM) != checksum(found.get(_CONTENT)):
         raise DamagedFileError(f"{shown(path)} is damaged: it is not what was written")
     return found.get(_CONTENT)
 
 
-def _crc(content: Any) -> str:
+def checksum(content: Any) -> str:
+    """CRC-32 of values of JSON, whatever the order of names, in hex digits."""
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"

@@ -33,6 +33,7 @@ _BYTES = "surrogateescape"
 """Texts may be names of files, which need not be UTF-8."""
 _NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
 _CASTS: dict[str, Callable[[Tensor], Any]] = {kind.__name__: kind for kind in _NUMBERS}
+KINDS = ("tensor", "text", *_CASTS)
 _NARROW = (torch.uint8, torch.int16, torch.int32)
 
 
@@ -119,9 +120,7 @@ def _keys(side: str, name: str, column: Mapping[str, Any]) -> list[str]:
     return [f"{key}.text", f"{key}.ends"] if column["kind"] == "text" else [key]
 
 
-def _sums(
-    side: str, columns: Mapping[str, Tensor], schema: Schema, rows: int
-) -> dict[str, Tensor]:
+def _sums(side: str, columns: Mapping[str, Tensor], schema: Schema, rows: int) -> dict[str, Tensor]:
     """The column of checksums of packed items."""
     parts = {name: [columns[k] for k in _keys(side, name, about)] for name, about in schema.items()}
     sums = [_sum(parts, schema, row) for row in range(rows)]
@@ -189,12 +188,9 @@ class Shard:
         self._path, self._schema = path, schema
         try:
             found = read_tensors(path, values=False).tensors
-        except OSError as error:
-            raise DataError(
-                f"shard '{shown(path)}' cannot be read ({reason(error)}): {REPAIR}"
-            ) from None
-        except DamagedFileError as error:
-            raise DataError(f"shard {error}: {REPAIR}") from None
+        except (OSError, DamagedFileError) as error:
+            why = reason(error.__cause__ or error)
+            raise DataError(f"shard '{shown(path)}' cannot be read ({why}): {REPAIR}") from None
         self._sides = {
             side: {name: _found(found, side, name, column) for name, column in schema.items()}
             for side in (PLAIN, MIRRORED)
