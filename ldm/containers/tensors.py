@@ -69,15 +69,12 @@ def write_tensors(
     write_atomically(path, lambda file: file.writelines(parts))
 
 
-def read_tensors(
-    path: Path, check: bool = True, required: bool = False, values: bool = True
-) -> Content:
+def read_tensors(path: Path, check: bool = True, values: bool = True) -> Content:
     """What a safetensors file holds.
 
     Args:
         path: the file.
         check: compare it with its checksum, if it has one; that takes a second for several GB.
-        required: refuse a file without one.
         values: False: look at the header only, where what is read later has checksums of its own.
 
     Raises:
@@ -91,7 +88,7 @@ def read_tensors(
             with safe_open(path, framework="pt") as opened:
                 metadata = dict(opened.metadata() or {})
                 if check:
-                    _check(file, metadata.get(CHECKSUM), required, values)
+                    _check(file, metadata.get(CHECKSUM), values)
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except OSError:
             raise
@@ -99,6 +96,9 @@ def read_tensors(
             raise DamagedFileError(f"{shown(path)} is damaged: {reason(error)}") from error
     metadata.pop(CHECKSUM, None)
     return Content(tensors, metadata)
+
+
+_ABOUT = "about"
 
 
 def write_table(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -116,32 +116,30 @@ def write_table(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
     write_tensors(path, {**tensors, _ABOUT: packed})
 
 
-def read_table(path: Path, required: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_table(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What ``write_table`` wrote.
 
     Raises:
-        DamagedFileError: damaged, or another safetensors file.
+        DamagedFileError: it is damaged.
         OSError: see ``read_tensors``.
+        ValueError: it is another safetensors file.
     """
-    tensors = read_tensors(path, required=required).tensors
+    tensors = read_tensors(path).tensors
     packed = tensors.pop(_ABOUT, None)
+    if packed is None:
+        raise ValueError("it does not say what its tensors are")
     try:
-        about = None if packed is None else json.loads(bytes(packed.numpy()).decode())
+        about = json.loads(bytes(packed.numpy()).decode())
     except (TypeError, ValueError, RecursionError, RuntimeError) as error:
-        raise DamagedFileError(f"{shown(path)} is damaged: {reason(error)}") from error
+        raise ValueError(f"it does not say what its tensors are: {reason(error)}") from error
     if not isinstance(about, dict):
-        raise DamagedFileError(f"{shown(path)} does not say what its tensors are")
+        raise ValueError("it does not say what its tensors are")
     return tensors, about
 
 
-_ABOUT = "about"
-
-
-def _check(file: BinaryIO, checksum: str | None, required: bool, values: bool) -> None:
+def _check(file: BinaryIO, checksum: str | None, values: bool) -> None:
     """Raises ValueError where a file is not what its checksum says."""
     if checksum is None:
-        if required:
-            raise ValueError("it has no checksum")
         return
     length = int.from_bytes(file.read(_LENGTH), "little")
     header = json.loads(file.read(length))
