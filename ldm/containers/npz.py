@@ -59,6 +59,11 @@ def names_of(path: Path) -> list[str]:
         OSError: it is absent, cannot be read, or is no regular file.
     """
     with _archive(path) as archive:
+        try:
+            for member in archive.infolist():
+                archive.open(member).close()  # compares the two places that name it
+        except Exception as error:  # a damaged file can raise anything at all
+            raise DamagedFileError(f"{shown(path)}: {reason(error)}") from error
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 

@@ -133,8 +133,8 @@ def read_statistics(
     names = array_names(path)
     if num is not None and IMAGES not in names:
         raise UserError(
-            f"{num} images of '{shown(where)}': it holds statistics, which cannot be cut down to some "
-            "of the images"
+            f"{num} images of '{shown(where)}': it holds statistics, which cannot be cut down to "
+            "some of the images"
         )
     moments = {
         FEATURE_NAMES.get(ending, ending[1:]): _moments(path, ending) for ending in _endings(names)

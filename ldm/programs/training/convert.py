@@ -30,6 +30,7 @@ from ldm.files import TEMPORARY
 from ldm.load.model import inline_pretrained, load_model, run_config
 from ldm.locks import sole_writer
 
+_NEW, _OLD = "new", "old"
 _LONGEST = 200
 """Bytes of the name of a folder that its temporary neighbour keeps."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,19 +69,21 @@ def _beside(out: Path) -> Iterator[Path]:
     What a call that was killed left there is removed, and its earlier ``out`` gets its name back.
     """
     place = out.with_name(os.fsdecode(os.fsencode(f".{out.name}")[:_LONGEST]) + TEMPORARY)
-    new, old = place / "new", place / "old"
     with sole_writer(place, first=True):
+        _clear(place, out)
         try:
-            if old.is_dir() and not out.exists():
-                os.replace(old, out)
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
-            yield new
+            yield place / _NEW
         finally:
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+            _clear(place, out)
     with contextlib.suppress(OSError):
         place.rmdir()
+
+
+def _clear(place: Path, out: Path) -> None:
+    if (place / _OLD).is_dir() and not out.exists():
+        os.replace(place / _OLD, out)
+    for name in (_NEW, _OLD):
+        shutil.rmtree(place / name, ignore_errors=True)
 
 
 def _check_out(out: Path, source: Path, overwrite: bool) -> None:
@@ -144,5 +147,5 @@ def _listed(values: dict[str, float]) -> str:
 def _replace(out: Path, new: Path) -> None:
     """Let ``new`` become ``out``; an earlier ``out`` goes last."""
     if out.exists():
-        os.replace(out, new.with_name("old"))
+        os.replace(out, new.with_name(_OLD))
     os.replace(new, out)
