@@ -1,38 +1,31 @@
-"""Small files of JSON with a checksum: what is remembered of files, for the next time."""
+"""A checksum in tables of JSON, of what is remembered of files for the next time."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from ldm.errors import DamagedFileError
-from ldm.files import read_json, shown, write_text
-
-CHECKSUM = "crc32"
-_CONTENT = "content"
+_CHECKSUM = "crc32"
 
 
-def write_note(path: Path, content: Any) -> None:
-    """Write values of JSON, complete or not at all."""
-    write_text(path, json.dumps({CHECKSUM: checksum(content), _CONTENT: content}) + "\n")
+def with_checksum(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of JSON by name, and their checksum."""
+    return {**table, _CHECKSUM: _crc(table)}
 
 
-def read_note(path: Path) -> Any:
-    """What ``write_note`` wrote.
+def without_checksum(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The values alone; earlier releases wrote no checksum.
 
     Raises:
-        DamagedFileError: it is something else.
-        FileNotFoundError: there is none.
+        ValueError: they are not those that the checksum was made of.
     """
-    path.lstat()
-    found = read_json(path, DamagedFileError, table=True)
-    if found.get(CHECKSUM) != checksum(found.get(_CONTENT)):
-        raise DamagedFileError(f"{shown(path)} is damaged: it is not what was written")
-    return found.get(_CONTENT)
+    values = {name: value for name, value in table.items() if name != _CHECKSUM}
+    if table.get(_CHECKSUM, _crc(values)) != _crc(values):
+        raise ValueError("it is not what was written")
+    return values
 
 
-def checksum(content: Any) -> str:
-    """CRC-32 of values of JSON, whatever the order of names, in hex digits."""
-    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+def _crc(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"

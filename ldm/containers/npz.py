@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ldm.errors import DamagedFileError
+from ldm.errors import DamagedFileError, UserError
 from ldm.files import open_regular, reason, shown
 
 MOST_BYTES = 1 << 32
@@ -78,7 +78,7 @@ def opened_array(path: Path, name: str) -> Iterator[Array]:
     with _archive(path) as archive:
         try:
             yield _array(archive, f"{name}.npy")
-        except (OSError, DamagedFileError):
+        except (OSError, UserError):
             raise
         except Exception as error:  # a damaged file can raise anything at all
             raise DamagedFileError(f"{shown(path)}: {name}: {reason(error)}") from error

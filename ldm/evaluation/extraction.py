@@ -285,7 +285,7 @@ class FeatureCache:
             return None
 
     def put(self, facts: dict[str, Any], features: Features) -> None:
-        """Store; a file is complete or not there."""
+        """Store; a file is complete or not there, of which a warning says why."""
         tensors = {"indices": features.indices, "points": features.points}
         if features.statistics is not None:
             tensors |= {"mean": features.statistics.mean, "cov": features.statistics.cov}
@@ -296,7 +296,10 @@ class FeatureCache:
             "captions": json.dumps(features.captions),
             "facts": json.dumps(facts),
         }
-        write_tensors(self._file(facts), tensors, metadata)
+        try:
+            write_tensors(self._file(facts), tensors, metadata)
+        except OSError as error:
+            _log.warning("features are not kept for the next time: %s", reason(error))
 
     def _file(self, facts: dict[str, Any]) -> Path:
         return self.folder / f"features-{self.key(facts)[:32]}.safetensors"

@@ -170,7 +170,9 @@ def _opened(path: Path, name: str) -> Iterator[Array]:
             yield array
     except (OSError, DamagedFileError) as error:
         why = reason(error.__cause__ or error)
-        raise UserError(f"'{shown(path)}': {name} is no array ({why}): write it again") from error
+        raise UserError(
+            f"'{shown(path)}': {name} is damaged or no array ({why}): write it again"
+        ) from error
 
 
 def _listed(names: Sequence[str]) -> str:

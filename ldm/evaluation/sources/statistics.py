@@ -215,10 +215,13 @@ def _features(path: Path, name: str) -> Tensor:
 
 
 def _text(path: Path, name: str) -> str:
+    shape, dtype = array_shape(path, name)
     values = read_array(path, name, _MOST_TEXT)
     try:
+        if math.prod(shape) != 1 or dtype.kind not in "US":
+            raise ValueError
         return " ".join(str(values).split())
-    except (ValueError, SystemError):  # numbers that are no characters
+    except (ValueError, SystemError):  # also of numbers that are no characters
         raise UserError(f"'{shown(path)}': {name} is no text") from None
 
 
