@@ -69,8 +69,8 @@ def verify_items(
                 worst = max(worst, _compare(kept, fresh, encode.entry, where, root))
     if worst > TOLERANCE[manifest.recipe.dtype]:
         raise DataError(
-            f"latent cache '{root}': latents of the {split} set differ by {worst:.2g} of their "
-            "largest magnitude from those of the images now: delete it and make it anew"
+            f"latent cache '{shown(root)}': latents of the {split} set differ by {worst:.2g} of "
+            "their largest magnitude from those of the images now: delete it and make it anew"
         )
     return worst
 
@@ -88,8 +88,8 @@ def _compare(kept: Item, fresh: dict[str, Any], entry: str, where: str, root: Pa
     for name, value in fresh.items():
         if name != entry and not same(kept.get(name), value):
             raise DataError(
-                f"latent cache '{root}': {name!r} of {where} is not what the data set has now: "
-                "delete the cache and make it anew"
+                f"latent cache '{shown(root)}': {name!r} of {where} is not what the data set has "
+                "now: delete the cache and make it anew"
             )
     one, other = kept[entry].float(), fresh[entry].float()
     if one.shape != other.shape:
