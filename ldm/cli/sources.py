@@ -19,7 +19,7 @@ from ldm.errors import UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.sources.base import ImageSource, Item, ReadSource, SourceInfo, describe_labels
-from ldm.evaluation.sources.dataset import ROUNDING, data_split
+from ldm.evaluation.sources.dataset import ROUNDING, TRUNCATION, data_split
 from ldm.evaluation.sources.folder import RECORD
 from ldm.evaluation.sources.open import open_source
 from ldm.evaluation.sources.statistics import StoredStatistics
@@ -140,7 +140,7 @@ class ModelSource(ReadSource):
                     raise UserError(f"image {k} holds values that are not finite")
                 label = None if self._labels is None else self._labels[k]
                 caption = None if self._captions is None else self._captions[k]
-                yield Item(k, to_uint8(image), label, caption)
+                yield Item(k, to_uint8(image, self._job.options.bytes), label, caption)
 
     def _info(self) -> SourceInfo:
         settings = self._job.settings()
@@ -154,7 +154,7 @@ class ModelSource(ReadSource):
             "formats": {"never written": len(self)},
             "sizes": {"height": [height, height], "width": [width, width]},
             "dtype": "uint8",
-            "rounding": ROUNDING,
+            "rounding": TRUNCATION if self._job.options.bytes == "truncate" else ROUNDING,
             "selection": f"all {len(self)}",
             "labels": describe_labels(self._labels),
             "captions": self._captions is not None,
