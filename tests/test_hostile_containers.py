@@ -236,9 +236,9 @@ def test_a_checksum_is_one_more_text_of_the_metadata(tmp_path: Path) -> None:
         b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4], "data_offsets": [0, 0]}}',
         b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
-        b'{"__metadata__": {"ldm.crc32": "x"}, "a": {"dtype": "U8", "shape": [4], '
+        b'{"__metadata__": {"ldm_crc32": "x"}, "a": {"dtype": "U8", "shape": [4], '
         b'"data_offsets": [0, 4]}}',
-        b'{"__metadata__": {"ldm.crc32": 5}}',
+        b'{"__metadata__": {"ldm_crc32": 5}}',
     ],
 )
 def test_bad_headers_are_refused(text: bytes, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ldm.containers.zips import crc_of
 from ldm.errors import DamagedFileError
 from ldm.files import open_regular, reason, shown, write_atomically
 
-CHECKSUM = "ldm.crc32"
+CHECKSUM = "ldm_crc32"
 """Name of the checksum in the metadata."""
 _METADATA = "__metadata__"
 _LENGTH = 8
