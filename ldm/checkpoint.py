@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -413,11 +414,15 @@ def _problems(fit: Fit) -> str:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.is_dir():
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{shown(path)}: no such checkpoint file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {reason(error)}") from error
+    if stat.S_ISDIR(kind):
         raise CheckpointError(f"{shown(path)} is a folder; give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(f"{shown(path)}: no such checkpoint file")
-    if not path.is_file():
+    if not stat.S_ISREG(kind):
         raise CheckpointError(f"{shown(path)} is no regular file; give the checkpoint file")
     return path
 

@@ -122,25 +122,35 @@ def _keys(side: str, name: str, column: Mapping[str, Any]) -> list[str]:
 
 def _sums(side: str, columns: Mapping[str, Tensor], schema: Schema, rows: int) -> dict[str, Tensor]:
     """The column of checksums of packed items."""
-    parts = {name: [columns[k] for k in _keys(side, name, about)] for name, about in schema.items()}
-    sums = [_sum(parts, schema, row) for row in range(rows)]
+    parts = {
+        name: _bytes_of([columns[key] for key in _keys(side, name, about)])
+        for name, about in schema.items()
+    }
+    sums = [_sum(parts, row) for row in range(rows)]
     return {f"{_SUMS}.{side}": torch.tensor(sums, dtype=torch.int64)}
 
 
-def _sum(side: Mapping[str, Sequence[Tensor]], schema: Schema, row: int) -> int:
-    """CRC-32 of an item, over what is kept of it."""
+def _bytes_of(column: Sequence[Tensor]) -> list[np.ndarray]:
+    """A column as bytes: (rows, bytes of a value); of texts their bytes, and where each ends."""
+    if len(column) == 2:
+        return [part.numpy() for part in column]
+    values = column[0]
+    if not values.numel():
+        return [np.zeros((len(values), 0), np.uint8)]
+    return [values.reshape(len(values), -1).view(torch.uint8).numpy()]
+
+
+def _sum(side: Mapping[str, Sequence[np.ndarray]], row: int) -> int:
+    """CRC-32 of an item, over what is kept of it in the order of the names."""
     crc = 0
-    for name in sorted(schema):
-        crc = zlib.crc32(_stored(side[name], row), crc)
+    for name in sorted(side):
+        values, *ends = side[name]
+        if ends:
+            stored = values[int(ends[0][row - 1]) if row else 0 : int(ends[0][row])]
+        else:
+            stored = values[row]
+        crc = zlib.crc32(stored, crc)  # type: ignore[arg-type]
     return crc
-
-
-def _stored(column: Sequence[Tensor], row: int) -> Any:
-    """The bytes of an entry of an item."""
-    if len(column) == 1:
-        return column[0][row].reshape(-1).view(torch.uint8).numpy()
-    text, ends = column
-    return text[int(ends[row - 1]) if row else 0 : int(ends[row])].numpy()
 
 
 def _narrowed(values: Tensor) -> Tensor:
@@ -196,11 +206,17 @@ class Shard:
             for side in (PLAIN, MIRRORED)
         }
         self._sums = {side: found.get(f"{_SUMS}.{side}") for side in (PLAIN, MIRRORED)}
-        for name, column in self._sides[PLAIN].items():
-            if not column or len(column[-1]) != rows:
-                raise DataError(
-                    f"shard '{shown(path)}' does not hold {name!r} of {rows} items: {REPAIR}"
-                )
+        for columns in self._sides.values():
+            for name, column in columns.items():
+                if not column or len(column[-1]) != rows:
+                    raise DataError(
+                        f"shard '{shown(path)}' does not hold {name!r} of {rows} items: {REPAIR}"
+                    )
+        self._bytes = {
+            side: {name: _bytes_of(column) for name, column in columns.items()}
+            for side, columns in self._sides.items()
+            if self._sums[side] is not None
+        }
 
     def item(self, row: int, mirrored: bool) -> Item:
         """An item, in memory of its own.
@@ -210,7 +226,7 @@ class Shard:
         """
         side = MIRRORED if mirrored else PLAIN
         columns, sums = self._sides[side], self._sums[side]
-        if sums is not None and int(sums[row]) != _sum(columns, self._schema, row):
+        if sums is not None and int(sums[row]) != _sum(self._bytes[side], row):
             raise DataError(
                 f"shard '{shown(self._path)}' is damaged, item {row} of it is not what was "
                 f"written: {REPAIR}"
