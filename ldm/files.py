@@ -2,11 +2,12 @@
 
 ``write_atomically`` is behind every file that a program leaves. What others may have put on the
 disk is opened by ``open_regular``, which never waits: a named pipe under the name of a file is an
-error. Texts are UTF-8, with or without a byte order mark.
+error. Texts are UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -35,6 +36,13 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_MARKS = {  # the mark of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 _LONGEST = 255
 """Bytes that a name may have on the file systems of today."""
 _OWN = re.compile(rf"\..*\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
@@ -232,19 +240,42 @@ def read_bytes(path: str | Path, most: int = MOST_TEXT) -> bytes:
         return file.read()
 
 
-def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
-    """Content of a text file in UTF-8, without a byte order mark; line ends as they are.
+def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
+    """Content of a text file, see ``text_of``; line ends as they are.
 
     Raises:
         OSError: see ``read_bytes``.
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: it is no text.
     """
-    return read_bytes(path, most).decode("utf-8-sig")
+    return text_of(read_bytes(path, most), errors)
+
+
+def text_of(data: bytes, errors: str = "strict") -> str:
+    """The text that bytes stand for: UTF-8, or what their byte order mark says; without the mark.
+
+    Args:
+        data: content of a file.
+        errors: what bytes that are not UTF-8 do: ``strict`` = raise; ``surrogateescape`` = stay as
+            they are, in names of files.
+
+    Raises:
+        UnicodeDecodeError: they are no text: of another encoding, or with zero bytes.
+    """
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    text = data.decode(encoding, errors if encoding == "utf-8-sig" else "strict")
+    if "\0" in text:
+        place = data.index(b"\0")
+        raise UnicodeDecodeError("utf-8", data, place, place + 1, "a zero byte is no text")
+    return text
 
 
 def shown(path: str | Path) -> str:
-    r"""A path as messages and pictures show it: bytes that are not UTF-8 as ``\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path as messages and pictures show it: bytes that are not UTF-8 as ``\xe9``, one line."""
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # of a JSON file: no file can have such a name
+        text = os.fspath(path).encode("ascii", "backslashreplace").decode()
+    return text.translate(_CONTROLS)
 
 
 def reason(error: BaseException) -> str:

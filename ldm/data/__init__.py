@@ -64,6 +64,7 @@ from ldm.data.datasets.cifar10 import Cifar10
 from ldm.data.datasets.coco import CocoBoxes, CocoCaptions
 from ldm.data.datasets.faces import Faces
 from ldm.data.datasets.imagenet import ImageNet
+from ldm.data.datasets.lists import FileList
 from ldm.data.datasets.lsun import Lsun
 from ldm.data.datasets.open_images import OpenImagesBoxes
 from ldm.data.folder import ImageFolder
@@ -74,7 +75,6 @@ from ldm.data.latents.dataset import CachedLatents
 from ldm.data.layouts.boxes import Box, BoxFilter, BoxTokenizer
 from ldm.data.layouts.dataset import LayoutImages
 from ldm.data.layouts.reading import JsonBoxes
-from ldm.data.listing import FileList
 from ldm.data.paired import LabelMap, Mask, PairedFolder, Picture
 from ldm.data.random_data import RandomData
 from ldm.data.retrieval.dataset import WithNeighbours

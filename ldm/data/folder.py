@@ -10,13 +10,15 @@ from typing import Any
 from PIL import Image
 
 from ldm.data.captions import MODES as CAPTION_MODES
-from ldm.data.captions import Captions, Tokenizer, choose_caption, find_captions, read_text
+from ldm.data.captions import Captions, Tokenizer, choose_caption, find_captions, read_captions
 from ldm.data.datasets.base import FramedImages
+from ldm.data.datasets.lists import FileSource
 from ldm.data.framing import Framing, checked_framing
 from ldm.data.image_io import MODES, read_image, read_size
 from ldm.data.items import EMPTY_CAPTION, Skips, Uniform, check_choice
-from ldm.data.listing import FileSource, find_classes, list_folder, split_files
+from ldm.data.listing import find_classes, image_endings, list_folder, split_files
 from ldm.errors import DataError
+from ldm.files import shown
 
 LEAVE_OUT = "leave_out"
 
@@ -55,9 +57,12 @@ class ImageFolder(FramedImages):
             raise; or leave_out = it is no part of the set, for which the head of every file is read
             at the start.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+        extensions: endings that count as images beside jpg, jpeg, png and webp, e.g. [bmp, tif], or
+            all; see ``ldm.data.listing.image_endings``. Of an animation the first picture counts.
 
     Attributes:
         files: paths of the images of this split below ``root``, as POSIX paths.
+        left_out: how many files of the folder are no part of it, by reason.
 
     Raises:
         DataError: the folder is missing, empty or lacks what the options ask for.
@@ -82,12 +87,13 @@ class ImageFolder(FramedImages):
         broken: str = "skip",
         small: str = "upscale",
         tokenizer: Tokenizer | None = None,
+        extensions: Sequence[str] | str | None = None,
     ) -> None:
         check_choice("folder", "mode", mode, MODES)
         check_choice("folder", "captions", captions, CAPTION_MODES)
         folder = Path(root).expanduser()
         framing = checked_framing(
-            f"image folder '{folder}'",
+            f"image folder '{shown(folder)}'",
             size,
             resize=resize,
             crop=crop,
@@ -96,7 +102,7 @@ class ImageFolder(FramedImages):
             interpolation=interpolation,
         )
         check_choice("folder", "small", small, ("upscale", "error", LEAVE_OUT))
-        listing = list_folder(folder)
+        listing = list_folder(folder, image_endings(extensions), option="extensions")
         files = split_files(folder, listing.images, split, validation_fraction, seed)
         if small == LEAVE_OUT:
             files, small = large_enough(folder, files, framing), "upscale"
@@ -104,13 +110,13 @@ class ImageFolder(FramedImages):
         texts = find_captions(folder, listing, captions)
         if tokenizer is not None and texts is None:
             raise DataError(
-                f"image folder '{folder}' has no captions to tokenise: write a .txt file beside "
-                "each image or a metadata.jsonl"
+                f"image folder '{shown(folder)}' has no captions to tokenise: write a .txt "
+                "file beside each image or a metadata.jsonl"
             )
         source = FolderImages(folder, files, mode, names, texts)
         super().__init__(source, framing, seed, broken, small, tokenizer=tokenizer)
         source.skips = self.skips
-        self.root, self.files = source.root, source.files
+        self.root, self.files, self.left_out = source.root, source.files, listing.left_out
 
     @property
     def broken_files(self) -> set[str]:
@@ -141,7 +147,7 @@ class FolderImages(FileSource):
         captions: Captions | None,
     ) -> None:
         super().__init__(root, files)
-        self.what = f"folder '{root}'"
+        self.what = f"folder '{shown(root)}'"
         self.classes = classes
         self.skips: Skips | None = None
         self._mode, self._captions = mode, captions
@@ -173,8 +179,7 @@ class FolderImages(FileSource):
         return entries
 
     def _read_captions(self, index: int) -> Sequence[str]:
-        found = (self._captions or {}).get(self.files[index], ("",))
-        return (read_text(found),) if isinstance(found, Path) else found
+        return read_captions((self._captions or {}).get(self.files[index], ("",)))
 
 
 def large_enough(root: Path, files: Sequence[str], framing: Framing) -> list[str]:
@@ -193,11 +198,11 @@ def large_enough(root: Path, files: Sequence[str], framing: Framing) -> list[str
     ]
     crop = f"{framing.height} x {framing.width} pixels"
     if not kept:
-        raise DataError(f"all {len(files)} images in '{root}' are smaller than {crop}")
+        raise DataError(f"all {len(files)} images in '{shown(root)}' are smaller than {crop}")
     if len(kept) < len(files):
         number = len(files) - len(kept)
         _log.warning(
             "%d of %d images in '%s' are smaller than %s and are left out",
-            *(number, len(files), root, crop),
+            *(number, len(files), shown(root), crop),
         )
     return kept

@@ -1,68 +1,279 @@
 """What a folder of images holds: files and classes, which split a file belongs to, lists of files.
 
 A file belongs to training or validation by the hash of its path, so that files that are added to a
-folder move no others. ``FileList`` is the source of images that a text file lists.
+folder move no others. What a listing leaves out is counted by reason and said once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from posixpath import basename, splitext
 
 from PIL import Image
 
-from ldm.data.image_io import EXTENSIONS, read_image
-from ldm.data.items import Uniform, check_choice
-from ldm.errors import DataError
+from ldm.data.image_io import EXTENSIONS
+from ldm.data.items import check_choice
+from ldm.data.names import Names, normal
+from ldm.errors import DataError, suggest
+from ldm.files import reason, shown
 
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv")
 CAPTION_TABLES = ("captions.json", "captions.csv")
+"""In small letters, like ``METADATA``; their case does not matter."""
+ALL = "all"
+"""Value of ``extensions``: whatever Pillow reads."""
+NO_PERMISSION, NO_FILE, NO_TARGET = "no permission", "no regular file", "link to nothing"
+LOOP, TOO_OFTEN = "link to a folder above it", "folder that is linked too often"
+
+_FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG"),
+    *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
+)
+"""Formats that are read where Pillow, or a plug-in of it, can; EPS would start Ghostscript."""
+_FOREIGN = (
+    *(".heic", ".heif", ".jxl", ".svg", ".eps", ".exr", ".hdr", ".raw", ".ico", ".icns", ".fits"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".xbm", ".xpm"),
+)
+"""Endings of images of other formats."""
+_MOST_VISITS = 1000
+"""So often a folder is read under different paths, should links form a net."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files below a folder as relative POSIX paths, each list sorted."""
+    """Files below a folder as relative POSIX paths, each list sorted.
 
-    images: list[str]
-    texts: list[str]
-    metadata: list[str]
-    tables: list[str]
+    Attributes:
+        images: the images.
+        texts: files that may hold the captions of one image.
+        metadata: tables as Hugging Face has them.
+        tables: tables of captions.
+        left_out: how many files or folders were left out, by reason: the ending of an image format
+            that is not read ("bmp"), ``NO_PERMISSION``, ``NO_FILE`` (a pipe, a device), ...
+        examples: the first of each.
+    """
+
+    images: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, path: str) -> None:
+        """Count something by reason."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+        self.examples[reason] = min(path, self.examples.get(reason, path))
+
+    def told(self) -> str:
+        """What was left out, in a few words; "" if nothing was."""
+        return ", ".join(
+            f"{reason}: {count} ('{shown(self.examples[reason])}')"
+            for reason, count in sorted(self.left_out.items())
+        )
 
 
-def list_folder(root: Path, extensions: Sequence[str] = EXTENSIONS, what: str = "image") -> Listing:
+def image_endings(further: Sequence[str] | str | None = None) -> tuple[str, ...]:
+    """Endings, in small letters and with a dot, of the files that count as images.
+
+    Args:
+        further: endings beside jpg, jpeg, png and webp; ``ALL`` = of every format that Pillow
+            reads; None: no others.
+
+    Raises:
+        DataError: Pillow reads no such format.
+    """
+    if further is None:
+        return EXTENSIONS
+    readable = _readable()
+    if further == ALL:
+        return tuple(dict.fromkeys((*EXTENSIONS, *sorted(readable))))
+    listed = [further] if isinstance(further, str) else list(further)
+    endings = ["." + str(ending).lower().removeprefix(".") for ending in listed]
+    unknown = [ending for ending in endings if ending not in readable]
+    if unknown:
+        raise DataError(
+            f"extensions: Pillow reads no '{unknown[0]}'{suggest(unknown[0], readable)}: give a "
+            f"list of {', '.join(sorted(readable))}, or {ALL}"
+        )
+    return tuple(dict.fromkeys((*EXTENSIONS, *endings)))
+
+
+def _readable() -> set[str]:
+    Image.init()
+    formats = {name for name in _FORMATS if name in Image.OPEN or name == "MPO"}  # opened as JPEG
+    return {end for end, name in Image.registered_extensions().items() if name in formats}
+
+
+def list_folder(
+    root: Path,
+    extensions: Sequence[str] = EXTENSIONS,
+    what: str = "image",
+    option: str = "",
+) -> Listing:
     """Walk a folder; hidden files and folders are passed over, linked folders are followed.
+
+    Whatever else is left out is counted, and logged in one line. Only regular files are listed.
 
     Args:
         root: the folder.
         extensions: endings, in small letters, of the files that count as images.
         what: what such a file is called in messages.
+        option: that lets further formats in, for messages; "": there is none.
 
     Raises:
-        DataError: the folder is missing or holds no image.
+        DataError: the folder is missing, without permission, or holds no image.
     """
-    if not root.is_dir():
-        raise DataError(f"{what} folder '{root}' does not exist: set root to a folder of {what}s")
-    found: dict[str, list[str]] = {"images": [], "texts": [], "metadata": [], "tables": []}
-    for relative in _walk(root):
-        suffix = PurePosixPath(relative).suffix.lower()
+    check_folder(root, what, f"set root to a folder of {what}s")
+    pictures = set(EXTENSIONS) <= set(extensions)
+    others = (_readable() | set(_FOREIGN)) if pictures else set[str]()
+    found, endings = Listing(), Counter[str]()
+    for path in _walk(root, found, {*extensions, *others, ".txt"}):
+        suffix = splitext(path)[1].lower()
+        endings[suffix] += 1
         if suffix in extensions:
-            found["images"].append(relative)
+            found.images.append(path)
         elif suffix == ".txt":
-            found["texts"].append(relative)
-        elif PurePosixPath(relative).name == METADATA:
-            found["metadata"].append(relative)
-        elif PurePosixPath(relative).name in CAPTION_TABLES:
-            found["tables"].append(relative)
-    if not found["images"]:
+            found.texts.append(path)
+        elif suffix in others:
+            found.leave_out(suffix[1:], path)
+        elif basename(path).lower() in METADATA:
+            found.metadata.append(path)
+        elif basename(path).lower() in CAPTION_TABLES:
+            found.tables.append(path)
+    for paths in (found.images, found.texts, found.metadata, found.tables):
+        paths.sort()
+    _tell(root, found, endings, extensions, what, option)
+    return found
+
+
+def check_folder(root: Path, what: str, remedy: str) -> None:
+    """Refuse a folder that is not there or may not be read.
+
+    Args:
+        root: the folder.
+        what: is in it.
+        remedy: what to do.
+
+    Raises:
+        DataError: it names the folder and the reason.
+    """
+    try:
+        os.scandir(root).close()
+    except (FileNotFoundError, ValueError):
+        raise DataError(f"{what} folder '{shown(root)}' does not exist: {remedy}") from None
+    except OSError as error:
         raise DataError(
-            f"{what} folder '{root}' holds no {', '.join(extensions)} file: put {what}s there "
-            "(nested folders are read, archives must be unpacked first)"
+            f"{what} folder '{shown(root)}' cannot be read ({reason(error)}): {remedy}"
+        ) from error
+
+
+def _tell(
+    root: Path,
+    found: Listing,
+    endings: Counter[str],
+    extensions: Sequence[str],
+    what: str,
+    option: str,
+) -> None:
+    """Say what was left out, or refuse a folder without images."""
+    told, readable = found.told(), _readable() if found.left_out else set()
+    more = [reason for reason in sorted(found.left_out) if f".{reason}" in readable]
+    if more and option:
+        told += f"; set {option}=[{', '.join(more)}] of the data set to read more"
+    elif more:
+        read = ", ".join(ending[1:] for ending in extensions)
+        told += f"; only {read} are read: convert the others"
+    if not found.images:
+        kinds = ", ".join(f"{n} {end or 'without ending'}" for end, n in endings.most_common(5))
+        there = f"; it holds {kinds}" * bool(kinds) + f"; left out are {told}" * bool(told)
+        raise DataError(
+            f"{what} folder '{shown(root)}' holds no {', '.join(extensions)} file: put "
+            f"{what}s there (nested folders are read, archives must be unpacked first){there}"
         )
-    return Listing(**{name: sorted(paths) for name, paths in found.items()})
+    if told:
+        _log.warning("%s folder '%s': left out are %s", what, shown(root), told)
+
+
+_Chain = tuple[tuple[int, int], "_Chain | None"]
+"""A folder by device and number, and the folders above it on the path that led there."""
+
+
+def _walk(root: Path, found: Listing, counted: set[str]) -> Iterator[str]:
+    """Paths of the regular files below a folder.
+
+    A folder is read again under each path that leads to it, unless it lies above itself.
+
+    Args:
+        root: the folder.
+        found: counts what is passed over.
+        counted: endings of the files that are counted if they are no regular files.
+    """
+    visits = Counter[tuple[int, int]]()
+    todo = deque[tuple[str, _Chain | None]]([("", None)])
+    while todo:
+        here, above = todo.popleft()  # short paths come before the long ones of links
+        try:
+            status = os.stat(root / here)
+            identity = (status.st_dev, status.st_ino)
+            if _lies_in(identity, above):
+                found.leave_out(LOOP, here)
+                continue
+            visits[identity] += 1
+            if visits[identity] > _MOST_VISITS:
+                found.leave_out(TOO_OFTEN, here)
+                continue
+            with os.scandir(root / here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    path = f"{here}/{entry.name}" if here else entry.name
+                    kind = _kind(entry)
+                    if kind == "folder":
+                        todo.append((path, (identity, above)))
+                    elif kind == "file":
+                        yield path
+                    elif splitext(path)[1].lower() in counted or _is_table(entry.name):
+                        found.leave_out(kind, path)
+        except PermissionError:
+            found.leave_out(NO_PERMISSION, here)
+        except OSError as error:
+            found.leave_out(reason(error), here)
+
+
+def _is_table(name: str) -> bool:
+    return name.lower() in (*METADATA, *CAPTION_TABLES)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """``file``, ``folder``, or why it is neither."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return NO_TARGET if entry.is_symlink() and not os.path.exists(entry.path) else NO_FILE
+    except PermissionError:
+        return NO_PERMISSION
+    except OSError as error:
+        return reason(error)
+
+
+def _lies_in(identity: tuple[int, int], chain: _Chain | None) -> bool:
+    while chain is not None:
+        if chain[0] == identity:
+            return True
+        chain = chain[1]
+    return False
 
 
 def split_files(
@@ -86,7 +297,7 @@ def split_files(
     chosen = choose_split(files, split, fraction, seed)
     if not chosen:
         raise DataError(
-            f"folder '{root}': the {split} split of {len(files)} images is empty at "
+            f"folder '{shown(root)}': the {split} split of {len(files)} images is empty at "
             f"validation_fraction={fraction}: add images or set split=all"
         )
     return [files[i] for i in chosen]
@@ -114,6 +325,8 @@ def find_classes(
 ) -> tuple[str, ...]:
     """Names of the first-level folders, sorted; () if the folder has no classes.
 
+    They are sorted by their normal form, so that ids are the same on all systems.
+
     Args:
         root: the folder, for messages.
         images: relative paths.
@@ -121,160 +334,50 @@ def find_classes(
         count: how many there must be; None accepts any number.
 
     Raises:
-        DataError: there are no classes where there must be, or of another number.
+        DataError: there are no classes where there must be, or of another number, or two names of
+            folders mean the same.
     """
     check_choice("folder", "classes", mode, ("auto", "folder", "none"))
     names = _class_folders(root, images, mode)
     if count is not None and len(names) != count:
         raise DataError(
-            f"folder '{root}' has {len(names)} class folders, but num_classes says {count}"
+            f"folder '{shown(root)}' has {len(names)} class folders, but num_classes says {count}"
         )
     return names
+
+
+def as_spelled(names: Sequence[str], images: Sequence[str], root: Path) -> list[str]:
+    """Names of classes as the first-level folders of images are called; see ``ldm.data.names``.
+
+    Raises:
+        DataError: two folders have one name in two spellings.
+    """
+    folders = {path.split("/", 1)[0] for path in images if "/" in path}
+    there = Names(folders, f"folder '{shown(root)}'")
+    return [there.find(name, "") or name for name in names]
 
 
 def _class_folders(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:
     parts = [path.split("/", 1) for path in images]
     loose = next((p[0] for p in parts if len(p) == 1), None)
-    names = tuple(sorted({p[0] for p in parts if len(p) == 2}))
+    folders = {p[0] for p in parts if len(p) == 2}
+    names = tuple(sorted(folders, key=lambda name: (normal(name), name)))
     if mode == "none" or (mode == "auto" and (loose is not None or len(names) < 2)):
         return ()
     if loose is not None:
         raise DataError(
-            f"'{root / loose}' lies in no class folder: move it into one, or set classes=none"
+            f"'{shown(root / loose)}' lies in no class folder: move it into one, or set "
+            "classes=none"
         )
+    for one, other in pairwise(names):
+        if normal(one) == normal(other):
+            raise DataError(
+                f"folder '{shown(root)}' has the class '{shown(one)}' in two spellings, "
+                f"{one!a} and {other!a}: make one folder of them, or set classes=none"
+            )
     return names
 
 
-def _walk(root: Path) -> Iterable[str]:
-    visited = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(folder)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        base = Path(folder).relative_to(root).as_posix()
-        for name in files:
-            if not name.startswith("."):
-                yield name if base == "." else f"{base}/{name}"
-
-
 def _hash(path: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+    digest = hashlib.sha256(os.fsencode(f"{seed}:{path}")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
-
-
-class FileSource:
-    """What the sources of image files below a folder share; see ``ldm.data.ImageSource``.
-
-    Args:
-        root: the folder.
-        files: paths below it.
-    """
-
-    def __init__(self, root: Path, files: Sequence[str]) -> None:
-        self.root, self.files = root, list(files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        """Path of a file."""
-        return str(self.root / self.files[index])
-
-    def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-        """The image and its stored size; see ``ldm.data.image_io.read_image``."""
-        return read_image(self.root / self.files[index], at_least)
-
-    def entries(self, _index: int, _uniform: Uniform) -> dict[str, Any]:
-        """Nothing more is known of them."""
-        return {}
-
-
-class FileList(FileSource):
-    """A source (``ldm.data.ImageSource``) of listed files below a folder.
-
-    Args:
-        root: the folder.
-        files: a text file with a path below ``root`` on each line. Leading slashes are ignored,
-            as are empty lines.
-        labels: lines end in a class id, after a blank, as in the lists of Places365.
-        num_classes: number of classes, with ``labels``; None accepts any id from 0.
-        source: where to get the list, for the message if it is missing.
-
-    Raises:
-        DataError: list or folder is missing, the list is empty, a line has no class id or an
-            unknown one, or the first file is not there.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        files: str | Path,
-        labels: bool = False,
-        num_classes: int | None = None,
-        source: str = "",
-    ) -> None:
-        lines = read_list(files, source)
-        self.labels: list[int] | None = None
-        if labels:
-            pairs = [_split(line, f"'{files}' line {n}", num_classes) for n, line in lines]
-            listed = [path for path, _ in pairs]
-            self.labels = [label for _, label in pairs]
-        else:
-            listed = [line.lstrip("/") for _, line in lines]
-        super().__init__(Path(root).expanduser(), listed)
-        check_first(self.root, self.files, f"list '{files}'")
-
-    def entries(self, index: int, _uniform: Uniform) -> dict[str, Any]:
-        """``class_label``, if the list has them."""
-        return {} if self.labels is None else {"class_label": self.labels[index]}
-
-
-def read_list(path: str | Path, source: str = "") -> list[tuple[int, str]]:
-    """The lines of a text file that are not empty, stripped, with their numbers.
-
-    Args:
-        path: the file.
-        source: where to get it, for the message if it is missing.
-
-    Raises:
-        DataError: it is missing, empty or no text.
-    """
-    path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        where = f"; {source}" if source else ": write one with a path on each line"
-        raise DataError(f"there is no list of files '{path}'{where}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list of files '{path}' ({error})") from error
-    lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"the list of files '{path}' is empty")
-    return lines
-
-
-def check_first(root: Path, files: Sequence[str], what: str) -> None:
-    """Refuse a folder that lacks the first of its listed files.
-
-    Raises:
-        DataError: it names both.
-    """
-    if not root.is_dir():
-        raise DataError(f"image folder '{root}' does not exist: set the folder of {what}")
-    if not (root / files[0]).is_file():
-        raise DataError(
-            f"'{root}' lacks '{files[0]}', the first of {len(files)} files of {what}: the paths "
-            "there must lead from that folder to the images"
-        )
-
-
-def _split(line: str, where: str, num_classes: int | None) -> tuple[str, int]:
-    path, _, label = line.rpartition(" ")
-    if not path or not label.isdigit():
-        raise DataError(f"{where} must be a path and a class id, got '{line}'")
-    if num_classes is not None and int(label) >= num_classes:
-        raise DataError(f"{where}: class id {label} is outside 0 to {num_classes - 1}")
-    return path.strip().lstrip("/"), int(label)

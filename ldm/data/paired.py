@@ -1,13 +1,14 @@
 """Images and what lies beside each of them: a label map, a mask, another picture; all cut alike.
 
 A partner is found by the name of its image, with another ending, in a folder of its own or in the
-same one.
+same one; the case of the ending and the spelling of accents do not matter (``ldm.data.names``).
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -18,12 +19,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.datasets.lists import check_first, read_list
 from ldm.data.framing import Cut, Enlargement, Framing, snap, take, to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.items import ReadableItems, Skips
 from ldm.data.label_maps import check_label_map, read_label_map
-from ldm.data.listing import check_first, list_folder, read_list, split_files
+from ldm.data.listing import Listing, image_endings, list_folder, split_files
+from ldm.data.names import Folder, Names, stem
 from ldm.errors import DataError
+from ldm.files import shown
 
 NO_CLASS = -1
 Pair = tuple[Image.Image, dict[str, Image.Image]]
@@ -62,7 +66,7 @@ class _Beside:
 
     def path(self, image: str) -> str:
         """Its path below ``root``."""
-        return str(PurePosixPath(image).with_suffix("")) + self.ending
+        return stem(image) + self.ending
 
 
 class LabelMap(_Beside):
@@ -186,6 +190,11 @@ class PairedFolder(Dataset[dict[str, Any]]):
             next readable one instead, error = raise.
         small: what an image below the crop does: upscale = enlarge it, with one warning, or
             error = raise.
+        extensions: further endings of images; see ``ldm.data.listing.image_endings``.
+
+    Attributes:
+        files: paths of the images of this split below ``root``, as POSIX paths.
+        left_out: how many files of the folder of images are no part of it, by reason.
 
     Raises:
         DataError: a folder is missing or empty, no image has all partners, or the size is no
@@ -203,19 +212,24 @@ class PairedFolder(Dataset[dict[str, Any]]):
         seed: int = 0,
         broken: str = "skip",
         small: str = "upscale",
+        extensions: Sequence[str] | str | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         self.partners, self.framing = dict(partners), framing
+        self.left_out: dict[str, int] = {}
+        self._endings, self._folder = image_endings(extensions), Folder(self.root)
+        self._listings: dict[str, Listing] = {}
+        self._found: dict[str, dict[str, str]] = {}
         self._factor = math.lcm(*(partner.factor for partner in self.partners.values()))
         if framing.height % self._factor or framing.width % self._factor:
             raise DataError(
-                f"paired folder '{self.root}': size {framing.height} x {framing.width} is no "
-                f"multiple of the factor {self._factor} of its partners"
+                f"paired folder '{shown(self.root)}': size {framing.height} x {framing.width} is "
+                f"no multiple of the factor {self._factor} of its partners"
             )
         self._enlargement = Enlargement(framing, small)
         found = self._complete(self._images(files))
         self.files = split_files(self.root, found, split, validation_fraction, seed)
-        what = f"paired folder '{self.root}'"
+        what = f"paired folder '{shown(self.root)}'"
         self._items = ReadableItems(what, len(self.files), self._read, broken, seed)
 
     @property
@@ -233,7 +247,7 @@ class PairedFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         used, (image, others) = self._items[index]
         framing, size = self.framing, (self.framing.height, self.framing.width)
-        self._enlargement.check(self.root / self.files[used], *image.size)
+        self._enlargement.check(shown(self.root / self.files[used]), *image.size)
         cut = snap(framing.cut(*image.size, self._items.draws(index)), self._factor)
         entries: dict[str, Any] = {
             "image": to_tensor(take(image, cut, size, framing.interpolation))
@@ -247,24 +261,29 @@ class PairedFolder(Dataset[dict[str, Any]]):
     def _images(self, files: str | Path | None) -> list[str]:
         if files is not None:
             listed = [line.lstrip("/") for _, line in read_list(files)]
-            check_first(self.root, listed, f"list '{files}'")
+            check_first(self.root, listed, f"list '{shown(files)}'")
             return listed
-        found = list_folder(self.root).images
-        here = [partner for partner in self.partners.values() if partner.root == self.root]
-        theirs = {partner.path(image) for partner in here for image in found}
+        listing = self._list(self.root, "image")
+        self.left_out = listing.left_out
+        found = [image for image in listing.images if _ending(image) in self._endings]
+        theirs: set[str] = set()
+        for key, partner in self.partners.items():
+            if _same(partner.root, self.root):
+                theirs.update(self._partners_of(found, key).values())
         return [image for image in found if image not in theirs]
 
     def _complete(self, images: list[str]) -> list[str]:
         """Those that have all partners."""
         whole = images
         for key, partner in self.partners.items():
-            there = set(list_folder(partner.root, (*EXTENSIONS, ".npy"), key).images)
-            missing = [image for image in images if partner.path(image) not in there]
+            self._found[key] = self._partners_of(images, key)
+            missing = [image for image in images if image not in self._found[key]]
             if not missing:
                 continue
+            lacked = shown(partner.root / partner.path(missing[0]))
             message = (
-                f"{len(missing)} of {len(images)} images in '{self.root}' have no {key}; the first "
-                f"lacks '{partner.root / partner.path(missing[0])}'"
+                f"{len(missing)} of {len(images)} images in '{shown(self.root)}' have no {key}; "
+                f"the first lacks '{lacked}'"
             )
             if len(missing) == len(images):
                 raise DataError(f"{message}: names must be the same up to the ending")
@@ -273,21 +292,52 @@ class PairedFolder(Dataset[dict[str, Any]]):
             whole = [image for image in whole if image not in lacking]
         return whole
 
+    def _partners_of(self, images: list[str], key: str) -> dict[str, str]:
+        """Paths of the partners that there are, by image."""
+        partner = self.partners[key]
+        wanted = {image: partner.path(image) for image in images}
+        names = Names(self._list(partner.root, key).images, f"{key} folder '{shown(partner.root)}'")
+        begins = ((stem(image), stem(name), name) for image, name in wanted.items())
+        meant = names.match(
+            (begin, name[len(begin) :]) if name.startswith(begin) else (own, name[len(own) :])
+            for begin, own, name in begins
+        )
+        return {image: meant[name] for image, name in wanted.items() if name in meant}
+
+    def _list(self, root: Path, what: str) -> Listing:
+        """What a folder holds for the images and the partners that lie there."""
+        place = os.path.realpath(root)
+        if place not in self._listings:
+            here = [partner for partner in self.partners.values() if _same(partner.root, root)]
+            endings = {_ending(partner.path("image.png")): None for partner in here}
+            known = self._endings if _same(root, self.root) else EXTENSIONS
+            found = dict.fromkeys((*known, ".npy")) if here else dict.fromkeys(known)
+            option = "extensions" if _same(root, self.root) else ""
+            self._listings[place] = list_folder(root, tuple(found | endings), what, option)
+        return self._listings[place]
+
     def _read(self, index: int) -> Pair:
         file = self.files[index]
-        image = read_image(self.root / file)[0]
-        return image, {
-            key: self._read_partner(partner, file, image.size)
-            for key, partner in self.partners.items()
-        }
+        image = read_image(self._folder.path(file))[0]
+        return image, {key: self._read_partner(key, file, image.size) for key in self.partners}
 
-    def _read_partner(self, partner: Partner, file: str, size: tuple[int, int]) -> Image.Image:
-        path = partner.root / partner.path(file)
+    def _read_partner(self, key: str, file: str, size: tuple[int, int]) -> Image.Image:
+        partner = self.partners[key]
+        path = partner.root / self._found[key][file]
         other = partner.read(path)
         if other.size != tuple(side // partner.factor for side in size):
             times = f" / {partner.factor}" if partner.factor > 1 else ""
             raise DataError(
-                f"'{path}' has {other.width} x {other.height} pixels, its image '{file}' "
+                f"'{shown(path)}' has {other.width} x {other.height} pixels, its image "
+                f"'{shown(file)}' "
                 f"{size[0]} x {size[1]}{times}: make them match or remove both"
             )
         return other
+
+
+def _ending(file: str) -> str:
+    return PurePosixPath(file).suffix.lower()
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

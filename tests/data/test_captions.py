@@ -81,7 +81,11 @@ def test_several_captions_take_turns(root: Path, kind: str) -> None:
         ("captions.json", '{"x.jpg": "y"}', "none of the 2 images, .* 'a.png'.* 'x.jpg'"),
         ("captions.csv", "", "captions.csv' holds no captions"),
         ("captions.csv", "file_name,text\n", "captions.csv' holds no captions"),
-        ("captions.csv", "image,text\na.png,x", "row 2 needs the texts 'file_name'"),
+        (
+            "captions.csv",
+            "image,text\na.png,x",
+            "no column file_name; .*'image', 'text'",
+        ),
         ("captions.csv", "file_name,text\na.png", "row 2 needs the texts"),
         ("captions.csv", 'file_name,text\na.png,"x', "captions.csv' is no CSV table"),
     ],

@@ -103,7 +103,7 @@ def test_tiny_folders_still_have_both_splits(tmp_path: Path) -> None:
 
 def test_captions_beside_the_images(plain: Path) -> None:
     for i in range(12):
-        (plain / f"{i:02}.txt").write_text(f" number\n{i} ", encoding="utf-8")
+        (plain / f"{i:02}.txt").write_text(f" number  {i} ", encoding="utf-8")
     dataset = ImageFolder(plain, 16, split="all")
     assert dataset[3]["caption"] == "number 3"
     tokenised = ImageFolder(

@@ -16,6 +16,7 @@ from ldm.cli.options.common import (
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.errors import UserError
+from ldm.files import read_text, reason
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 BYTES = ("round", "truncate")
@@ -183,7 +184,7 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
     """The prompts of --prompt, then the lines of --prompts that are not empty.
 
     Raises:
-        UserError: there is no such text file.
+        UserError: there is no such text file, or it is empty.
     """
     path: Path | None = options.prompts
     prompts: list[str] = list(options.prompt)
@@ -191,7 +192,12 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
         return prompts
     check_file("--prompts", path, "; it should hold a prompt a line")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"--prompts {path}: not a text file (UTF-8)") from None
-    return prompts + [line.strip() for line in lines if line.strip()]
+        lines = read_text(path).replace("\ufeff", "\n").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--prompts {path}: not a text file ({reason(error)}): save it as UTF-8 text"
+        ) from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"--prompts {path}: it holds no prompt; it should hold a prompt a line")
+    return prompts + found

@@ -10,8 +10,10 @@ from PIL import Image
 
 from ldm.data.image_io import EXTENSIONS, decode_image
 from ldm.data.items import Uniform, check_choice
+from ldm.data.listing import check_folder
 from ldm.data.shards.tar import list_members
 from ldm.errors import DataError
+from ldm.files import read_bytes, reason, shown
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -51,11 +53,13 @@ class Cifar10:
             self._records = np.concatenate([_records(folder / n) for n in _BATCHES[split]])
             self._labels = [int(label) for label in self._records[:, 0]]
             return
+        check_folder(self.root, "CIFAR-10", "set its path")
         for archive in sorted(self.root.glob(f"{split}*.tar")):
-            self._members += list_members(archive, EXTENSIONS)
+            if archive.is_file():
+                self._members += list_members(archive, EXTENSIONS)
         self._labels = [_class_of(str(member), member.name) for member in self._members]
         if not self._members:
-            raise DataError(f"'{self.root}' holds no CIFAR-10: {_advice(self.root, split)}")
+            raise DataError(f"'{shown(self.root)}' holds no CIFAR-10: {_advice(self.root, split)}")
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -78,14 +82,18 @@ class Cifar10:
 
 def _records(path: Path) -> np.ndarray:
     try:
-        values = np.fromfile(path, np.uint8)
+        values = np.frombuffer(read_bytes(path), np.uint8)
     except OSError as error:
-        raise DataError(f"cannot read '{path}' ({error}): get CIFAR-10 again") from error
+        raise DataError(
+            f"cannot read '{shown(path)}' ({reason(error)}): get CIFAR-10 again"
+        ) from error
     if values.size == 0 or values.size % _RECORD:
-        raise DataError(f"'{path}' has {values.size} bytes, no multiple of {_RECORD}: get it again")
+        raise DataError(
+            f"'{shown(path)}' has {values.size} bytes, no multiple of {_RECORD}: get it again"
+        )
     records = values.reshape(-1, _RECORD)
     if records[:, 0].max() >= len(CLASSES):
-        raise DataError(f"'{path}': class id {records[:, 0].max()} is outside 0 to 9")
+        raise DataError(f"'{shown(path)}': class id {records[:, 0].max()} is outside 0 to 9")
     return records
 
 

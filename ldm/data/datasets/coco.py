@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.data.captions import choose_caption
+from ldm.data.captions import captions_in, choose_caption
+from ldm.data.datasets.lists import FileSource, check_first
 from ldm.data.items import Uniform
 from ldm.data.layouts.boxes import Box, BoxFilter, BoxTable
-from ldm.data.listing import FileSource, check_first
+from ldm.data.names import Folder, may_be_a_file
 from ldm.errors import DataError
+from ldm.files import read_json, shown
 
+_MOST_PIXELS = 1 << 30
 _NO_CLASS = "other"
 """The class of stuff_*.json that stands for all things."""
 _WHERE = (
@@ -38,19 +40,22 @@ class CocoCaptions(FileSource):
         tree = _read(annotations)
         captions: dict[int, list[str]] = {}
         for item in _list(tree, "annotations", annotations):
-            text = " ".join(str(_get(item, "caption", annotations)).split())
-            if text:
-                captions.setdefault(_get(item, "image_id", annotations), []).append(text)
+            found = captions_in(_get(item, "caption", annotations))
+            if found is None:
+                raise DataError(f"'{shown(annotations)}': a caption is no text: {str(item)[:80]}")
+            texts = [text for text in found if text]
+            if texts:
+                captions.setdefault(_id(item, "image_id", annotations), []).extend(texts)
         images = _list(tree, "images", annotations)
-        kept = [image for image in images if _get(image, "id", annotations) in captions]
+        kept = [image for image in images if _id(image, "id", annotations) in captions]
         if not kept:
-            raise DataError(f"'{annotations}' holds no captions: take captions_*.json")
+            raise DataError(f"'{shown(annotations)}' holds no captions: take captions_*.json")
         if len(kept) < len(images):
             _log.warning("%s: %d images have no caption", annotations, len(images) - len(kept))
-        files = [str(_get(image, "file_name", annotations)) for image in kept]
+        files = [_name(image, annotations) for image in kept]
         super().__init__(Path(root).expanduser(), files)
-        self._captions = [captions[image["id"]] for image in kept]
-        check_first(self.root, self.files, f"'{annotations}'")
+        self._captions = [captions[_id(image, "id", annotations)] for image in kept]
+        check_first(self.root, self.files, f"'{shown(annotations)}'")
 
     def entries(self, index: int, uniform: Uniform) -> dict[str, Any]:
         """``caption``."""
@@ -80,13 +85,14 @@ class CocoBoxes:
         part: Sequence[int | None] = (0, None),
     ) -> None:
         self.root = Path(root).expanduser()
+        self._folder = Folder(self.root)
         trees = {str(path): _read(path) for path in annotations}
         if not trees:
             raise DataError("COCO boxes: name at least one file as annotations")
         names: dict[int, str] = {}
         for path, tree in trees.items():
             for item in _list(tree, "categories", path):
-                names[int(_get(item, "id", path))] = str(_get(item, "name", path))
+                names[_id(item, "id", path)] = str(_get(item, "name", path))
         self._others = {category for category, name in names.items() if name == _NO_CLASS}
         names = {category: name for category, name in names.items() if name != _NO_CLASS}
         self._ids = {category: i for i, category in enumerate(sorted(names))}
@@ -100,14 +106,14 @@ class CocoBoxes:
         self._order = order[slice(*part)]
         if not self._order:
             raise DataError(f"COCO boxes: part {list(part)} of {len(order)} images is empty")
-        check_first(self.root, [self._table.names[i] for i in self._order], f"'{first}'")
+        check_first(self.root, [self._table.names[i] for i in self._order], f"'{shown(first)}'")
 
     def __len__(self) -> int:
         return len(self._order)
 
     def path(self, index: int) -> Path:
         """File of an image."""
-        return self.root / self._table.names[self._order[index]]
+        return self._folder.path(self._table.names[self._order[index]])
 
     def boxes(self, index: int) -> list[Box]:
         """Boxes of an image."""
@@ -120,9 +126,10 @@ class CocoBoxes:
         for item in items:
             image, category = _get(item, "image_id", path), _get(item, "category_id", path)
             edges = _get(item, "bbox", path)
-            if category in self._others:
+            known = isinstance(image, int) and isinstance(category, int)
+            if known and category in self._others:
                 continue
-            if image not in images or category not in self._ids or not _is_box(edges):
+            if not known or image not in images or category not in self._ids or not _is_box(edges):
                 lost += 1
                 continue
             name, width, height = images[image]
@@ -137,41 +144,55 @@ class CocoBoxes:
 
 
 def _image(image: dict[str, Any], path: str) -> tuple[int, tuple[str, float, float]]:
-    name, width, height = (_get(image, key, path) for key in ("file_name", "width", "height"))
-    if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
-        raise DataError(f"'{path}': image '{name}' has {width} x {height} pixels")
-    return int(_get(image, "id", path)), (str(name), float(width), float(height))
+    name, (width, height) = _name(image, path), (_get(image, k, path) for k in ("width", "height"))
+    sides = (width, height)
+    if not all(isinstance(side, (int, float)) and 0 < side < _MOST_PIXELS for side in sides):
+        raise DataError(f"'{shown(path)}': image '{name}' has {width} x {height} pixels")
+    return _id(image, "id", path), (name, float(width), float(height))
 
 
 def _is_box(edges: Any) -> bool:
     return (
         isinstance(edges, list)
         and len(edges) == 4
-        and all(isinstance(edge, (int, float)) for edge in edges)
+        and all(isinstance(edge, (int, float)) and abs(edge) < _MOST_PIXELS for edge in edges)
     )
 
 
 def _read(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"there is no annotation file '{path}': {_WHERE}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}' ({error}): get it again") from error
-    if not isinstance(tree, dict):
-        raise DataError(f"'{path}' is no annotation file of COCO")
+    if not path.exists():
+        raise DataError(f"there is no annotation file '{shown(path)}': {_WHERE}")
+    where = f"annotation file of COCO '{shown(path)}'"
+    tree: dict[str, Any] = read_json(path, DataError, where, "get it again", table=True)
     return tree
 
 
 def _list(tree: dict[str, Any], key: str, path: str | Path) -> list[dict[str, Any]]:
     found = tree.get(key)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise DataError(f"'{path}' is no such annotation file of COCO: it has no list '{key}'")
+        raise DataError(
+            f"'{shown(path)}' is no such annotation file of COCO: it has no list '{key}'"
+        )
     return found
+
+
+def _id(item: dict[str, Any], key: str, path: str | Path) -> int:
+    value = _get(item, key, path)
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"'{shown(path)}': '{key}' is no number: {str(item)[:80]}") from None
+
+
+def _name(image: dict[str, Any], path: str | Path) -> str:
+    name = _get(image, "file_name", path)
+    if not isinstance(name, str) or not name or not may_be_a_file(name):
+        raise DataError(f"'{shown(path)}': an image has the file_name {name!r}")
+    return name
 
 
 def _get(item: dict[str, Any], key: str, path: str | Path) -> Any:
     if key not in item:
-        raise DataError(f"'{path}': an entry has no '{key}': {str(item)[:80]}")
+        raise DataError(f"'{shown(path)}': an entry has no '{key}': {str(item)[:80]}")
     return item[key]

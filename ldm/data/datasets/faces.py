@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.arrays import open_array
+from ldm.data.datasets.lists import FileSource, read_list
 from ldm.data.image_io import EXTENSIONS
-from ldm.data.listing import FileSource, list_folder, read_list
+from ldm.data.listing import list_folder
 from ldm.errors import DataError
+from ldm.files import shown
 
 _NUMBER = re.compile(r"(\d+)$")
 LISTS = (
@@ -44,7 +46,8 @@ class Faces(FileSource):
             number = _number(file)
             if number is not None and number in found:
                 raise DataError(
-                    f"'{folder / found[number]}' and '{folder / file}' have the same number: "
+                    f"'{shown(folder / found[number])}' and '{shown(folder / file)}' have the same "
+                    "number: "
                     "keep one form of the data set in this folder"
                 )
             if number is not None:
@@ -52,8 +55,8 @@ class Faces(FileSource):
         absent = [line for line in listed if _number(line) not in found]
         if absent:
             raise DataError(
-                f"'{folder}' lacks {len(absent)} of {len(listed)} files of '{files}', the first "
-                f"is '{absent[0]}'"
+                f"'{shown(folder)}' lacks {len(absent)} of {len(listed)} files of "
+                f"'{shown(files)}', the first is '{shown(absent[0])}'"
             )
         chosen = [found[number] for line in listed if (number := _number(line)) is not None]
         super().__init__(folder, chosen)
@@ -61,7 +64,7 @@ class Faces(FileSource):
     def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
         """The image, and its size as stored."""
         path = self.root / self.files[index]
-        if path.suffix != ".npy":
+        if path.suffix.lower() != ".npy":
             return super().read(index, at_least)
         image = _from_array(path)
         return image, image.size
@@ -79,5 +82,7 @@ def _from_array(path: Path) -> Image.Image:
     if array.ndim == 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise DataError(f"face '{path}' must be bytes (1, 3, H, W), got {array.dtype} {shape}")
+        raise DataError(
+            f"face '{shown(path)}' must be bytes (1, 3, H, W), got {array.dtype} {shape}"
+        )
     return Image.fromarray(np.ascontiguousarray(array))

@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from ldm.data.datasets.lists import read_list
 from ldm.data.image_io import EXTENSIONS, decode_image, read_image
 from ldm.data.items import Uniform
-from ldm.data.listing import list_folder, read_list
+from ldm.data.listing import check_folder, list_folder
 from ldm.data.shards.tar import Member, list_members
 from ldm.errors import DataError
+from ldm.files import shown
 
 EXCLUDED = ("n06596364_9591.JPEG",)
 """What the original leaves out of the training set."""
@@ -47,8 +49,7 @@ class ImageNet:
         exclude: Sequence[str] = EXCLUDED,
     ) -> None:
         self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise DataError(f"ImageNet folder '{self.root}' does not exist: set its path")
+        check_folder(self.root, "ImageNet", "set its path")
         found = self._archives() or self._folders()
         excluded = set(exclude)
         items = [(synset, item) for synset, item in found if _base(item) not in excluded]
@@ -58,10 +59,10 @@ class ImageNet:
         ids = {synset: i for i, synset in enumerate(self.synsets)}
         unknown = sorted({synset for synset, _ in items} - ids.keys())
         if unknown:
-            raise DataError(f"'{self.root / unknown[0]}' is no class of '{synsets}'")
+            raise DataError(f"'{shown(self.root / unknown[0])}' is no class of '{synsets}'")
         if num_classes is not None and len(ids) != num_classes:
             raise DataError(
-                f"'{synsets or self.root}' has {len(ids)} classes, but num_classes says "
+                f"'{shown(synsets or self.root)}' has {len(ids)} classes, but num_classes says "
                 f"{num_classes}: add those that are missing, or correct num_classes"
             )
         self._items = [item for _, item in items]
@@ -73,7 +74,7 @@ class ImageNet:
     def name(self, index: int) -> str:
         """Path of the file, or of the archive and the file in it."""
         item = self._items[index]
-        return str(item) if isinstance(item, Member) else str(self.root / item)
+        return str(item) if isinstance(item, Member) else shown(self.root / item)
 
     def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
         """The image; see ``ldm.data.image_io.read_image``."""
@@ -87,12 +88,13 @@ class ImageNet:
         return {"class_label": self._labels[index]}
 
     def _archives(self) -> list[tuple[str, Member | str]]:
-        archives = sorted(path for path in self.root.glob("*.tar") if path.is_file())
+        found = (path for path in self.root.iterdir() if path.suffix.lower() == ".tar")
+        archives = sorted(path for path in found if path.is_file())
         for path in archives:
             if not _SYNSET.match(path.stem):
                 raise DataError(
-                    f"'{path}' is no archive of one synset such as n01440764.tar: unpack it once "
-                    "(tar xf); the archives in it need not be unpacked"
+                    f"'{shown(path)}' is no archive of one synset such as n01440764.tar: unpack it "
+                    "once (tar xf); the archives in it need not be unpacked"
                 )
         if archives:
             _log.info("reading the contents of %d archives in %s", len(archives), self.root)
@@ -105,7 +107,7 @@ class ImageNet:
         loose = next((image for image in images if "/" not in image), None)
         if loose is not None:
             raise DataError(
-                f"'{self.root / loose}' lies in no folder of a synset: sort the images into "
+                f"'{shown(self.root / loose)}' lies in no folder of a synset: sort the images into "
                 "n01440764/, ... first (the development kit of ImageNet has the classes of the "
                 "validation set)"
             )
@@ -119,9 +121,9 @@ def _base(item: Member | str) -> str:
 def _read_synsets(path: str | Path) -> dict[str, str]:
     """Names by synset; ``n01440764 tench, Tinca tinca`` or the synset alone."""
     names = {}
-    for number, line in read_list(path, "give a text file with a synset on each line"):
+    for number, line in read_list(path, "give a text file with a synset on each line", False):
         synset, _, name = line.partition(" ")
         if not _SYNSET.match(synset):
-            raise DataError(f"'{path}' line {number}: '{line}' does not begin with a synset")
+            raise DataError(f"'{shown(path)}' line {number}: '{line}' does not begin with a synset")
         names[synset] = name.strip() or synset
     return names

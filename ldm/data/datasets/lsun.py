@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from PIL import Image
 
+from ldm.data.datasets.lists import read_list
 from ldm.data.image_io import decode_image, read_image
 from ldm.data.items import Uniform
-from ldm.data.listing import list_folder, read_list, split_files
+from ldm.data.listing import list_folder, split_files
+from ldm.data.names import Names
 from ldm.errors import DataError
+from ldm.files import shown
 
 T = TypeVar("T")
 
@@ -53,13 +57,12 @@ class Lsun:
         listed = None if files is None else [_stem(line) for _, line in read_list(files, LISTS)]
         if self._database is not None:
             names = listed if listed is not None else self._database.keys()
-            missing = next((n for n in names[:1] if self._database.get(n) is None), None)
+            if names and self._database.get(names[0]) is None:
+                raise _absent(self.root, names[0], files)
         else:
-            paths = {_stem(path): path for path in list_folder(self.root).images}
-            missing = next((name for name in listed or () if name not in paths), None)
-            names = list(paths.values()) if listed is None else [paths.get(n, n) for n in listed]
-        if missing is not None:
-            raise DataError(f"'{self.root}' lacks '{missing}', an image of '{files}'")
+            names = list_folder(self.root).images
+            if listed is not None:
+                names = _listed(self.root, names, listed, files)
         if listed is None:
             names = split_files(self.root, names, split, validation_fraction, seed)
         self.names = names
@@ -69,7 +72,7 @@ class Lsun:
 
     def name(self, index: int) -> str:
         """Path of the file, or of the database and the key."""
-        return str(self.root / self.names[index])
+        return shown(self.root / self.names[index])
 
     def read(self, index: int, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
         """The centre square of an image, and its size."""
@@ -78,7 +81,7 @@ class Lsun:
         else:
             data = self._database.get(self.names[index])
             if data is None:
-                raise DataError(f"'{self.root}' has no image '{self.names[index]}'")
+                raise DataError(f"'{shown(self.root)}' has no image '{self.names[index]}'")
             image, stored = decode_image(data, self.name(index), at_least)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -108,8 +111,8 @@ class Database:
         size = (path / "data.mdb").stat().st_size
         if size < needed:  # reading beyond the end would kill the process
             raise DataError(
-                f"database '{path}' is cut short: data.mdb has {size} of {needed} bytes; get it "
-                "again"
+                f"database '{shown(path)}' is cut short: data.mdb has {size} of {needed} bytes; "
+                "get it again"
             )
 
     def keys(self) -> list[str]:
@@ -118,7 +121,7 @@ class Database:
         def read(environment: Any) -> list[str]:
             with environment.begin() as transaction:
                 found = transaction.cursor().iternext(keys=True, values=False)
-                return [key.decode("utf-8", "replace") for key in found]
+                return [os.fsdecode(key) for key in found]
 
         return self._using(read)
 
@@ -127,7 +130,7 @@ class Database:
 
         def read(environment: Any) -> bytes | None:
             with environment.begin() as transaction:
-                value: bytes | None = transaction.get(key.encode())
+                value: bytes | None = transaction.get(os.fsencode(key))
                 return value
 
         return self._using(read)
@@ -137,17 +140,43 @@ class Database:
             import lmdb
         except ModuleNotFoundError:
             raise DataError(
-                f"'{self.path}' is an lmdb database: pip install lmdb, or export it to a folder of "
-                "images"
+                f"'{shown(self.path)}' is an lmdb database: pip install lmdb, or export it to a "
+                "folder of images"
             ) from None
         options = {"readonly": True, "lock": False, "readahead": False}
         try:
-            with lmdb.open(str(self.path), **options) as environment:
+            with lmdb.open(os.fsencode(self.path), **options) as environment:
                 return read(environment)
         except lmdb.Error as error:
             raise DataError(
-                f"cannot read database '{self.path}' ({error}): it is damaged or cut short"
+                f"cannot read database '{shown(self.path)}' ({error}): it is damaged or cut short"
             ) from error
+
+
+def _listed(
+    root: Path, images: Sequence[str], listed: Sequence[str], files: str | Path | None
+) -> list[str]:
+    """The paths of listed images, which are known by their names alone."""
+    paths: dict[str, list[str]] = {}
+    for path in images:
+        paths.setdefault(_stem(path), []).append(path)
+    names = Names(paths, f"folder '{shown(root)}'")
+    found = []
+    for name in listed:
+        stem = names.find(name, "")
+        if stem is None:
+            raise _absent(root, name, files)
+        if len(paths[stem]) > 1:
+            first, second = (shown(root / path) for path in paths[stem][:2])
+            raise DataError(
+                f"'{first}' and '{second}' have one name, which a list names: keep one of them"
+            )
+        found.append(paths[stem][0])
+    return found
+
+
+def _absent(root: Path, name: str, files: str | Path | None) -> DataError:
+    return DataError(f"'{shown(root)}' lacks '{shown(name)}', an image of '{files}'")
 
 
 def _stem(line: str) -> str:

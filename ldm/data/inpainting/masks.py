@@ -23,7 +23,7 @@ from PIL import Image
 from ldm.data.framing import Framing
 from ldm.data.image_io import read_image
 from ldm.data.items import ReadableItems
-from ldm.data.listing import list_folder
+from ldm.data.listing import image_endings, list_folder
 from ldm.errors import DataError
 
 Masks: TypeAlias = Callable[[int, int, np.random.Generator], np.ndarray]
@@ -261,14 +261,21 @@ class MaskFiles:
     Args:
         root: the folder; its sub-folders are read too.
         invert: black is the hole.
+        extensions: further endings of pictures; see ``ldm.data.listing.image_endings``.
 
     Raises:
         DataError: the folder is missing or holds no picture.
     """
 
-    def __init__(self, root: str | Path, invert: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        invert: bool = False,
+        extensions: Sequence[str] | str | None = None,
+    ) -> None:
         self.root, self.invert = Path(root).expanduser(), invert
-        self.files = list_folder(self.root, what="mask").images
+        endings = image_endings(extensions)
+        self.files = list_folder(self.root, endings, "mask", "extensions").images
         what = f"folder '{self.root}'"
         self._items = ReadableItems(what, len(self.files), self._read, "skip", 0)
 

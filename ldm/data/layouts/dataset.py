@@ -15,6 +15,7 @@ from ldm.data.image_io import read_image
 from ldm.data.items import ReadableItems, Skips, check_choice
 from ldm.data.layouts.boxes import Box, BoxTokenizer, Crop
 from ldm.errors import DataError
+from ldm.files import shown
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
             _log.warning(
                 "'%s' has %d objects, the tokens hold %d: the others are left out, here and "
                 "further on without a word",
-                *(self.source.path(index), count, self.tokens.max_objects),
+                *(shown(self.source.path(index)), count, self.tokens.max_objects),
             )
 
     def _read(self, index: int) -> Image.Image:

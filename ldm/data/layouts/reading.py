@@ -25,15 +25,17 @@ data set, the image file), ``crop`` (the part that is shown) and the flags ``gro
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm.data.datasets.lists import check_first
 from ldm.data.layouts.boxes import WHOLE, Box, Crop
-from ldm.data.listing import check_first, split_files
+from ldm.data.listing import split_files
+from ldm.data.names import Folder, may_be_a_file, normal
 from ldm.errors import DataError
+from ldm.files import read_json, read_text, reason, shown
 
 FLAGS = ("group", "occluded", "depiction", "inside")
 TOLERANCE = 0.005
@@ -76,7 +78,7 @@ def read_layouts(
     Raises:
         DataError: the file is not like that; the message names it, the layout and the object.
     """
-    where = f"layouts {path}"
+    where = f"layouts {shown(path)}"
     tree = _parse(path, where)
     if isinstance(tree, dict) and "layouts" in tree:
         _check_keys(tree, ("classes", "layouts"), where)
@@ -106,14 +108,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file is missing, not text, empty, or a name comes twice.
     """
+    where = f"class names {shown(path)}"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"class names {path}: cannot be read ({error}): give a text file") from None
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: cannot be read ({reason(error)}): give a text file") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise DataError(f"class names {path}: it holds none; write one a line")
-    _check_unique(names, f"class names {path}")
+        raise DataError(f"{where}: it holds none; write one a line")
+    _check_unique([normal(name) for name in names], where)
     return names
 
 
@@ -128,6 +131,9 @@ class _Classes:
         if isinstance(value, str):
             if value in self.names:
                 return self.names.index(value)
+            known = [normal(name) for name in self.names]
+            if normal(value) in known:
+                return known.index(normal(value))
             raise DataError(f"{where}: unknown class {value!r}{self._advice(value)}")
         if not isinstance(value, int) or isinstance(value, bool):
             raise DataError(f"{where}: class must be a name or an id, got {value!r}")
@@ -144,12 +150,7 @@ class _Classes:
 
 
 def _parse(path: Path, where: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
+    return read_json(path, DataError, where)
 
 
 def _class_names(found: Any, given: Sequence[str], where: str) -> Sequence[str]:
@@ -157,7 +158,7 @@ def _class_names(found: Any, given: Sequence[str], where: str) -> Sequence[str]:
         return given
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise DataError(f"{where}: classes must be a list of names")
-    _check_unique(found, f"{where}: classes")
+    _check_unique([normal(name) for name in found], f"{where}: classes")
     if given and list(given) != found:
         raise DataError(f"{where}: its classes are not the {len(given)} that were given beside it")
     return found
@@ -168,8 +169,8 @@ def _layout(item: Any, name: str, classes: _Classes, where: str) -> Layout:
         raise DataError(f"{where}: must be an object with a list 'objects'")
     _check_keys(item, ("name", "objects", "crop"), where)
     name = item.get("name", name)
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}: name must be text, got {name!r}")
+    if not isinstance(name, str) or not name.strip() or not may_be_a_file(name):
+        raise DataError(f"{where}: name must be text that may name a file, got {name!r}")
     boxes = tuple(
         _object(entry, classes, f"{where} ({name}), object {i}")
         for i, entry in enumerate(item["objects"])
@@ -247,6 +248,7 @@ class JsonBoxes:
         seed: int = 0,
     ) -> None:
         self.root = Path(root).expanduser()
+        self._folder = Folder(self.root)
         found, classes = read_layouts(Path(layouts).expanduser())
         if not classes:
             raise DataError(f"layouts {layouts}: name the classes as 'classes'")
@@ -266,7 +268,7 @@ class JsonBoxes:
 
     def path(self, index: int) -> Path:
         """File of an image."""
-        return self.root / self.files[index]
+        return self._folder.path(self.files[index])
 
     def boxes(self, index: int) -> list[Box]:
         """Boxes of an image."""

@@ -115,8 +115,9 @@ def _skipped(dataset: Any) -> dict[str, int]:
     inner = getattr(dataset, "images", None)
     if inner is not None and inner is not dataset:
         found.update(_skipped(inner))
-    if hasattr(dataset, "skips"):
-        for reason, count in dataset.skips.counts().items():
+    skipped = dataset.skips.counts() if hasattr(dataset, "skips") else {}
+    for counts in (skipped, getattr(dataset, "left_out", {})):
+        for reason, count in counts.items():
             found[reason] = found.get(reason, 0) + count
     return found
 

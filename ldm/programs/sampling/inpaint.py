@@ -29,6 +29,7 @@ from ldm.cli.sampling import SamplingSession
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import read_image
 from ldm.data.inpainting.blending import hide, paste, paste_seamlessly
+from ldm.data.names import Names
 from ldm.errors import UserError
 from ldm.files import file_sha256
 from ldm.visualization.figure import Cell
@@ -124,14 +125,16 @@ def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> 
     """
     files = picture_files([folder])
     if mask_folder is None:
-        ending, masks = SUFFIX, {name: file for name, file in files.items() if _is_mask(name)}
+        known = Names(files, f"folder '{folder}'")
+        ending, masks = SUFFIX, {n: file for n, file in files.items() if _is_mask(n, known)}
         files = {name: file for name, file in files.items() if name not in masks}
     else:
         ending, masks = "", picture_files([mask_folder])
-    pairs = {}
+    pairs, known = {}, Names(masks, f"the masks of {folder}")
     for name, file in files.items():
-        if name + ending in masks:
-            pairs[name] = Work(file, masks[name + ending])
+        mask = known.find(name + ending, ending)
+        if mask is not None:
+            pairs[name] = Work(file, masks[mask])
         else:
             session.warn(f"{file}: left out, it has no mask {Path(name).name}{ending}.png")
     if not pairs:
@@ -142,8 +145,10 @@ def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> 
     return pairs
 
 
-def _is_mask(name: str) -> bool:
-    return name.endswith(SUFFIX)
+def _is_mask(name: str, known: Names) -> bool:
+    """Whether a name is that of the mask of an image that is there."""
+    begin, end = name[: -len(SUFFIX)], name[-len(SUFFIX) :]
+    return end.lower() == SUFFIX and known.find(begin, "") is not None
 
 
 def filled_by_model(

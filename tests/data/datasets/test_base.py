@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ldm.data.datasets.base import FramedImages
+from ldm.data.datasets.lists import FileList
 from ldm.data.framing import Cut, make_framing, random_side, snap, take
-from ldm.data.listing import FileList
 from ldm.errors import DataError
 
 

@@ -92,7 +92,7 @@ def test_bad_objects(entry: Any, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "cannot be read as JSON"),
         ([], "holds no layout"),
         ([3], "layout 0: must be an object with a list 'objects'"),
         ({"layouts": [], "class": []}, "unknown key 'class'"),

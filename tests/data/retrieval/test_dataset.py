@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.data.datasets.base import FramedImages
+from ldm.data.datasets.lists import FileList
 from ldm.data.folder import ImageFolder
 from ldm.data.framing import Framing
-from ldm.data.listing import FileList
 from ldm.data.retrieval import dataset as neighbour_table
 from ldm.data.retrieval.dataset import WithNeighbours, look_up
 from ldm.data.retrieval.embeddings import Embedder, EmbeddingStore, embed_into
