@@ -14,6 +14,7 @@ from ldm.errors import CheckpointError, UserError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
 from ldm.files import file_sha256
+from ldm.safe_pickle import load_plain
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity: the weights of the TensorFlow network of 2015."""
@@ -109,13 +110,15 @@ def _load(path: Path) -> nn.Module:
     kind = _package()
     try:
         # torch-fidelity unpickles the file: make sure first that it holds tensors only.
-        torch.load(path, map_location="meta", weights_only=True)
+        load_plain(path, "meta")
         network: nn.Module = kind(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
             feature_extractor_weights_path=str(path),
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
+    except (
+        CheckpointError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"'{path}' does not hold the Inception weights ({reason}): fetch {WEIGHTS_FILE} of "
