@@ -25,6 +25,7 @@ from ldm.config.trust import (
     mark_foreign,
     refuse_foreign,
 )
+from ldm.errors import CheckpointError
 from ldm.evaluation.sources.dataset import open_dataset
 from ldm.load.init_from import InitFrom
 from ldm.load.model import inline_pretrained, load_model, locate, pretrained, run_config
@@ -240,6 +241,8 @@ def test_what_lies_beside_weights(tmp_path: Path) -> None:
     assert not lies_beside_weights(tmp_path / "mine.yaml")
     assert lies_beside_weights(tmp_path / "mine.yaml", tmp_path / "weights.x")
     assert not lies_beside_weights(tmp_path / "mine.yaml", run / "checkpoints" / "last.ckpt")
+    (tmp_path / "flat" / "link.yaml").symlink_to(tmp_path / "mine.yaml")
+    assert lies_beside_weights(tmp_path / "flat" / "link.yaml")
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "flat")
     assert lies_beside_weights(link / "any.yml")
@@ -316,6 +319,21 @@ def test_endless_configs_end(tmp_path: Path) -> None:
     laughs |= {"k12": [1], "model": call("torch.nn.Identity", a="${k0}")}
     with pytest.raises(UntrustedError, match="more than"):
         load_model(folder_with(tmp_path / "laughs", laughs))
+
+
+def test_texts_that_double_are_refused(tmp_path: Path) -> None:
+    laughs: dict[str, Any] = {f"k{i}": f"${{k{i + 1}}}${{k{i + 1}}}" for i in range(60)}
+    laughs |= {"k60": "ha", "model": call("torch.nn.Identity", a="${k0}")}
+    with pytest.raises(UntrustedError, match="too long a text"):
+        load_model(folder_with(tmp_path / "laughs", laughs))
+    ordinary = {"model": call("torch.nn.Identity", a="${b}-${b}"), "b": "${c}/${c}", "c": "x"}
+    refuse_foreign(run_config(folder_with(tmp_path / "ordinary", ordinary)))
+
+
+def test_a_model_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
+    huge = call("torch.nn.Linear", in_features=10**6, out_features=10**6)  # 4 TB
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_model(folder_with(tmp_path / "run", {"model": huge}))
 
 
 @pytest.mark.parametrize("name", ["run://../../secret", "run:///etc/passwd", "run://a/../../b"])

@@ -88,15 +88,18 @@ def lies_beside_weights(file: Path, checkpoint: str | Path | None = None) -> boo
         file: the config.
         checkpoint: the weights it is used with, whatever their name ends in.
     """
-    folder = file.resolve().parent
-    if checkpoint is not None and Path(checkpoint).resolve().parent == folder:
+    folders = {file.parent.resolve(), file.resolve().parent}  # of a link both
+    if checkpoint is not None and Path(checkpoint).parent.resolve() in folders:
         return True
+    return any(_holds_weights(folder) for folder in folders)
+
+
+def _holds_weights(folder: Path) -> bool:
     try:
-        return (folder / "checkpoints").is_dir() or any(
-            name.endswith(WEIGHTS) for name in os.listdir(folder)
-        )
+        names = os.listdir(folder)
     except OSError:
         return False
+    return "checkpoints" in names or any(name.endswith(WEIGHTS) for name in names)
 
 
 def mark_foreign(config: DictConfig, file: Path, trust: bool = False) -> DictConfig:
@@ -258,6 +261,7 @@ def _refuse_resolvers(node: Any) -> None:
     texts = {str(key): list(_references(value)) for key, value in parts.items()}
     waiting = parts_of(node._get_full_key(""))[:1] or list(texts)
     seen: set[str] = set()
+    times = 1
     while waiting:
         key = waiting.pop()
         if key in seen:
@@ -266,6 +270,9 @@ def _refuse_resolvers(node: Any) -> None:
         for text in texts.get(key, ()):
             if _RESOLVER.search(text):
                 raise UntrustedError(f"{key}: {text[:200]!r} refers to more than other keys")
+            times *= text.count("${")
+            if times > _MOST:
+                raise UntrustedError(f"{key}: its references make too long a text")
             waiting += [name for name in texts if name in text]
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, load_weights, read_state
+from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, fitting_state, load_weights, read_state
 from ldm.config import instantiate, load_config
 from ldm.config.paths import one_line
 from ldm.config.trust import is_foreign, lies_beside_weights, mark_foreign, refuse_foreign
@@ -70,6 +70,8 @@ class Source:
         else:
             refuse_foreign(_model_node(config))
             weights = self.read()  # before memory is spent on what the description claims
+            if is_foreign(config):
+                _check_fit(config, weights, ema)
             model = _build(config, self.trust)
         load_weights(model, weights, ema)
         return model.eval().to(device).to(memory_format=torch.channels_last)  # the faster layout
@@ -343,6 +345,16 @@ def _model_node(config: DictConfig) -> Any:
         return config.model
     except OmegaConfBaseException as error:
         raise ConfigError(f"model: {one_line(error)}") from error
+
+
+def _check_fit(config: DictConfig, weights: LoadedCheckpoint, ema: bool) -> None:
+    """Refuse a description of another, perhaps much larger, model before it takes memory."""
+    try:
+        with torch.device("meta"):
+            model = _build(config, False)
+        fitting_state(model, weights, ema)
+    except (RuntimeError, ConfigError):  # what cannot be built, or compared, without its values
+        return
 
 
 def _build(config: DictConfig, trust: bool) -> nn.Module:
