@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ldm.containers.zips import check_if_zip
-from ldm.errors import CheckpointError, UserError
+from ldm.errors import CheckpointError, DamagedFileError, UserError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
-from ldm.files import file_sha256, reason
+from ldm.files import file_sha256
+from ldm.safe_pickle import load_plain
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity: the weights of the TensorFlow network of 2015."""
@@ -110,15 +112,19 @@ def _load(path: Path) -> nn.Module:
     try:
         check_if_zip(path)
         # torch-fidelity unpickles the file: make sure first that it holds tensors only.
-        torch.load(path, map_location="meta", weights_only=True)
+        load_plain(path, "meta")
         network: nn.Module = kind(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
             feature_extractor_weights_path=str(path),
         )
-    except Exception as error:  # a damaged file can raise anything at all
+    except (
+        CheckpointError, DamagedFileError, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
+        AttributeError,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"'{path}' does not hold the Inception weights ({reason(error)}): fetch "
-            f"{WEIGHTS_FILE} of torch-fidelity again"
+            f"'{path}' does not hold the Inception weights ({reason}): fetch {WEIGHTS_FILE} of "
+            "torch-fidelity again"
         ) from error
     return network

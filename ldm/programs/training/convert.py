@@ -102,12 +102,12 @@ def _check_out(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
-    source, ema = arguments.source, not arguments.no_ema
+    source, ema, trust = arguments.source, not arguments.no_ema, arguments.trust
     if arguments.config is None:
-        config = inline_pretrained(run_config(source))
-        return load_model(source, arguments.checkpoint, ema), config
-    config = inline_pretrained(arguments.config)
-    return load_model(config, source, ema), config
+        config = inline_pretrained(run_config(source, trust), trust)
+        return load_model(source, arguments.checkpoint, ema, trust=trust), config
+    config = inline_pretrained(arguments.config, trust)
+    return load_model(config, source, ema, trust=trust), config
 
 
 def _write(

@@ -38,7 +38,9 @@ from omegaconf import DictConfig
 from ldm.cli.app import say
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
+from ldm.cli.options.model import add_trust_option
 from ldm.config import load_config
+from ldm.config.trust import mark_foreign, refuse_foreign
 from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_experiment, check_places
 from ldm.locks import RUN_LOCK, run_lock
@@ -92,7 +94,9 @@ def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
         saved = folder / "config.yaml"
         if not saved.exists():
             raise UserError(f"--resume {folder}: no such run (it has no config.yaml)")
-        return load_config(saved, overrides=options.config), folder
+        config = mark_foreign(load_config(saved, overrides=options.config), saved, options.trust)
+        refuse_foreign(config)
+        return config, folder
     if all("=" in item for item in options.config):
         raise UserError("give a config file, or --resume RUN; --help shows examples")
     config = read_config(options.config)
@@ -135,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --init-from: load what fits, and leave the rest as the config builds it",
     )
+    add_trust_option(parser)
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument(
         "--dry-run",
