@@ -14,6 +14,7 @@ from ldm.cli.app import say
 from ldm.cli.options.configs import split_config
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
+from ldm.config.trust import mark_if_beside
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.distributed import own_device
@@ -31,9 +32,10 @@ def locate_model(options: argparse.Namespace) -> Source:
     """
     check_source(options)
     if not options.config:
-        return locate(options.source, options.checkpoint)
+        return locate(options.source, options.checkpoint, options.trust)
     config = load_yaml("--config", options.config, complete=False)  # its data may be absent
-    return locate(config, options.source)
+    mark_if_beside(config, options.config, options.trust, options.source)
+    return locate(config, options.source, options.trust)
 
 
 def load_source(source: Source, options: argparse.Namespace) -> tuple[Any, DictConfig]:
@@ -119,7 +121,7 @@ def load_classifier(
         return None, {}
     if options.classifier_scale is None:
         options.classifier_scale = 1.0
-    source = locate(run)
+    source = locate(run, trust=options.trust)
     model = source.model(not options.no_ema, options.device)
     say_weights(source, "weights of the classifier")
     if not isinstance(model, NoisyLatentClassifier):

@@ -17,6 +17,7 @@ from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name
 from ldm.config.paths import at, join, one_line
+from ldm.config.trust import refuse_foreign
 from ldm.errors import ConfigError, UserError, suggest
 from ldm.places import searched
 
@@ -38,23 +39,30 @@ def instantiate(node: Any, path: str = "") -> Any:
         The object; mappings without ``target`` and lists come back as plain ``dict`` and ``list``.
 
     Raises:
+        UntrustedError: The node is part of a config that lies beside weights, and names what such
+            a config may not call, see ``ldm.config.trust``.
         ConfigError: Something cannot be imported or does not fit; the message names the place. A
             ``UserError`` of a constructor keeps its class and gets the place in front.
     """
     if not path and OmegaConf.is_config(node):
         path = node._get_full_key("")
+    refuse_foreign(node, path)
+    return _instantiate(node, path)
+
+
+def _instantiate(node: Any, path: str) -> Any:
     if isinstance(node, (Mapping, DictConfig)):
         if compvis.is_published(node.get("target")):
             if OmegaConf.is_config(node):
                 node = OmegaConf.to_container(node, resolve=True)
-            return instantiate(compvis.translate(node, path), path)
+            return _instantiate(compvis.translate(node, path), path)
         if "target" in node:
             return _build(node, path)
         if "params" in node:
             raise ConfigError(f"{at(path)}'params' without 'target'; add the dotted name to build")
-        return {key: instantiate(*_child(node, key, join(path, key))) for key in node}
+        return {key: _instantiate(*_child(node, key, join(path, key))) for key in node}
     if isinstance(node, (list, tuple, ListConfig)):
-        return [instantiate(*_child(node, i, f"{path}[{i}]")) for i in range(len(node))]
+        return [_instantiate(*_child(node, i, f"{path}[{i}]")) for i in range(len(node))]
     return node
 
 
@@ -129,7 +137,7 @@ def _build(node: Any, path: str) -> Any:
     factory, place = _locate(name, path), join(path, "params")
     _check_arguments(_parameters(factory), name, params, place, partial)
     arguments = {
-        str(key): instantiate(*_child(params, key, join(place, str(key)))) for key in params
+        str(key): _instantiate(*_child(params, key, join(place, str(key)))) for key in params
     }
     if partial:
         return functools.partial(factory, **arguments)

@@ -135,9 +135,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
         translated = compvis.translate_file(named, name=_run_name(path))
+        return with_places(translated, path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return with_places(translated, path.parent)
 
 
 def _where(path: Path) -> str:
