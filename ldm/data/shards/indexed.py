@@ -10,9 +10,12 @@ from torch.utils.data import Dataset
 
 from ldm.data.items import SharedEpoch, next_usable
 from ldm.data.shards.dataset import DAMAGED, Shards
-from ldm.data.shards.reader import UnusableError, index_shard, is_remote
+from ldm.data.shards.decoding import UnusableError
+from ldm.data.shards.listing import is_remote
+from ldm.data.shards.reader import index_shard
 from ldm.data.shards.tar import Member
 from ldm.errors import DataError
+from ldm.files import shown
 
 
 class ShardItems(Dataset[dict[str, Any]]):
@@ -57,8 +60,8 @@ class ShardItems(Dataset[dict[str, Any]]):
 
     def _complaint(self) -> str:
         return (
-            f"not one of {len(self)} samples of '{self._shards.shards[0]}' and others is usable: "
-            f"{self._shards.skips.counts()}"
+            f"not one of {len(self)} samples of '{shown(self._shards.shards[0])}' and others is "
+            f"usable: {self._shards.skips.counts()}"
         )
 
     def _sample(self, number: int) -> dict[str, Any]:
@@ -66,10 +69,12 @@ class ShardItems(Dataset[dict[str, Any]]):
         shard = int(np.searchsorted(self._ends, number, side="right"))
         name, size = self._shards.shards[shard], self._shards.sizes[shard]
         if self._latest[0] != shard:
-            self._latest = shard, index_shard(name, self._report)
+            self._latest = shard, index_shard(name, self._report, self._shards.naming)
         samples, place = self._latest[1], number - int(self._ends[shard]) + size
         if place >= len(samples):
-            raise UnusableError(DAMAGED, f"shard '{name}' has {len(samples)} samples, not {size}")
+            raise UnusableError(
+                DAMAGED, f"shard '{shown(name)}' has {len(samples)} samples, not {size}"
+            )
         try:
             files = samples[place].items()
             return {key: v.read() if isinstance(v, Member) else v for key, v in files}

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from ldm.config import instantiate, load_config
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
-from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
+from ldm.data.shards.decoding import NO_IMAGE, UNREADABLE
 from ldm.errors import DataError, UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import (
