@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,12 +15,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ldm.data.captions import Tokenizer, choose_caption
 from ldm.data.framing import Framing, to_tensor
 from ldm.data.items import SharedEpoch, Skips, check_choice
-from ldm.data.shards.decoding import REASONS, SampleReader, UnusableError
+from ldm.data.shards.decoding import REASONS, Complaint, SampleReader, UnusableError
 from ldm.data.shards.listing import list_shards
 from ldm.data.shards.plan import Place, Plan, process_place
 from ldm.data.shards.reader import read_shard, shard_sizes
-from ldm.data.shards.samples import ENDINGS, RULES, Naming, endings_of
-from ldm.data.shards.tar import MOST_MEMBER, shown_name
+from ldm.data.shards.samples import ENDINGS, RULES, Naming
+from ldm.data.shards.tar import MOST_MEMBER
 from ldm.errors import DataError
 from ldm.files import shown
 
@@ -30,9 +29,6 @@ _MOST_WAITING = 1 << 32
 """Bytes of samples between which the next one is drawn."""
 _CAPTION = 1
 """Purpose of the draw of a caption, which leaves crops as they are."""
-
-_SHOWN = 8
-"""Endings that a message names."""
 
 Numbered = tuple[int, dict[str, Any]]
 """A sample and its place in the set."""
@@ -193,8 +189,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         self, epoch: int, start: int, count: int
     ) -> Iterator[tuple[int, Image.Image, dict[str, Any]]]:
         """Decoded samples of a stretch, again and again, each with its place in the set."""
-        again, complaint = 0, ""
-        endings: Counter[str] = Counter()
+        again, complaint = 0, Complaint()
         while count:
             found = False
             rng = np.random.default_rng((self.seed, epoch, start, again))
@@ -203,17 +198,14 @@ class Shards(IterableDataset[dict[str, Any]]):
                     image, entries = self.read(sample)
                 except UnusableError as error:
                     self.skips.add(error.reason, f"{error}: left out")
-                    complaint = complaint or str(error)
-                    endings.update(endings_of(sample))
+                    complaint.add(sample, str(error))
                     continue
                 found = True
                 yield number, image, entries
             if not found:
-                there = ", ".join(f"{shown_name(e)} ({n})" for e, n in endings.most_common(_SHOWN))
                 raise DataError(
                     f"not one of {count} samples from '{shown(self.shards[0])}' on is usable: "
-                    f"{self.skips.counts()}; their files end in {there or 'nothing'}; the first: "
-                    f"{complaint or 'no sample could be read'}"
+                    f"{self.skips.counts()}; {complaint}"
                 )
             again += 1
 

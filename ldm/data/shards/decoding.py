@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -20,6 +21,8 @@ NO_IMAGE, UNREADABLE = "no image", "unreadable image"
 TOO_SMALL, TOO_LONG = "too small", "too elongated"
 NO_CAPTION, NO_CLASS = "no caption", "no class"
 REASONS = (NO_IMAGE, UNREADABLE, TOO_SMALL, TOO_LONG, NO_CAPTION, NO_CLASS)
+_SHOWN = 8
+"""Endings that a message names."""
 _DIGITS = 9
 """That a class id may have."""
 
@@ -35,6 +38,24 @@ class UnusableError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+@dataclass
+class Complaint:
+    """What to say where not one sample can be used: what their files are, and what was wrong."""
+
+    first: str = ""
+    endings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sample: Mapping[str, Any], text: str) -> None:
+        """One more sample that cannot be used, and why."""
+        self.first = self.first or text
+        self.endings.update(endings_of(sample))
+
+    def __str__(self) -> str:
+        found = self.endings.most_common(_SHOWN)
+        there = ", ".join(f"{shown_name(ending)} ({count})" for ending, count in found)
+        return f"their files end in {there or 'nothing'}; the first: {self.first or 'is not there'}"
 
 
 @dataclass(frozen=True)

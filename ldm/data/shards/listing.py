@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ from ldm.errors import DataError
 from ldm.files import open_regular, reason, shown
 
 _ADDRESS = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?$")
 _MAGIC = re.compile(r"[*?[]")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MOST = 1_000_000
@@ -47,11 +49,13 @@ def list_shards(shards: str | Path | Sequence[str]) -> list[str]:
     if not isinstance(shards, (str, Path)):
         return [shard for part in shards for shard in list_shards(part)]
     text = str(shards)
-    if text.startswith("file:"):
-        return list_shards(Path(url2pathname(urlsplit(text).path)))
-    if isinstance(shards, str) and is_remote(text) and not _exists(Path(text)):
-        return _addresses(text)
-    found = [_as_file(path) for path in _files(Path(text).expanduser(), text)]
+    if isinstance(shards, str) and _existing(Path(text))[0] in (Path(), Path("/")):
+        if text.startswith("file:"):
+            return list_shards(Path(url2pathname(urlsplit(text).path)))
+        if is_remote(text):
+            return _addresses(text)
+        text = os.path.expanduser(text)
+    found = [_as_file(path) for path in _files(Path(text), text)]
     if not found:
         raise DataError(
             f"there are no shards '{shown(text)}': name a folder of .tar files or a pattern"
@@ -104,6 +108,7 @@ class _Stream(io.RawIOBase):
 def _addresses(text: str) -> list[str]:
     from webdataset.shardlists import expand_urls
 
+    _check_number(text, text)
     try:
         return [str(url) for url in expand_urls(text)]
     except (AssertionError, ValueError) as error:  # a variable that is not set, a lone brace
@@ -131,10 +136,7 @@ def _files(path: Path, text: str) -> Iterator[Path]:
         for part in text.split("::"):
             yield from map(Path, list_shards(Path(part)))
         return
-    listed = list(islice(_expanded(rest), _MOST + 1))
-    if len(listed) > _MOST:
-        raise DataError(f"'{shown(text)}' stands for more than {_MOST} shards")
-    missing = []
+    listed, missing = _expanded(rest, text), list[Path]()
     for name in listed:
         base_of, pattern = _existing(base / name)
         if not _MAGIC.search(pattern):
@@ -159,13 +161,24 @@ def _existing(path: Path) -> tuple[Path, str]:
     return parts, "/".join(rest)
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def _expanded(pattern: str, text: str) -> list[str]:
     from braceexpand import braceexpand
 
+    _check_number(pattern, text)
     try:
-        yield from braceexpand(pattern)
+        return list(braceexpand(pattern, escape=False))
     except ValueError:  # braces that are not closed
-        yield pattern
+        return [pattern]
+
+
+def _check_number(pattern: str, text: str) -> None:
+    """Refuse braces that stand for too many, all of which would be made at once."""
+    number = 1
+    for inside in _BRACES.findall(pattern):
+        ends = _RANGE.match(inside)
+        number *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else inside.count(",") + 1
+    if number > _MOST:
+        raise DataError(f"'{shown(text)}' stands for more than {_MOST} shards")
 
 
 def _shards_in(folder: Path) -> list[Path]:

@@ -104,9 +104,12 @@ def read_shard(
         report: called with what is wrong; the samples before it are given all the same.
         naming: which files are a sample.
     """
+    told = set[str]()  # a pipe says when it is read and when it is closed what is wrong
 
     def tell(text: str) -> None:
-        report(f"shard '{shown(shard)}': {text}")
+        if text not in told:
+            report(f"shard '{shown(shard)}': {text}")
+        told.add(text)
 
     def files(tar: TarReader) -> Iterator[tuple[str, bytes | Unread]]:
         for entry in tar:
