@@ -13,7 +13,7 @@ from PIL import Image
 from ldm.data.captions import captions_in, captions_of
 from ldm.data.image_io import decode_image
 from ldm.data.shards.samples import ENDINGS, describe_endings, endings_of
-from ldm.data.shards.tar import Unread, shown_name
+from ldm.data.shards.tar import Unread
 from ldm.errors import DataError
 from ldm.files import shown, text_of
 
@@ -54,7 +54,7 @@ class Complaint:
 
     def __str__(self) -> str:
         found = self.endings.most_common(_SHOWN)
-        there = ", ".join(f"{shown_name(ending)} ({count})" for ending, count in found)
+        there = ", ".join(f"{shown(ending)} ({count})" for ending, count in found)
         return f"their files end in {there or 'nothing'}; the first: {self.first or 'is not there'}"
 
 
@@ -124,7 +124,7 @@ class SampleReader:
 
 def sample_name(sample: Mapping[str, Any]) -> str:
     """What messages call a sample."""
-    return f"sample '{shown_name(sample['__key__'])}' of '{shown(sample['__url__'])}'"
+    return f"sample '{shown(sample['__key__'])}' of '{shown(sample['__url__'])}'"
 
 
 def image_ending(sample: Mapping[str, Any], images: Sequence[str] = ENDINGS) -> str | None:

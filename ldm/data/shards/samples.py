@@ -15,7 +15,8 @@ from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from ldm.data.image_io import EXTENSIONS
-from ldm.data.shards.tar import MOST_MEMBER, Unread, shown_name
+from ldm.data.shards.tar import MOST_MEMBER, Unread
+from ldm.files import shown
 
 ENDINGS = tuple(extension.removeprefix(".") for extension in EXTENSIONS)
 """Endings of images."""
@@ -70,7 +71,7 @@ class Naming:
             key = hash(_normal(sample["__key__"]))
             if key in seen and not told:
                 report(
-                    f"the files of sample '{shown_name(sample['__key__'])}' are not neighbours, "
+                    f"the files of sample '{shown(sample['__key__'])}' are not neighbours, "
                     "and each part counts as a sample: write the archive sorted by name (tar "
                     "--sort=name)"
                 )
@@ -104,7 +105,7 @@ class Naming:
         room = self.most
         for file in files:
             if file.ending in sample and file.key == sample["__key__"]:
-                name = shown_name(f"{file.key}.{file.ending}")
+                name = shown(f"{file.key}.{file.ending}")
                 report(f"'{name}' is there twice: the first one is used")
                 continue
             if not sample or file.ending in sample:  # the same name, written in another way
@@ -163,5 +164,5 @@ def endings_of(sample: Mapping[str, Any]) -> list[str]:
 def describe_endings(sample: Mapping[str, Any]) -> str:
     """What files a sample has, for messages."""
     endings = endings_of(sample)
-    there = ", ".join(map(shown_name, endings[:_SHOWN])) + (", ..." * (len(endings) > _SHOWN))
+    there = ", ".join(map(shown, endings[:_SHOWN])) + (", ..." * (len(endings) > _SHOWN))
     return f"it has {there}"

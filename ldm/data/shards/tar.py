@@ -116,7 +116,7 @@ class TarReader:
         info = tar.next()
         tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
         if info is not None and info.size < 0:
-            raise DamagedError(f"'{shown_name(info.name)}' has a negative size")
+            raise DamagedError(f"'{shown(info.name)}' has a negative size")
         return info
 
     def _refused(self, info: tarfile.TarInfo) -> str:
@@ -241,14 +241,6 @@ _PACKED: dict[bytes, Callable[[Any], Any]] = {
 """What makes the archive of a compressed file, by how the file begins."""
 
 
-def shown_name(name: str) -> str:
-    """A name in an archive as messages show it."""
-    try:
-        return shown(name)
-    except UnicodeEncodeError:  # half of a surrogate pair, from an extended header
-        return name.encode("utf-8", "backslashreplace").decode()
-
-
 # -- by place ------------------------------------------------------------------------------------
 
 
@@ -269,7 +261,7 @@ class Member:
     length: int
 
     def __str__(self) -> str:
-        return f"{shown(self.archive)}:{shown_name(self.name)}"
+        return f"{shown(self.archive)}:{shown(self.name)}"
 
     def read(self) -> bytes:
         """Its content.

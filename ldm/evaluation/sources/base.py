@@ -129,7 +129,7 @@ class Unreadable:
     reason: str
 
     def __str__(self) -> str:
-        return f"{printable(self.name)} ({' '.join(printable(self.reason).split())})"
+        return f"{shown(self.name)} ({shown(' '.join(self.reason.split()))})"
 
 
 class ReadSource(ABC):
@@ -306,11 +306,6 @@ def read_head(name: str, data: bytes) -> Head:
             return Head(name, digest, image.format or "", image.mode, (image.height, image.width))
     except DECODING_ERRORS:
         return Head(name, digest, "unreadable")
-
-
-def printable(text: str) -> str:
-    r"""A text with names of files as it is shown: bytes that are not UTF-8 as ``\xe9``."""
-    return name_bytes(text).decode("utf-8", "backslashreplace")
 
 
 def name_bytes(text: str) -> bytes:

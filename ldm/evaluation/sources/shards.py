@@ -19,7 +19,6 @@ from ldm.data.shards.decoding import (
 from ldm.data.shards.listing import list_shards
 from ldm.data.shards.reader import count_samples, read_shard
 from ldm.data.shards.tar import Unread as UnreadFile
-from ldm.data.shards.tar import shown_name
 from ldm.errors import DataError
 from ldm.evaluation.sources.base import (
     Content,
@@ -152,7 +151,7 @@ def _head(sample: _Sample, labelled: bool) -> tuple[Head, int | None]:
 
 
 def _name(sample: _Sample) -> str:
-    return f"{shown_name(sample['__key__'])} of {shown(Path(sample['__url__']).name)}"
+    return f"{shown(sample['__key__'])} of {shown(Path(sample['__url__']).name)}"
 
 
 def _label(sample: _Sample) -> int:
