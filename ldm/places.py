@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +13,7 @@ RUN_FILES, IN_RUN = "files", "run://"
 """Folder of a run with what its model needs besides weights; its config names ``run://NAME``."""
 _TEXTS = (".txt", ".json", ".gz")
 """Endings of files that are looked for in further places."""
+_PART = re.compile(r"(.+)#([\w-]*)", re.DOTALL)
 _DATA = ("data", "uncached")
 """Parts of a config that describe data."""
 
@@ -44,6 +47,17 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
     return {key: found(value, key in described) for key, value in tree.items()}
+
+
+def split_name(where: str) -> tuple[str, str]:
+    """A file and the part of it that is meant, as in ``DATA.yaml#train``; "": all of it.
+
+    In the name of something that is there ``#`` is a letter like any other.
+    """
+    named = _PART.fullmatch(where)
+    if named is None or os.path.exists(os.path.expanduser(where)):
+        return where, ""
+    return named[1], named[2]
 
 
 def is_absent_text(value: Any) -> bool:

@@ -32,6 +32,7 @@ from ldm.evaluation.sources.base import (
     Unreadable,
     first_of,
 )
+from ldm.places import split_name
 
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
 SPLITS = ("validation", "train")
@@ -176,7 +177,7 @@ def open_dataset(
     Raises:
         UserError: the file or the data set cannot be used.
     """
-    file, _, split = where.partition("#")
+    file, split = split_name(where)
     node = load_config(file, complete=False)
     dataset = data_split(node, split or SPLITS[0], where)
     node = node.data if "data" in node else node

@@ -16,6 +16,7 @@ from ldm.evaluation.sources.record import has_record
 from ldm.evaluation.sources.shards import ShardSource
 from ldm.evaluation.sources.statistics import StoredStatistics, holds_statistics, read_statistics
 from ldm.files import reason, shown
+from ldm.places import split_name
 
 FORMS = (
     "a folder of images, an npz file, tar shards (FOLDER/*.tar, {00..09}.tar) or a YAML with a "
@@ -54,9 +55,9 @@ def open_source(
         if holds_statistics(path):
             return read_statistics(where, num, remembered)
         return NpzSource(where, num, remembered)
-    if where.partition("#")[0].endswith((".yaml", ".yml")):
+    if split_name(where)[0].endswith((".yaml", ".yml")):
         return open_dataset(where, num, skip_corrupt, remembered)
-    if where.endswith(_ARCHIVES):
+    if where.lower().endswith(_ARCHIVES):
         return ShardSource(where, num, skip_corrupt, remembered)
     problem = "is none of the known forms" if os.path.lexists(path) else "does not exist"
     raise UserError(f"'{shown(where)}' {problem}: give {FORMS}")
