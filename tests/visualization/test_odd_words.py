@@ -20,9 +20,18 @@ from ldm.visualization.images import read_png, save_grid, save_png
 from ldm.visualization.video import write_film
 
 WORDS = [
-    "caf\udce9.jpg", "a\nb\r\n\tc", "\0", "\ud800", "$\\frac{1}{2$", "%s%d{}", "\u202e\u05d0", "😀", "", " ",
-    "x" * 100_000, "a " * 50_000, "\u0301" * 300,
-]  # fmt: skip
+    *(
+        "caf\udce9.jpg",
+        "a\nb\r\n\tc",
+        "\0",
+        "\ud800",
+        "$\\frac{1}{2$",
+        "%s%d{}",
+        "\u202e\u05d0",
+        "😀",
+    ),
+    *("", " ", "x" * 100_000, "a " * 50_000, "\u0301" * 300),
+]
 PICTURE = torch.zeros(3, 16, 16)
 
 
