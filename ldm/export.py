@@ -193,7 +193,7 @@ def _export_compvis(
         # The original code samples with the averaged copy; without one it would be the initial one.
         names = [key for key, _ in model.denoiser.named_parameters(prefix="denoiser")]
         shadow = {key: weights[key] for key in names}
-        twice = any(isinstance(part, LatentImage) for part in model.conditioners)
+        twice = any(isinstance(part, LatentImage) for part in list(model.conditioners)[:1])
         schedule = dict(model.schedule.named_buffers())
         state = to_compvis(weights, schedule, shadow, first_stage_twice=twice)
     else:

@@ -28,12 +28,16 @@ PROMPTS = ["a red fox, 2 metres tall; it's PAINTED", "x" * 90]
 SAME = {"weights": 0.0, "latents": 0.0, "images": 0.0, "predictions": 0.0}
 
 
-def latents(model: Any, prompts: list[str], start: Tensor, steps: int = 5) -> Tensor:
+def latents(
+    model: Any, prompts: list[str], start: Tensor, steps: int = 5, spacing: str = "uniform"
+) -> Tensor:
     """Ours: DDIM, eta 0, guidance 7.5."""
     batch = {"tokens": model.conditioners[0].tokenizer(prompts)}
     with torch.no_grad():
         denoise = model.denoise(model.condition(batch), model.unconditional(batch), 7.5)
-        steps_made = list(DDIM(steps=steps)(denoise, start, model.schedule, torch.randn_like))
+        steps_made = list(
+            DDIM(steps, spacing=spacing)(denoise, start, model.schedule, torch.randn_like)
+        )
     return steps_made[-1].x
 
 
@@ -216,11 +220,11 @@ def test_second_to_last_layer_of_the_text_encoder(tmp_path: Path, start: Tensor)
         json.loads((tmp_path / "text_encoder" / "config.json").read_text())["num_hidden_layers"]
         == 2
     )
-    got = pipeline(tmp_path)(
-        PROMPTS, latents=start, num_inference_steps=3, output_type="latent", height=16, width=16
-    ).images
-    want = latents(model, PROMPTS, start, steps=3)
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    options = {"output_type": "latent", "height": 16, "width": 16}
+    for steps, spacing in ((7, "strided"), (3, "uniform")):  # 7 does not divide 1000
+        found = pipeline(tmp_path)(PROMPTS, latents=start, num_inference_steps=steps, **options)
+        want = latents(model, PROMPTS, start, steps, spacing)
+        torch.testing.assert_close(found.images, want, rtol=0, atol=1e-4)
     again = load_model(tmp_path)
     torch.testing.assert_close(latents(again, PROMPTS, start, steps=3), want, rtol=0, atol=5e-5)
 

@@ -17,6 +17,7 @@ PROGRAMS = {
     "class_label": "sample.py",
     "tokens": "txt2img.py",
     "masked_image": "inpaint.py",
+    "mask": "inpaint.py",
     "lr_image": "superres.py",
     "box_tokens": "layout2img.py",
     "segmentation": "semantic2img.py",

@@ -152,7 +152,7 @@ def filled_around(
     """
     options, model, noise = session.options, session.model, SeededNoise(seeds)
     batch = conditions(session, options.prompt, options.label, len(images))
-    denoise = model.conditional_denoise(batch, options.guidance)
+    denoise = model.conditional_denoise(batch, **session.guidance)
     shown = torch.stack([fill_with_mean(*pair) for pair in zip(images, masks, strict=True)])
     z = model.encode_mode(shown.to(session.device))
     hole = latent_hole(masks, model.autoencoder.downsampling_factor).to(z)

@@ -128,7 +128,7 @@ def _make_batches(
             for k, image in zip(batch, images, strict=True):
                 path = session.out / entries[k]["file"]
                 if not path.exists():
-                    save_png(image, path)
+                    save_png(image, path, session.options.bytes)
             show(processes.add_done(len(batch)))
         processes.wait(meanwhile=lambda: show(processes.add_done(0)))
 

@@ -138,12 +138,19 @@ class SamplingSession:
             size=size or self.size(),
             sampler=self.sampler,
             noise=SeededNoise(seeds),
-            guidance_scale=self.options.guidance if guidance is None else guidance,
+            **self.guidance | ({} if guidance is None else {"guidance_scale": guidance}),
             count=len(seeds),
             progress=self.progress,
             guide=guide,
         )
         return images.clamp(-1, 1).float().cpu()
+
+    @property
+    def guidance(self) -> dict[str, float]:
+        """The arguments of ``LatentDiffusion.denoise`` about classifier-free guidance."""
+        options = self.options
+        scale, rescale = options.guidance, options.guidance_rescale
+        return {"guidance_scale": scale, "guidance_rescale": rescale}
 
     def to_device(self, batch: Batch) -> dict[str, Any]:
         """The batch, where the model is."""
@@ -165,12 +172,14 @@ class SamplingSession:
             "config": options.config,
             "sampler": sampler_settings(options, self.sampler),
             "guidance": options.guidance,
+            **_if_not(0, guidance_rescale=options.guidance_rescale),
             "seed": options.seed,
             **({"size": list(self.size())} if hasattr(options, "size") else {}),
             "precision": options.precision,
             "tile": options.tile,
             "tile_overlap": options.tile_overlap,
             "decode_tile": options.decode_tile,
+            **_if_not("round", bytes=options.bytes),
         }
 
     @functools.cached_property
@@ -197,6 +206,11 @@ class SamplingSession:
                 "conditions in training (drop_prob); unless the weights were trained so all the "
                 "same, the images get worse"
             )
+
+
+def _if_not(default: Any, **setting: Any) -> dict[str, Any]:
+    """A setting that folders of earlier releases do not record, which had the default."""
+    return {name: value for name, value in setting.items() if value != default}
 
 
 def _use_precision(model: LatentDiffusion, options: argparse.Namespace) -> None:

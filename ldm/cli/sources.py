@@ -18,14 +18,8 @@ from ldm.cli.sampling import Batch, SamplingSession
 from ldm.errors import UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
-from ldm.evaluation.sources.base import (
-    ImageSource,
-    Item,
-    ReadSource,
-    SourceInfo,
-    describe_labels,
-)
-from ldm.evaluation.sources.dataset import ROUNDING, config_text, data_split
+from ldm.evaluation.sources.base import ImageSource, Item, ReadSource, SourceInfo, describe_labels
+from ldm.evaluation.sources.dataset import ROUNDING, TRUNCATION, config_text, data_split
 from ldm.evaluation.sources.open import open_source
 from ldm.evaluation.sources.record import RECORD, find_run, has_record, read_record
 from ldm.evaluation.sources.statistics import StoredStatistics
@@ -148,7 +142,7 @@ class ModelSource(ReadSource):
                     raise UserError(f"image {k} holds values that are not finite")
                 label = None if self._labels is None else self._labels[k]
                 caption = None if self._captions is None else self._captions[k]
-                yield Item(k, to_uint8(image), label, caption)
+                yield Item(k, to_uint8(image, self._job.options.bytes), label, caption)
 
     def _info(self) -> SourceInfo:
         settings = self._job.settings()
@@ -162,7 +156,7 @@ class ModelSource(ReadSource):
             "formats": {"never written": len(self)},
             "sizes": {"height": [height, height], "width": [width, width]},
             "dtype": "uint8",
-            "rounding": ROUNDING,
+            "rounding": TRUNCATION if self._job.options.bytes == "truncate" else ROUNDING,
             "selection": f"all {len(self)}",
             "labels": describe_labels(self._labels),
             "captions": self._captions is not None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.compat.rules import Ignored, Renamed, Required, Table, apply, split
+from ldm.compat.rules import Ignored, Inert, Renamed, Required, Table, apply, node, split
 from ldm.errors import ConfigError
 
 KL_NAME = "ldm.autoencoders.AutoencoderKL"
@@ -178,3 +179,48 @@ def level_heads(values: Mapping[str, Any], path: str = "model.params") -> list[i
             )
         heads.append(max(number, 1))
     return heads
+
+
+MASK_NAME, MASKED_IMAGE_NAME = "ldm.conditioners.ResizedMask", "ldm.conditioners.LatentImage"
+MASK: Table = {
+    "key": Renamed("key", "mask"),
+    "drop_prob": Inert((0, 0.0)),
+    "low": Renamed("low", -1.0),
+}
+MASKED_IMAGE: Table = {
+    "key": Renamed("key", "masked_image"),
+    "drop_prob": Inert((0, 0.0)),
+    "scale": Renamed("scale", 1.0),
+    "hidden": Renamed("hidden", -1.0),
+}
+
+
+def masked_inputs(scale: float) -> list[dict[str, Any]]:
+    """Conditioners of Stable Diffusion's inpainting model besides its text encoder.
+
+    The mask in {0, 1} comes before the image, whose hole is mid-grey and whose latents have the
+    scale factor of the model.
+
+    Args:
+        scale: that factor.
+    """
+    return [node(MASK_NAME, low=0.0), node(MASKED_IMAGE_NAME, scale=scale, hidden=0.0)]
+
+
+def are_masked_inputs(conditioners: Sequence[Any], scale: float, path: str) -> bool:
+    """Whether these nodes mean the same as ``masked_inputs``.
+
+    Args:
+        conditioners: native nodes.
+        scale: the scale factor of the model.
+        path: where they stand, for messages.
+    """
+    parts = [split(conditioner, path) for conditioner in conditioners]
+    if [name for name, _ in parts] != [MASK_NAME, MASKED_IMAGE_NAME]:
+        return False
+    mask, image = (
+        apply(table, params, name, path)
+        for table, (name, params) in zip((MASK, MASKED_IMAGE), parts, strict=True)
+    )
+    known = mask == {"key": "mask", "low": 0} and image["key"] == "masked_image"
+    return known and image["hidden"] == 0 and math.isclose(image["scale"], scale, rel_tol=1e-6)

@@ -139,19 +139,29 @@ class ConcatImage(Conditioner):
 class LatentImage(Conditioner):
     """An image encoded by the first stage of the diffusion model, e.g. a masked one.
 
-    The latents are those of the encoder: the mode of the posterior, not quantised, and not
-    multiplied by the scale factor, as the published inpainting model has them. Null is the image
-    of which all is masked, -1: ``(1 - mask) * image`` is made in [0, 1].
+    The latents are those of the encoder: the mode of the posterior, not quantised. Null is the
+    image of which all is masked. The defaults are those of the published inpainting model, in which
+    ``(1 - mask) * image`` is made in [0, 1]. Stable Diffusion's multiplies its latents by the scale
+    factor of the model and makes that product in [-1, 1], so that holes are mid-grey.
 
     Args:
         key: name of the batch entry.
         drop_prob: see :class:`~ldm.conditioners.Conditioner`.
+        scale: factor of the latents.
+        hidden: value of the image where it is masked; whoever makes the batch entry reads it here.
     """
 
     needs_autoencoder = True
 
-    def __init__(self, key: str = "masked_image", drop_prob: float = 0.0) -> None:
+    def __init__(
+        self,
+        key: str = "masked_image",
+        drop_prob: float = 0.0,
+        scale: float = 1.0,
+        hidden: float = -1.0,
+    ) -> None:
         super().__init__(key, "concat", drop_prob)
+        self.scale, self.hidden = scale, hidden
 
     @torch.no_grad()
     def forward(self, value: Tensor, autoencoder: Any) -> Tensor:
@@ -159,36 +169,38 @@ class LatentImage(Conditioner):
         check_tensor(value, self.key, "float", None, None, None)
         _check_multiple(value, self.key, autoencoder.downsampling_factor)
         latents: Tensor = autoencoder.encode(value).mode()
-        return latents.float()
+        return latents.float() * self.scale
 
     def null(self, n: int, like: Tensor) -> Tensor:
-        """Black images."""
-        return like.new_full((n, *like.shape[1:]), -1.0)
+        """Images that are hidden altogether."""
+        return like.new_full((n, *like.shape[1:]), self.hidden)
 
 
 class ResizedMask(Conditioner):
-    """A mask, 1 = to be filled in, shrunk to the latent by the nearest pixel and put in {-1, 1}.
+    """A mask, 1 = to be filled in, shrunk to the latent by the nearest pixel and put in {low, 1}.
 
     Null is a mask that leaves nothing: 1 everywhere.
 
     Args:
         key: name of the batch entry.
         drop_prob: see :class:`~ldm.conditioners.Conditioner`.
+        low: number for known pixels: -1 in the published inpainting model, 0 in Stable Diffusion's.
     """
 
     needs_autoencoder = True
     channels = 1
 
-    def __init__(self, key: str = "mask", drop_prob: float = 0.0) -> None:
+    def __init__(self, key: str = "mask", drop_prob: float = 0.0, low: float = -1.0) -> None:
         super().__init__(key, "concat", drop_prob)
+        self.low = low
 
     def forward(self, value: Tensor, autoencoder: Any) -> Tensor:
-        """(B, 1, f*h, f*w) in {0, 1} -> (B, 1, h, w) in {-1, 1}."""
+        """(B, 1, f*h, f*w) in {0, 1} -> (B, 1, h, w) in {low, 1}."""
         self.check(value)
         factor = autoencoder.downsampling_factor
         _check_multiple(value, self.key, factor)
         size = (value.shape[2] // factor, value.shape[3] // factor)
-        return F.interpolate(value.float(), size=size, mode="nearest") * 2 - 1
+        return F.interpolate(value.float(), size=size, mode="nearest") * (1 - self.low) + self.low
 
     def check(self, value: Tensor) -> None:
         """Refuse masks of another shape; values other than 0 and 1, where they can be read."""

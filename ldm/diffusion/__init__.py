@@ -16,6 +16,8 @@
   of the ELBO.
 - ``ClassifierFreeGuidance``: uncond + scale (cond - uncond) with one network pass (Ho & Salimans
   2022).
+- ``RescaledGuidance``: Classifier-free guidance whose output keeps the spread of the conditional
+  one (Lin et al. 2024).
 - ``ClassifierGuidance``: eps - scale sigma_t grad_x log p(y | x_t) (Dhariwal & Nichol 2021, eq.
   14 and algorithm 2).
 - ``ImageGuidance``: eps - scale sigma_t grad_z log p(y | D(z_0(z_t))) (LDM, appendix C; sign of
@@ -39,6 +41,7 @@ from ldm.diffusion.guidance import (
     DownsampledL2,
     ImageGuidance,
     Perceptual,
+    RescaledGuidance,
 )
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss_weighting import LogVariance, MinSNR, Uniform, Weighting
@@ -60,6 +63,7 @@ __all__ = [
     "NoisyLatentClassifier",
     "Perceptual",
     "Prediction",
+    "RescaledGuidance",
     "Sampler",
     "Step",
     "Uniform",

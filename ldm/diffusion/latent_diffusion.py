@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoders.base import LATENTS, MOMENTS, from_batch
 from ldm.diffusion.conditioning import Conditioning, check_fit, encode_conditions, null_batch, stack
-from ldm.diffusion.guidance import ClassifierFreeGuidance
+from ldm.diffusion.guidance import ClassifierFreeGuidance, RescaledGuidance
 from ldm.diffusion.loss_weighting import Uniform, Weighting
 from ldm.diffusion.prediction import Eps, Prediction
 from ldm.diffusion.sampling import Denoise, NoiseSource, Progress, Sampler, run_sampler
@@ -231,21 +231,32 @@ class LatentDiffusion(nn.Module):
         cond: Conditioning,
         uncond: Conditioning | None = None,
         guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
     ) -> Denoise:
         """The model as samplers see it: ``(x, t) -> (x0, eps)`` under given conditions.
 
         Guidance is off (one pass of the plain batch) without ``uncond`` or at scale 1.
+        ``guidance_rescale``: see ``RescaledGuidance``.
         """
         if uncond is None or guidance_scale == 1:
             return self._denoise_under(cond)
         both = self._denoise_under(stack(uncond, cond))
-        return ClassifierFreeGuidance(both, guidance_scale)
+        if guidance_rescale == 0:
+            return ClassifierFreeGuidance(both, guidance_scale)
+        return RescaledGuidance(
+            both, guidance_scale, guidance_rescale, self.prediction, self.schedule
+        )
 
-    def conditional_denoise(self, batch: Mapping[str, Any], guidance_scale: float = 1.0) -> Denoise:
+    def conditional_denoise(
+        self,
+        batch: Mapping[str, Any],
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+    ) -> Denoise:
         """The model under the conditions of a batch, guided away from no condition."""
         guided = guidance_scale != 1 and len(self.conditioners) > 0
         uncond = self.unconditional(batch) if guided else None
-        return self.denoise(self.condition(batch), uncond, guidance_scale)
+        return self.denoise(self.condition(batch), uncond, guidance_scale, guidance_rescale)
 
     def _denoise_under(self, cond: Conditioning) -> Denoise:
         def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,6 +276,7 @@ class LatentDiffusion(nn.Module):
         count: int | None = None,
         progress: Progress | None = None,
         guide: Callable[[Denoise], Denoise] | None = None,
+        guidance_rescale: float = 0.0,
     ) -> Tensor:
         """Generate images.
 
@@ -277,6 +289,7 @@ class LatentDiffusion(nn.Module):
             count: number of images; needed only where ``batch`` is empty.
             progress: wraps the iteration, called as ``progress(steps, total=...)`` like tqdm.
             guide: wraps the model as samplers see it, e.g. ``classifier.guide(labels, scale)``.
+            guidance_rescale: see ``RescaledGuidance``; 0 is off.
 
         Returns:
             Images (B, 3, H, W) with range about [-1, 1], not clamped.
@@ -285,7 +298,7 @@ class LatentDiffusion(nn.Module):
         if n is None or count not in (None, n):
             raise ValueError(f"cannot sample {count=} images under a batch of {n}")
         start = noise(self.scale_factor.new_empty(self.latent_shape(n, size)))
-        denoise = self.conditional_denoise(batch, guidance_scale)
+        denoise = self.conditional_denoise(batch, guidance_scale, guidance_rescale)
         if guide is not None:
             denoise = guide(denoise)
         z = run_sampler(sampler, denoise, start, self.schedule, noise, progress=progress)

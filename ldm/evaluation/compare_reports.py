@@ -109,6 +109,9 @@ def _reasons(a: Report, b: Report, x: Report, y: Report) -> Iterator[str]:
     one, other = _encoding(a), _encoding(b)
     if one != other:
         yield f"file format of the generated images: {one} and {other}"
+    one, other = _bytes(a), _bytes(b)
+    if one != other:
+        yield f"how generated values became bytes: {one} and {other}"
 
 
 def _difference(
@@ -131,6 +134,11 @@ def _encoding(report: Report) -> str:
     if not formats:
         return "not said"
     return ", ".join(sorted(set(formats) - LOSSLESS)) or "without loss"
+
+
+def _bytes(report: Report) -> str:
+    """As --bytes of the sampling scripts; other makers of images do not say."""
+    return str(_at(report, ("fake", "about", "settings", "bytes")) or "round")
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

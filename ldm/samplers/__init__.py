@@ -14,6 +14,7 @@
 - ``SeededNoise``: Noise with one generator per sample, so that a seed names a picture.
 - ``KnownRegion``: A ``project`` hook: before every update, what is known is put back at the noise
   level of x.
+- ``TimeGrid``: Time steps of one's own, and the noise level on which sampling ends.
 - ``slerp``: Spherical interpolation between samples of two batches (B, ...), sample by sample.
 - ``noised``: Where to begin to change data: their noised version and the first update to be made.
 """
@@ -28,6 +29,7 @@ from ldm.samplers.interpolation import slerp
 from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.noise import SeededNoise
 from ldm.samplers.plms import PLMS
+from ldm.samplers.timesteps import TimeGrid
 from ldm.samplers.unipc import UniPC
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Heun",
     "KnownRegion",
     "SeededNoise",
+    "TimeGrid",
     "UniPC",
     "noised",
     "slerp",

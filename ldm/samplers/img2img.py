@@ -10,9 +10,10 @@ from ldm.errors import ConfigError
 
 
 def first_update(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> int:
-    """The update with which sampling begins, so that the share ``strength`` of them is made.
+    """The update with which sampling begins, so that int(``strength`` x updates) of them are made.
 
-    At least one is made; all of them at strength 1.
+    That is how the original code and diffusers count. At least one is made; all of them, where
+    there are several, at strength 1 only.
 
     Raises:
         ConfigError: ``strength`` is not within (0, 1].
@@ -20,7 +21,9 @@ def first_update(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> 
     if not 0 < strength <= 1:
         raise ConfigError(f"strength must be above 0 and at most 1, got {strength}")
     updates = len(sampler.times(schedule))
-    return updates - max(1, round(strength * updates))
+    if strength == 1:
+        return 0
+    return max(1, updates - max(1, int(strength * updates))) if updates > 1 else 0
 
 
 def noised(
@@ -29,7 +32,7 @@ def noised(
     """Where to begin to change data: their noised version and the first update to be made.
 
     The noise level is that of the time step at which the first update evaluates the denoiser. At
-    strength 1 nothing is left of the data: the start is noise, as in any sampling.
+    strength 1, and there alone, nothing is left of the data: the start is noise, as ever.
 
     Args:
         x0: data (B, ...), scaled latents of a latent model.
@@ -42,7 +45,7 @@ def noised(
         The state (B, ...) and ``begin``, both for ``run_sampler``.
     """
     begin = first_update(sampler, schedule, strength)
-    if begin == 0:
+    if strength == 1:
         return noise(x0), 0
     t = int(sampler.times(schedule)[begin])
     return schedule.add_noise(x0, noise(x0), same_time(t, x0)), begin

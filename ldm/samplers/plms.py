@@ -12,7 +12,7 @@ from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
 from ldm.samplers.timesteps import SpacedSampler, Spacing
 
-EQUAL_STEPS = ("uniform", "leading", "trailing", "linspace")
+EQUAL_STEPS = ("uniform", "strided", "leading", "trailing", "linspace")
 ADAMS_BASHFORTH = {
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
@@ -30,7 +30,7 @@ class PLMS(SpacedSampler):
     Attributes:
         steps: number of updates, kept exactly.
         spacing: which time steps, see ``descending_times``. The combinations hold for equal steps
-            of t only: "uniform", "leading", "trailing", "linspace", or equal steps of one's own.
+            of t only: "uniform", "strided", "leading", "trailing", "linspace", or one's own.
     """
 
     steps: int = 50

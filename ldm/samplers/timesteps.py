@@ -7,7 +7,8 @@ happens, while the ones of Karras et al. and of equal log-SNR crowd towards clea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,7 +22,30 @@ KARRAS_RHO = 7
 ENDING_CLEAN = ("trailing", "linspace", "karras", "logsnr")
 
 Spacing: TypeAlias = str | Callable[[int, NoiseSchedule], Tensor]
-"""A name of ``SPACINGS``, or ``f(steps, schedule) -> times``, int64 (steps,), descending."""
+"""A name of ``SPACINGS``, or ``f(steps, schedule) -> times``, int64 (steps,), descending; a
+``TimeGrid`` is one that also says where sampling ends."""
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """A spacing of one's own that says on which noise level sampling ends.
+
+    Attributes:
+        times: the time steps from noise to data, as many as the sampler has steps; or
+            ``f(steps, schedule)``, which gives them.
+        clean: end on clean data, as the samplers of k-diffusion and diffusers' Euler do; False: at
+            the level of t = 0, as the published grids. (An update at t = 0 always ends on clean
+            data.)
+    """
+
+    times: Sequence[int] | Callable[[int, NoiseSchedule], Tensor]
+    clean: bool = True
+
+    def __call__(self, steps: int, schedule: NoiseSchedule) -> Tensor:
+        """The time steps."""
+        if callable(self.times):
+            return self.times(steps, schedule)
+        return torch.tensor(list(self.times))
 
 
 class Level(NamedTuple):
@@ -44,6 +68,8 @@ def descending_times(spacing: Spacing, steps: int, schedule: NoiseSchedule) -> T
 
     - "uniform": floor(i T / steps) + 1, the published choice wherever that gives ``steps`` distinct
       steps below T. (The published code takes another number, or fails, unless steps divides T.)
+    - "strided": i floor(T / steps) + 1, the same where steps divides T: "leading" of diffusers with
+      ``steps_offset`` 1, as the schedulers of Stable Diffusion and exported pipelines have it.
     - "leading": floor(i T / steps): one time step earlier, so that t = 0 is the last and sampling
       ends on clean data.
     - "quad": floor of squares between 0 and 0.8 T, + 1, as published.
@@ -112,13 +138,14 @@ def noise_levels(
 ) -> list[Level]:
     """The noise levels at descending ``times`` (N,) and, last, the one at which sampling ends.
 
-    "trailing", "linspace", "karras" and "logsnr" end on clean data. The published grids, and those
-    of one's own, end at the level of t = 0; only where t = 0 is itself evaluated does its update
-    lead to clean data.
+    "trailing", "linspace", "karras" and "logsnr" end on clean data, and a ``TimeGrid`` where it
+    says. The published grids, and functions of one's own, end at the level of t = 0; only where
+    t = 0 is itself evaluated does its update lead to clean data.
     """
+    clean = spacing.clean if isinstance(spacing, TimeGrid) else spacing in ENDING_CLEAN
     alphas_cumprod = schedule.exact_alphas_cumprod
     levels = [Level(math.sqrt(a), math.sqrt(1 - a)) for a in alphas_cumprod[times].tolist()]
-    if times[-1] == 0 or spacing in ENDING_CLEAN:
+    if times[-1] == 0 or clean:
         return [*levels, CLEAN]
     end = float(alphas_cumprod[0])
     return [*levels, Level(math.sqrt(end), math.sqrt(1 - end))]
@@ -126,6 +153,10 @@ def noise_levels(
 
 def _uniform(steps: int, schedule: NoiseSchedule) -> np.ndarray:
     return (np.arange(steps) * schedule.timesteps // steps + 1)[::-1]
+
+
+def _strided(steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    return np.arange(steps)[::-1] * (schedule.timesteps // steps) + 1
 
 
 def _leading(steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -159,6 +190,7 @@ def _logsnr(steps: int, schedule: NoiseSchedule) -> np.ndarray:
 
 SPACINGS: dict[str, Callable[[int, NoiseSchedule], np.ndarray]] = {
     "uniform": _uniform,
+    "strided": _strided,
     "leading": _leading,
     "quad": _quad,
     "trailing": _trailing,

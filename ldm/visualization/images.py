@@ -68,9 +68,28 @@ def difference(x: Tensor, y: Tensor, gain: float) -> Tensor:
     return ((x - y).abs() * gain - 1).clamp(-1, 1)
 
 
-def save_png(image: Tensor, path: Path) -> None:
-    """Write an image (C, H, W) in [-1, 1], C = 1, 3 or 4, as PNG, complete or not at all."""
-    _write_png(_pixels(image), path)
+def to_bytes(images: Tensor, how: str = "round") -> Tensor:
+    """Images in [-1, 1] as uint8 of the same shape, (x + 1) 127.5.
+
+    Args:
+        images: of any shape; values outside the range are cut to it.
+        how: one of ``ldm.cli.options.sampling.BYTES``: ``round`` to the nearest number, or
+            ``truncate``, which drops fractions as the original code does: a quarter to a half of
+            all values are one less.
+    """
+    scaled = images.clamp(-1, 1).add(1).mul(127.5)
+    return (scaled if how == "truncate" else scaled.round()).to(torch.uint8)
+
+
+def save_png(image: Tensor, path: Path, how: str = "round") -> None:
+    """Write an image (C, H, W) in [-1, 1], C = 1, 3 or 4, as PNG, complete or not at all.
+
+    Args:
+        image: what to write.
+        path: the file.
+        how: see ``to_bytes``.
+    """
+    _write_png(to_bytes(image, how), path)
 
 
 def save_grid(files: Sequence[Path], columns: int, out: Path) -> None:
@@ -94,11 +113,7 @@ def read_png(file: Path, mode: ImageReadMode = ImageReadMode.UNCHANGED) -> Tenso
 
 def save_sheet(images: Iterable[Tensor], columns: int, out: Path) -> None:
     """Lay images (3, H, W) in [-1, 1] out in rows of ``columns``, as one picture."""
-    _write_grid([_pixels(image) for image in images], columns, out)
-
-
-def _pixels(image: Tensor) -> Tensor:
-    return image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    _write_grid([to_bytes(image) for image in images], columns, out)
 
 
 def _write_grid(pictures: Sequence[Tensor], columns: int, out: Path) -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
+from ldm.diffusion.guidance import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    RescaledGuidance,
+)
+from ldm.diffusion.prediction import X0, Eps, Prediction, V
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.samplers.ddim import DDIM
 from tests.diffusion.mixture import TwoGaussians
@@ -42,6 +47,26 @@ def test_one_pass_with_the_unconditional_half_first() -> None:
     ((x_seen, t_seen),) = seen
     assert torch.equal(x_seen, torch.cat([x, x]))
     assert t_seen.tolist() == [1, 7, 1, 7]
+
+
+@pytest.mark.parametrize("prediction", [Eps(), X0(), V()], ids=repr)
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+def test_rescaled_outputs(prediction: Prediction, rescale: float) -> None:
+    """By the formula, of what the network predicts, sample by sample."""
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(3, 2, 4, generator=generator), torch.tensor([5, 50, 99])
+    outputs = torch.randn(6, 2, 4, generator=generator)
+
+    def denoise_both(doubled: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        return prediction.to_x0_eps(outputs, doubled, times, SCHEDULE)
+
+    got = RescaledGuidance(denoise_both, 7.5, rescale, prediction, SCHEDULE)(x, t)
+    uncond, cond = outputs.chunk(2)
+    want = uncond + 7.5 * (cond - uncond)
+    shrunk = torch.stack([w * c.std() / w.std() for w, c in zip(want, cond, strict=True)])
+    want = rescale * shrunk + (1 - rescale) * want
+    for value, other in zip(got, prediction.to_x0_eps(want, x, t, SCHEDULE), strict=True):
+        assert_close(value, other, rtol=1e-4)
 
 
 # -- by a classifier --------------------------------------------------------------------------

@@ -91,6 +91,14 @@ def test_formats_without_loss_are_alike(report: dict[str, Any]) -> None:
     assert "without loss and JPEG" in _reasons(report, other)["fd"][0]
 
 
+def test_bytes_are_made_alike(report: dict[str, Any]) -> None:
+    other = copy.deepcopy(report)
+    other["fake"]["about"]["settings"]["bytes"] = "truncate"
+    for pair in ((report, other), (other, report)):
+        assert all("became bytes" in reasons[-1] for reasons in _reasons(*pair).values())
+    assert not any(_reasons(other, other).values())
+
+
 def test_what_nobody_says_is_not_taken_for_equal(report: dict[str, Any]) -> None:
     old = {"measurements": [{"name": "fd", "value": 1.0, "features": "sums", "num_real": 60}]}
     reasons = _reasons(old, old)["fd"]

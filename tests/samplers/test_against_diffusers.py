@@ -20,7 +20,7 @@ from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm_solver import DPMSolver
 from ldm.samplers.karras import Euler, Heun
 from ldm.samplers.plms import PLMS
-from ldm.samplers.timesteps import descending_times
+from ldm.samplers.timesteps import TimeGrid, descending_times
 from ldm.samplers.unipc import UniPC
 from tests.samplers.analytic import GeneratorNoise
 
@@ -128,3 +128,27 @@ def test_euler_ancestral_is_ddim_with_eta_1(steps: int) -> None:
         _, eps = denoise(other.scale_model_input(x, t), torch.full((len(x),), int(t)))
         x = other.step(eps, t, x, generator=noise).prev_sample
     close(ours(DDIM(steps, eta=1.0, spacing=own(other.timesteps))), x)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 20, 30, 400, 700])
+def test_strided_steps_are_those_of_stable_diffusion(steps: int) -> None:
+    options = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    other = diffusers.DDIMScheduler(trained_betas=BETAS, **options)
+    other.set_timesteps(steps)
+    close(ours(DDIM(steps, spacing="strided")), theirs(other))
+
+
+@pytest.mark.parametrize("steps", [3, 20, 30])
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_grid_of_ones_own_says_where_it_ends(steps: int, clean: bool) -> None:
+    """Stable Diffusion's Euler ends on clean data, its DDIM at the level of t = 0."""
+    ends = "zero" if clean else "sigma_min"
+    options = {"timestep_spacing": "leading", "steps_offset": 1, "final_sigmas_type": ends}
+    other = diffusers.EulerDiscreteScheduler(trained_betas=BETAS, **options)
+    other.set_timesteps(steps)
+    times = other.timesteps.int().tolist()
+    want = theirs(other)  # its x is divided by alpha, which is 1 in clean data
+    want = want if clean else want * SCHEDULE.exact_alphas_cumprod[0].sqrt()
+    close(ours(Euler(steps, TimeGrid(times, clean))), want)
+    strided = descending_times("strided", steps, SCHEDULE)
+    close(ours(Euler(steps, TimeGrid(lambda _n, _s: strided, clean))), want)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -23,10 +25,25 @@ SCHEDULE = NoiseSchedule("linear", 1000, 0.0015, 0.0195)
 
 
 @pytest.mark.parametrize(
-    ("strength", "begin"), [(1.0, 0), (0.99, 0), (0.6, 4), (0.5, 5), (0.1, 9), (1e-6, 9)]
+    ("strength", "begin"),
+    [(1.0, 0), (0.99, 1), (0.96, 1), (0.75, 3), (0.6, 4), (0.5, 5), (0.1, 9), (1e-6, 9)],
 )
 def test_share_of_the_updates(strength: float, begin: int) -> None:
     assert first_update(DDIM(10), SCHEDULE, strength) == begin
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 50, 1000])
+def test_updates_are_counted_as_by_others_and_the_image_is_kept(steps: int) -> None:
+    """int(strength x steps), at least one; below strength 1 the start depends on the image."""
+    sampler, nearly = DDIM(steps), math.nextafter(1, 0)
+    images = torch.zeros(1, 4), torch.ones(1, 4)
+    for strength in (nearly, 1 - 1e-9, 1 - 0.4 / steps, 1 - 0.5 / steps, 0.75, 0.29, 1e-9):
+        begin = first_update(sampler, SCHEDULE, strength)
+        assert steps - begin == max(1, min(int(strength * steps), steps - 1))
+        starts = [noised(x0, sampler, SCHEDULE, SeededNoise([3]), strength)[0] for x0 in images]
+        assert not torch.equal(*starts), strength
+    starts = [noised(x0, sampler, SCHEDULE, SeededNoise([3]), 1.0)[0] for x0 in images]
+    assert torch.equal(*starts)
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan")])

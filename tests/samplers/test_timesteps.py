@@ -66,12 +66,13 @@ def test_logsnr_steps_are_equal_up_to_rounding() -> None:
 def test_against_the_grids_of_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     betas = schedule().betas.numpy()
-    ours = {"leading": "uniform", "trailing": "trailing", "linspace": "linspace"}
-    for theirs, mine in ours.items():
+    pairs = [("leading", "uniform"), ("leading", "strided"), ("trailing", "trailing")]
+    for theirs, mine in [*pairs, ("linspace", "linspace")]:
+        offset = 1 if mine in ("uniform", "strided") else 0
         other = diffusers.DDIMScheduler(
-            trained_betas=betas, timestep_spacing=theirs, steps_offset=1 if mine == "uniform" else 0
+            trained_betas=betas, timestep_spacing=theirs, steps_offset=offset
         )
-        for steps in (4, 20, 50, 250):
+        for steps in (4, 20, 50, 250, *((30, 7, 333, 600) if mine == "strided" else ())):
             other.set_timesteps(steps)
             assert other.timesteps.tolist() == descending_times(mine, steps, schedule()).tolist()
     for steps in (10, 20, 50):
@@ -101,7 +102,7 @@ def test_levels_and_where_they_end() -> None:
 def test_which_grids_end_on_clean_data(spacing: str, steps: int) -> None:
     times = descending_times(spacing, steps, schedule())
     clean = noise_levels(schedule(), times, spacing)[-1] == CLEAN
-    assert clean == (spacing not in ("uniform", "quad") or steps == 1000)
+    assert clean == (spacing not in ("uniform", "strided", "quad") or steps == 1000)
 
 
 def test_a_grid_of_ones_own() -> None:
@@ -121,7 +122,7 @@ def test_a_wrong_grid_of_ones_own(times: list) -> None:
 @pytest.mark.parametrize(
     ("spacing", "steps", "message"),
     [
-        ("cubic", 5, "unknown spacing 'cubic': choose one of uniform, leading"),
+        ("cubic", 5, "unknown spacing 'cubic': choose one of uniform, strided"),
         ("uniform", 0, "cannot take 0 sampling steps: choose at least 1"),
         ("karras", 51, "cannot take 51 sampling steps: choose 1 to 50"),
     ],

@@ -130,6 +130,13 @@ def test_a_model_is_sampled_on_the_fly(script: Script, classes: Path, tmp_path: 
     assert report["real"]["sha256"] == stored["real"]["sha256"]
     assert report["real"]["where"].endswith("config.yaml#validation")
     assert numbers(report) == pytest.approx(numbers(stored), rel=1e-2)
+    options = (*PRESET, *steps, "--num", "6", "--bytes", "truncate", "--out", file)
+    assert script(NAME, classes, *options).code == 0
+    truncated = read(file)
+    assert "without the fraction" in truncated["fake"]["about"]["rounding"]
+    assert numbers(truncated) != numbers(report)
+    outcome = script(NAME, out, *PRESET, "--bytes", "truncate")
+    assert (outcome.code, "--bytes" in outcome.err) == (2, True)
 
 
 def test_the_cache_changes_no_number(
@@ -176,7 +183,7 @@ def test_a_model_by_another_config_is_another_source() -> None:
 
     def digest(factor: float) -> str:
         job = SimpleNamespace(
-            options=SimpleNamespace(source="run"),
+            options=SimpleNamespace(source="run", bytes="round"),
             config=OmegaConf.create({"f": factor, "model": {"params": {"scale_factor": "${f}"}}}),
             settings=lambda: {"run": "run", "checkpoint_sha256": "ab"},
             size=lambda: (8, 8),

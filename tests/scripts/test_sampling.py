@@ -67,6 +67,25 @@ def test_exactly_as_many_and_all_in_an_npz(script, classes: Path, tmp_path: Path
     assert len(settings["checkpoint_sha256"]) == 64
 
 
+def test_bytes_without_the_fraction(script, free: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """PNG and npz alike; many values are one less, none anything else; and it is recorded."""
+    made = {}
+    for how in ("round", "truncate"):
+        out, npz = tmp_path / how, tmp_path / f"{how}.npz"
+        options = (*FAST, "--num-images", "4", "--bytes", how, "--npz", npz, "--out", out)
+        assert script("sample.py", free, *options).code == 0
+        made[how] = arrays(out).astype(int)
+        with np.load(npz) as stored:
+            assert (stored["arr_0"] == made[how]).all()
+        assert record(out)["settings"].get("bytes") == (None if how == "round" else how)
+    less = made["round"] - made["truncate"]
+    assert set(np.unique(less)) == {0, 1}
+    assert 0.2 < less.mean() < 0.6
+    again = script("sample.py", free, *FAST, "--num-images", "4", "--out", tmp_path / "truncate")
+    assert again.code == 2
+    assert "other settings (bytes" in again.err
+
+
 def test_labels(script, classes: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     chosen = {}
     for policy in ("random", "2,0"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.visualization.images import as_rgb, difference, three_channels
+from ldm.visualization.images import as_rgb, difference, three_channels, to_bytes
 
 
 def images(channels: int) -> torch.Tensor:
@@ -40,3 +40,11 @@ def test_difference_is_black_where_there_is_none() -> None:
     x = torch.tensor([0.0, 0.0, -1.0, 0.5])
     y = torch.tensor([0.0, 0.1, 1.0, 0.3])
     assert difference(x, y, 4).tolist() == pytest.approx([-1, -0.6, 1, -0.2])
+
+
+def test_bytes_are_rounded_or_cut_off() -> None:
+    values = torch.tensor([-2, -1, -1 + 0.6 / 127.5, 0, 1 - 0.6 / 127.5, 1, 3])
+    assert to_bytes(values).tolist() == [0, 0, 1, 128, 254, 255, 255]
+    assert to_bytes(values, "truncate").tolist() == [0, 0, 0, 127, 254, 255, 255]
+    original = ((values + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # of sample_diffusion.py
+    assert torch.equal(to_bytes(values, "truncate"), original)

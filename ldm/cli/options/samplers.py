@@ -9,7 +9,7 @@ from typing import Any
 from ldm.errors import UserError
 
 DEFAULT_STEPS = 50
-SPACINGS = ("uniform", "leading", "quad", "trailing", "linspace", "karras", "logsnr")
+SPACINGS = ("uniform", "strided", "leading", "quad", "trailing", "linspace", "karras", "logsnr")
 """Names of ``ldm.samplers.timesteps.SPACINGS``."""
 
 

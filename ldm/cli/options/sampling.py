@@ -19,10 +19,16 @@ from ldm.errors import UserError
 from ldm.files import read_text, reason
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+BYTES = ("round", "truncate")
+"""How images become 8-bit numbers, see ``ldm.visualization.images.to_bytes``."""
 
 
 def sampling_parser(
-    program: str, description: str | None, size: bool = True, folder: str = "generated"
+    program: str,
+    description: str | None,
+    size: bool = True,
+    folder: str = "generated",
+    images: bool = True,
 ) -> argparse.ArgumentParser:
     """The options that all programs of sampling have.
 
@@ -31,6 +37,7 @@ def sampling_parser(
         description: the help text.
         size: also --size.
         folder: name of the folder below a run where the program writes.
+        images: it writes images one by one: also --bytes.
     """
     parser = new_parser(program, description)
     add_source_options(parser)
@@ -42,9 +49,7 @@ def sampling_parser(
     )
     parser.set_defaults(folder_name=folder)
     add_sampler_options(parser)
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, help="classifier-free guidance; 1 = off (default)"
-    )
+    add_guidance_options(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="image k uses seed + k, whatever else (default: 0)"
     )
@@ -62,8 +67,37 @@ def sampling_parser(
             metavar=("H", "W"),
             help="image size, multiples of f of the first stage (default: the config's image_size)",
         )
+    parser.set_defaults(bytes=BYTES[0])
+    if images:
+        add_byte_option(parser)
     add_memory_options(parser)
     return parser
+
+
+def add_guidance_options(parser: argparse._ActionsContainer) -> None:
+    """--guidance and --guidance-rescale."""
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="classifier-free guidance; 1 = off (default)"
+    )
+    parser.add_argument(
+        "--guidance-rescale",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="0 to 1: bring the spread of guided outputs back to that of unguided ones, against "
+        "over-exposed images; 0.7 is usual with v-prediction (default: 0)",
+    )
+
+
+def add_byte_option(parser: argparse._ActionsContainer) -> None:
+    """--bytes."""
+    parser.add_argument(
+        "--bytes",
+        choices=BYTES,
+        default="round",
+        help="how values become 8-bit numbers: to the nearest (default), or without the fraction "
+        "as the original code writes them, to replay published figures",
+    )
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +154,7 @@ def check_sampling_options(options: argparse.Namespace) -> None:
     """
     check_at_least(options, 1, "batch_size")
     check_sampler_options(options)
+    check_guidance(options)
     check_side_lengths("--size", getattr(options, "size", None))
     sizes = [size for size in (options.tile, options.decode_tile) if size is not None]
     check_at_least(options, 2, "tile", "decode_tile")
@@ -130,6 +165,19 @@ def check_sampling_options(options: argparse.Namespace) -> None:
         raise UserError("--tile-overlap has no effect without --tile or --decode-tile")
     if not 0 <= overlap < min(sizes):
         raise UserError(f"--tile-overlap {overlap}: must be within 0 and {min(sizes) - 1}")
+
+
+def check_guidance(options: argparse.Namespace) -> None:
+    """Refuse a share of rescaling that is none, or has no effect.
+
+    Raises:
+        UserError: it names the option.
+    """
+    share = options.guidance_rescale
+    if not 0 <= share <= 1:
+        raise UserError(f"--guidance-rescale {share:g}: must be within 0 and 1")
+    if share and options.guidance == 1:
+        raise UserError("--guidance-rescale has no effect without --guidance, e.g. 7.5")
 
 
 def read_prompts(options: argparse.Namespace) -> list[str]:

@@ -19,7 +19,7 @@ from ldm.compat.compvis.data import (
     experiment_data,
     explain,
 )
-from ldm.compat.compvis.diffusion import latent_diffusion
+from ldm.compat.compvis.diffusion import inpainting, latent_diffusion, layout2img
 from ldm.compat.compvis.networks import FIRST_STAGES, UNET_NAME, unet
 from ldm.compat.compvis.training import (
     EMA_DECAY,
@@ -34,10 +34,15 @@ from ldm.compat.compvis.training import (
 from ldm.compat.rules import Translator, split
 from ldm.errors import ConfigError
 
-LATENT_DIFFUSION_NAME = "ldm.models.diffusion.ddpm.LatentDiffusion"
+_DDPM = "ldm.models.diffusion.ddpm."
+DIFFUSION: dict[str, Translator] = {
+    f"{_DDPM}LatentDiffusion": latent_diffusion,
+    f"{_DDPM}Layout2ImgDiffusion": layout2img,
+    f"{_DDPM}LatentInpaintDiffusion": inpainting,
+}
 
 TRANSLATORS: dict[str, Translator] = {
-    LATENT_DIFFUSION_NAME: latent_diffusion,
+    **DIFFUSION,
     UNET_NAME: unet,
     **FIRST_STAGES,
     **CLASSIFIERS,
@@ -125,8 +130,8 @@ def translate_file(tree: dict[str, Any], name: str) -> dict[str, Any]:
     if task is not None:
         result["task"] = task
         result |= trainer_options(tree.get("lightning"), "lightning")
-    averages = target == LATENT_DIFFUSION_NAME or target in FIRST_STAGES
-    if averages and (params or {}).get("use_ema", target == LATENT_DIFFUSION_NAME):
+    averages = target in DIFFUSION or target in FIRST_STAGES
+    if averages and (params or {}).get("use_ema", target in DIFFUSION):
         result["ema_decay"] = EMA_DECAY
     rest = {key: value for key, value in tree.items() if key not in ("model", "lightning")}
     if _target(tree.get("data")) == DATA_MODULE:
@@ -148,7 +153,7 @@ def _task(tree: Mapping[str, Any], name: str, params: Any) -> dict[str, Any] | N
     rate = None if base is None else learning_rate(base, tree)
     if rate is None:
         return None
-    if name == LATENT_DIFFUSION_NAME:
+    if name in DIFFUSION:
         return diffusion_task(params, name, "model.params", rate)
     if name in FIRST_STAGES:
         return autoencoder_task(params, name, "model.params", rate)

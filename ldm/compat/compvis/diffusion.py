@@ -6,6 +6,7 @@ from typing import Any
 
 from ldm.compat.compvis.conditioners import conditioners
 from ldm.compat.compvis.networks import FIRST_STAGES, IDENTITY_NAME, UNET_NAME, unet
+from ldm.compat.native import masked_inputs
 from ldm.compat.rules import Ignored, Inert, Renamed, Required, Table, apply, node, split
 from ldm.errors import ConfigError
 
@@ -51,8 +52,50 @@ LATENT_DIFFUSION: Table = {
     "monitor": _DISPLAY,
 }
 
+INPAINTING: Table = {
+    **LATENT_DIFFUSION,
+    "concat_keys": Inert((["mask", "masked_image"],)),
+    "masked_image_key": Inert(("masked_image",)),
+    "finetune_keys": Ignored("says which weights a file of the plain model lacks"),
+    "keep_finetune_dims": Ignored("belongs to finetune_keys"),
+    "c_concat_log_start": _DISPLAY,
+    "c_concat_log_end": _DISPLAY,
+}
+"""``LatentInpaintDiffusion`` of Stable Diffusion."""
+
+BOXES = "coordinates_bbox"
 _PREDICTIONS = {"eps": "Eps", "x0": "X0", "v": "V"}
 """The last one is that of Stable Diffusion 2, whose class has the same name."""
+
+
+def layout2img(params: Any, name: str, path: str) -> dict[str, Any]:
+    """``Layout2ImgDiffusion``: a ``LatentDiffusion`` on boxes, which differs in what it logs."""
+    key = (params or {}).get("cond_stage_key")
+    if key != BOXES:
+        raise ConfigError(f"{path}.cond_stage_key: {name} takes {BOXES} only, got {key!r}")
+    return latent_diffusion(params, name, path)
+
+
+def inpainting(params: Any, name: str, path: str) -> dict[str, Any]:
+    """``LatentInpaintDiffusion`` of Stable Diffusion: text, the mask, the hidden image.
+
+    The mask is in {0, 1}, comes before the image, holes are mid-grey, and latents of the image are
+    multiplied by the scale factor: nothing of which is so in the inpainting model of the paper.
+    """
+    values = apply(INPAINTING, params, name, path)
+    if values["conditioning_key"] != "hybrid":
+        raise ConfigError(
+            f"{path}.conditioning_key: {name} joins maps and text, set hybrid, not "
+            f"{values['conditioning_key']!r}"
+        )
+    plain = {key: value for key, value in params.items() if key in LATENT_DIFFUSION}
+    result = latent_diffusion(plain, name, path)
+    text, *_ = result["params"]["conditioners"]
+    factor = result["params"]["scale_factor"]
+    if factor is None:
+        raise ConfigError(f"{path}.scale_by_std: {name} needs a scale_factor, its number")
+    result["params"]["conditioners"] = [text, *masked_inputs(factor)]
+    return result
 
 
 def latent_diffusion(params: Any, name: str, path: str) -> dict[str, Any]:

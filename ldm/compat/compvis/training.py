@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.compat.compvis.diffusion import LATENT_DIFFUSION
+from ldm.compat.compvis.diffusion import INPAINTING
 from ldm.compat.compvis.networks import KL, VQ
 from ldm.compat.rules import (
     Ignored,
@@ -155,7 +155,7 @@ def accumulated_batches(tree: Mapping[str, Any]) -> int:
 
 def diffusion_task(params: Any, name: str, path: str, rate: float) -> dict[str, Any]:
     """The task that trains a ``LatentDiffusion`` as the original does: AdamW, EMA."""
-    values = apply(LATENT_DIFFUSION, params, name, path)
+    values = apply(INPAINTING, params, name, path)  # checked: the model was translated
     return node(
         "ldm.training.LatentDiffusionTask",
         model=_initialised(values, path),

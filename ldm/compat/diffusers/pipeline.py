@@ -1,9 +1,11 @@
 """Whole pipelines of diffusers with their schedulers, and native nodes of latent diffusion models.
 
-=========================== ==================================================================
-``StableDiffusionPipeline`` text through CLIP, by cross-attention; ``AutoencoderKL``
-``LDMPipeline``             without conditions; ``AutoencoderKL`` or ``VQModel``, in ``vqvae``
-=========================== ==================================================================
+================================== ===========================================================
+``StableDiffusionPipeline``        text through CLIP, by cross-attention; ``AutoencoderKL``
+``StableDiffusionInpaintPipeline`` the same, and a mask and the masked image are concatenated
+``LDMPipeline``                    without conditions; ``AutoencoderKL`` or ``VQModel``, in
+                                   ``vqvae``
+================================== ===========================================================
 
 In diffusers a scheduler is a sampler too. Noise schedule and prediction type are taken from it; its
 options as a sampler have no place in a model.
@@ -16,6 +18,7 @@ from typing import Any
 
 from ldm.compat.diffusers import autoencoder as diffusers
 from ldm.compat.diffusers.unet import CONDITIONAL, PLAIN, unet_from_config, unet_to_config
+from ldm.compat.native import are_masked_inputs, masked_inputs
 from ldm.compat.rules import Ignored, Inert, Renamed, Required, Same, Table, apply, node, split
 from ldm.errors import ConfigError
 
@@ -58,7 +61,10 @@ SCHEDULER: Table = {
 
 
 def noise_to_config(schedule: Any, prediction: Any, path: str = "model.params") -> dict[str, Any]:
-    """``scheduler_config.json`` of a ``DDIMScheduler`` that takes the steps of this library's DDIM.
+    """``scheduler_config.json`` of a ``DDIMScheduler``: the steps of ``DDIM(spacing="strided")``.
+
+    Those are the steps of the default, "uniform", where their number divides T; diffusers has no
+    grid that is the same for all numbers.
 
     Args:
         schedule: native node of a ``NoiseSchedule``.
@@ -123,9 +129,12 @@ def noise_from_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 TEXT_PIPELINE, PLAIN_PIPELINE = "StableDiffusionPipeline", "LDMPipeline"
+INPAINT_PIPELINE = "StableDiffusionInpaintPipeline"
 MODEL_NAME = "ldm.diffusion.LatentDiffusion"
 CLIP_NAME = "ldm.conditioners.CLIPText"
 TOKENIZER_NAME = "ldm.conditioners.ClipTokenizer"
+_WRITTEN_FOR = "0.30.0"
+"""The release of diffusers whose settings these are."""
 VOCAB_SIZE = 49408
 """Word pieces of CLIP."""
 _TRAINING = Ignored("acts in training only")
@@ -188,6 +197,8 @@ def pipeline_to_configs(
     values = apply(MODEL, params, name, f"{path}.params")
     conditioners = list(values["conditioners"])
     place = f"{path}.params.conditioners"
+    inpainting = are_masked_inputs(conditioners[1:], scaling_factor, place)
+    conditioners = conditioners[:1] if inpainting else conditioners
     clip = _clip(conditioners, text, place) if conditioners else None
     unet = unet_to_config(values["denoiser"], f"{path}.params.denoiser")
     vae = diffusers.to_config(values["autoencoder"], scaling_factor, f"{path}.params.autoencoder")
@@ -212,7 +223,11 @@ def pipeline_to_configs(
     index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
     for absent in ("feature_extractor", "image_encoder", "safety_checker"):
         index[absent] = [None, None]
-    return {"": {"_class_name": TEXT_PIPELINE, **index}, **parts, **clip}
+    if inpainting:  # that pipeline asks how old the folder is
+        index = {"_class_name": INPAINT_PIPELINE, "_diffusers_version": _WRITTEN_FOR, **index}
+    else:
+        index = {"_class_name": TEXT_PIPELINE, **index}
+    return {"": index, **parts, **clip}
 
 
 def _clip(
@@ -266,12 +281,13 @@ def pipeline_from_configs(configs: Mapping[str, Mapping[str, Any]]) -> dict[str,
         ConfigError: a pipeline, or a part of one, that has no counterpart here.
     """
     name = configs[""].get("_class_name")
-    if name not in (TEXT_PIPELINE, PLAIN_PIPELINE):
+    if name not in (TEXT_PIPELINE, INPAINT_PIPELINE, PLAIN_PIPELINE):
         raise ConfigError(
-            f"model_index.json: {str(name)[:80]} has no counterpart here, only {TEXT_PIPELINE} and "
-            f"{PLAIN_PIPELINE} have; name the folder of its vae or unet to read that alone"
+            f"model_index.json: {str(name)[:80]} has no counterpart here, only {TEXT_PIPELINE}, "
+            f"{INPAINT_PIPELINE} and {PLAIN_PIPELINE} have; name the folder of its vae or unet to "
+            "read that alone"
         )
-    wanted = ("unet", "scheduler") + (("text_encoder",) if name == TEXT_PIPELINE else ())
+    wanted = ("unet", "scheduler") + (() if name == PLAIN_PIPELINE else ("text_encoder",))
     for part in wanted:
         if part not in configs:
             raise ConfigError(f"{name}: it has no folder {part}")
@@ -281,14 +297,16 @@ def pipeline_from_configs(configs: Mapping[str, Mapping[str, Any]]) -> dict[str,
     autoencoder, factor = diffusers.from_config(config), diffusers.scale_factor(config)
     denoiser = unet_from_config(configs["unet"])
     channels, latent = denoiser["params"]["in_channels"], autoencoder["params"]["embed_dim"]
-    if channels != latent:
+    if channels != (2 * latent + 1 if name == INPAINT_PIPELINE else latent):
         raise ConfigError(
             f"unet: it takes {channels} channels where latents have {latent}: such a pipeline has "
             "no counterpart here"
         )
-    conditioners = None
-    if name == TEXT_PIPELINE:
+    conditioners = []
+    if name != PLAIN_PIPELINE:
         conditioners = [_text(configs["text_encoder"], configs.get("tokenizer"))]
+    if name == INPAINT_PIPELINE:
+        conditioners += masked_inputs(factor)
     schedule, prediction = noise_from_config(configs["scheduler"])
     return node(
         MODEL_NAME,
@@ -296,7 +314,7 @@ def pipeline_from_configs(configs: Mapping[str, Mapping[str, Any]]) -> dict[str,
         autoencoder=autoencoder,
         schedule=schedule,
         prediction=prediction,
-        conditioners=conditioners,
+        conditioners=conditioners or None,
         scale_factor=factor,
     )
 

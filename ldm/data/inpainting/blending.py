@@ -85,14 +85,16 @@ def fill_with_mean(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask == 1, mean, image)
 
 
-def blacken(image: Tensor, mask: Tensor) -> Tensor:
-    """(1 - mask) * image as the published inpainting model has it, made in [0, 1]: -1 in the hole.
+def hide(image: Tensor, mask: Tensor, value: float = -1.0) -> Tensor:
+    """An image whose hole has one value.
 
     Args:
         image: (..., C, H, W) in [-1, 1].
         mask: (..., 1, H, W), 1 = hole.
+        value: -1, black, as (1 - mask) * image in [0, 1] of the published inpainting model has it;
+            0, mid-grey, in Stable Diffusion's.
     """
-    return image.masked_fill(mask == 1, -1)
+    return image.masked_fill(mask == 1, value)
 
 
 def paste(filling: Tensor, image: Tensor, mask: Tensor) -> Tensor:

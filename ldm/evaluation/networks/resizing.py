@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.errors import UserError
+from ldm.visualization.images import to_bytes
 
 NETWORK = "network"
 """Resizing is left to the network, as torch-fidelity and ADM's script do."""
@@ -19,10 +20,9 @@ NETWORK = "network"
 Size = tuple[int, int]
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images (..., C, H, W) in [-1, 1], C = 1 or 3, as uint8 (..., 3, H, W), rounded to nearest."""
-    rounded = images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return rounded.expand(*images.shape[:-3], 3, -1, -1).contiguous()
+def to_uint8(images: Tensor, how: str = "round") -> Tensor:
+    """Images (..., C, H, W) in [-1, 1], C = 1 or 3, as uint8 (..., 3, H, W); see ``to_bytes``."""
+    return to_bytes(images, how).expand(*images.shape[:-3], 3, -1, -1).contiguous()
 
 
 def clean(image: Tensor, size: Size) -> Tensor:

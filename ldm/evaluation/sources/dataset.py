@@ -35,6 +35,7 @@ from ldm.evaluation.sources.base import (
 from ldm.places import split_name
 
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
+TRUNCATION = "float in [-1, 1] to uint8: (x + 1) * 127.5, without the fraction"
 SPLITS = ("validation", "train")
 
 _OVERSHOOT = 1.01

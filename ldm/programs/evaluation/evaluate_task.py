@@ -24,6 +24,7 @@ from ldm.cli.data import (
     write_report,
 )
 from ldm.cli.images import filled_around
+from ldm.cli.options.sampling import check_guidance
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip
 from ldm.cli.sampling import SamplingSession
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.guidance = float(
             OmegaConf.select(job.config, "task.params.preview_guidance", default=1.0)
         )
+        check_guidance(arguments)
     keys = frozenset(conditioner.key for conditioner in job.model.conditioners)
     if keys not in TASKS:
         raise UserError(
@@ -164,6 +166,7 @@ def _load_baseline(arguments: argparse.Namespace, keys: frozenset[str]) -> Sampl
     changes = {
         **{"source": arguments.baseline, "checkpoint": None, "config": None},
         **{"sampler": "ddim", "eta": 1.0, "spacing": None, "guidance": 1.0},
+        "guidance_rescale": 0.0,
         **{"prompt": None, "label": None},
     }
     job = SamplingSession.load(argparse.Namespace(**{**vars(arguments), **changes}))

@@ -122,11 +122,11 @@ def reverse(
     session: SamplingSession, batch: dict[str, Tensor], seeds: Sequence[int], size: tuple[int, int]
 ) -> tuple[list[Moment], Tensor]:
     """States on the way and the last ones, of one sample a seed."""
-    model, scale = session.model, session.options.guidance
+    model = session.model
     repeated = {key: value.repeat_interleave(len(seeds), 0) for key, value in batch.items()}
     noise = SeededNoise(seeds)
     x = noise(torch.empty(model.latent_shape(len(seeds), size), device=session.device))
-    denoise = model.conditional_denoise(session.to_device(repeated), scale)
+    denoise = model.conditional_denoise(session.to_device(repeated), **session.guidance)
     chosen = evenly_spaced(session.options.columns, len(session.sampler.times(model.schedule)))
     return trace(session.sampler, denoise, x, model.schedule, noise, chosen)
 

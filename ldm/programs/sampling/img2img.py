@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         # a batch is of one size before *and* after padding only where the guides fit it
         return cut_back(by_size(full, edit), pictures)
 
-    settings = _settings(options, multiple)
+    settings = _settings(session, multiple)
     generate(session, make, result_records(options, files), options.per_image, settings)
 
     def cells(file: Path) -> list[Cell]:
@@ -71,10 +71,13 @@ def run(options: argparse.Namespace) -> None:
     draw_results(session, files, cells, "edited.png", "images beside their results:")
 
 
-def _settings(options: argparse.Namespace, multiple: int) -> dict[str, object]:
+def _settings(session: SamplingSession, multiple: int) -> dict[str, object]:
+    options, schedule = session.options, session.model.schedule
+    updates = len(session.sampler.times(schedule))
     settings = {
         "method": options.method,
         "strength": options.strength,
+        "updates": updates - first_update(session.sampler, schedule, options.strength),
         "source_prompt": options.source_prompt,
         "source_label": options.source_label,
         "size": options.frame,
@@ -102,7 +105,7 @@ def edited(
     """Changed images (B, C, H, W) of images and what to resemble, both of that shape."""
     options, model, noise = session.options, session.model, SeededNoise(seeds)
     wanted = conditions(session, options.prompt, options.label, len(images))
-    denoise = model.conditional_denoise(wanted, options.guidance)
+    denoise = model.conditional_denoise(wanted, **session.guidance)
     if options.guide_image is not None:
         denoise = _guided(session, denoise, guides)
     z = model.encode_mode(images.to(session.device))

@@ -28,7 +28,7 @@ from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import read_image
-from ldm.data.inpainting.blending import blacken, paste, paste_seamlessly
+from ldm.data.inpainting.blending import hide, paste, paste_seamlessly
 from ldm.data.names import Names
 from ldm.errors import UserError
 from ldm.files import file_sha256
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
 
     def cells(work: Work) -> list[Cell]:
         image, mask = work.read(channels)
-        return [Cell(image), Cell(blacken(image, mask))]
+        return [Cell(image), Cell(hide(image, mask))]
 
     draw_results(session, files, cells, "inpainted.png", "images, holes and results")
 
@@ -157,6 +157,7 @@ def filled_by_model(
     """Images (B, C, H, W) by a model that sees the masked images and the masks (B, 1, H, W)."""
     options = session.options
     batch = conditions(session, options.prompt, options.label, len(images), given=INPUTS)
-    batch |= {"masked_image": blacken(images, masks), "mask": masks}
+    hidden = next(part.hidden for part in session.model.conditioners if part.key == INPUTS[0])
+    batch |= {"masked_image": hide(images, masks, hidden), "mask": masks}
     size = (images.shape[2], images.shape[3])
     return session.images(batch, seeds, size=size)

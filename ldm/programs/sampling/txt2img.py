@@ -49,7 +49,7 @@ def away_from(
         wanted, away = (
             session.model.condition(session.to_device(part)) for part in (batch, unwanted)
         )
-        return session.model.denoise(wanted, away, session.options.guidance)
+        return session.model.denoise(wanted, away, **session.guidance)
 
     return wrap
 

@@ -78,8 +78,8 @@ class Walk:
             start = torch.cat([noise for noise, _, _ in frames])
             cond = _joined([cond for _, cond, _ in frames])
             uncond = _joined([none for _, _, none in frames])
-            model, scale = self._job.model, self._job.options.guidance
-            denoise = model.denoise(cond, uncond if model.conditioners else None, scale)
+            model, guidance = self._job.model, self._job.guidance
+            denoise = model.denoise(cond, uncond if model.conditioners else None, **guidance)
             noise = SeededNoise(seeds)  # equal for all: what a stochastic sampler adds stays put
             z = run_sampler(
                 self._job.sampler,

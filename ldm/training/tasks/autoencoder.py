@@ -92,6 +92,11 @@ class AutoencoderTask(Task):
         gradient_clip: largest gradient norm of the autoencoder; None does not clip.
         on_nonfinite: ``skip`` or ``stop``: what a batch does whose loss or gradient is NaN or
             infinite; see :class:`~ldm.training.nan_guard.FiniteGuard`.
+        published_discriminator: train the discriminator as the original code does. It sees what the
+            autoencoder makes of the images *after* its step, in a second pass with other noise, and
+            its optimiser has made ``disc_start`` steps without a gradient before the first one
+            with: Adam(0.5, 0.9) then begins with steps of 1.58 lr. False: it sees the
+            reconstructions of the step itself, which saves the second pass, and begins afresh.
     """
 
     monitor = "val/rec_loss"
@@ -105,6 +110,7 @@ class AutoencoderTask(Task):
         lr_schedule: Callable[[int], float] = Constant(),  # noqa: B008 - a frozen value
         gradient_clip: float | None = None,
         on_nonfinite: str = "skip",
+        published_discriminator: bool = False,
     ) -> None:
         super().__init__(model, optimizer, lr_schedule, gradient_clip)
         self.automatic_optimization = False
@@ -114,6 +120,7 @@ class AutoencoderTask(Task):
             objective.logvar.requires_grad_(False)  # in no optimiser, as published
         self._discriminator_optimizer = discriminator_optimizer
         self.guard = FiniteGuard(on_nonfinite)
+        self.published_discriminator = published_discriminator
         quantizer = self._quantizer
         self._usage = {
             split: CodeUsage(quantizer.num_codes)
@@ -179,14 +186,22 @@ class AutoencoderTask(Task):
         """One step of the autoencoder, then one of the discriminator."""
         step = self.global_step
         parts = self._parts(batch["image"])
-        trained = self._autoencoder_step(parts, step)
+        generators = [self._generator_of(i, len(images)) for i, images in enumerate(parts)]
+        trained = self._autoencoder_step(parts, generators, step)
         if trained is None:
             return
         reconstructions, logs = trained
         complete = True
         if self.objective.adversarial(step):
-            complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
-            logs |= disc_logs
+            if self.published_discriminator:
+                reconstructions = self._reconstructed(parts, generators)
+                seen = {"second reconstruction": torch.cat(reconstructions)}
+                complete = self.guard.passes(step + 1, seen)
+            if complete:
+                complete, disc_logs = self._discriminator_step(parts, reconstructions, step)
+                logs |= disc_logs
+        elif self.published_discriminator:
+            self._step_without_gradient()
         self.log_means(logs, step + 1, "rec_loss")
         for schedule in cast("list[Any]", self.lr_schedulers()):
             schedule.step()
@@ -194,7 +209,7 @@ class AutoencoderTask(Task):
             self.guard.stepped()
 
     def _autoencoder_step(
-        self, parts: list[Tensor], step: int
+        self, parts: list[Tensor], generators: list[torch.Generator | None], step: int
     ) -> tuple[list[Tensor], dict[str, Tensor]] | None:
         """The reconstructions and what to log; None if the batch had to be left out."""
         optimizer = cast("list[Any]", self.optimizers())[0]
@@ -204,7 +219,7 @@ class AutoencoderTask(Task):
         reconstructions, logs = [], []
         with self._frozen_discriminator():
             for i, images in enumerate(parts):
-                output = self.model(images, generator=self._generator_of(i, len(images)))
+                output = self.model(images, generator=generators[i])
                 reconstruction = output.image.detach()
                 seen = {"images": images, "reconstruction": reconstruction}
                 # before it reaches any running statistics
@@ -247,6 +262,21 @@ class AutoencoderTask(Task):
         if fit:
             self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
         return fit, means
+
+    @torch.no_grad()
+    def _reconstructed(
+        self, parts: list[Tensor], generators: list[torch.Generator | None]
+    ) -> list[Tensor]:
+        """What the autoencoder makes of the images now, with the numbers that are drawn next."""
+        pairs = zip(parts, generators, strict=True)
+        return [self.model(images, generator=generator).image for images, generator in pairs]
+
+    def _step_without_gradient(self) -> None:
+        """Let the discriminator's optimiser count a step in which nothing is learned."""
+        optimizer = cast("list[Any]", self.optimizers())[1].optimizer
+        for parameter in parameters_of(optimizer):
+            parameter.grad = torch.zeros_like(parameter)
+        self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         if len(images) % self.micro_batches:

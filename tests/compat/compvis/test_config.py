@@ -178,6 +178,25 @@ def test_token_embedders(key: str, kind: type, entry: str) -> None:
         assert model.transformer.token_emb.weight.shape == (9, 12)
 
 
+def test_the_class_for_layouts_is_that_for_all() -> None:
+    """``Layout2ImgDiffusion`` differs from its base in what it logs."""
+    params = {"n_embed": 12, "n_layer": 1, "vocab_size": 9, "max_seq_len": 5}
+    encoder = {"target": ENCODERS + "BERTEmbedder", "params": params | {"use_tokenizer": False}}
+    plain = xattn(encoder, cond_stage_key="coordinates_bbox")
+    layout = {**plain, "target": DDPM.replace("LatentDiffusion", "Layout2ImgDiffusion")}
+    native = translate(layout, "model")
+    assert native == translate(plain, "model")
+    assert type(build(native).conditioners[0]) is LayoutTransformer
+    of_a_file = translate_file(experiment(layout), "x")
+    assert of_a_file == translate_file(experiment(plain), "x")
+    assert of_a_file["ema_decay"] == 0.9999
+    assert "task" in of_a_file
+    for key in ("caption", None):
+        layout["params"]["cond_stage_key"] = key
+        with pytest.raises(ConfigError, match=r"cond_stage_key: .*coordinates_bbox only"):
+            translate(layout, "model")
+
+
 def test_spatial_rescaler() -> None:
     params = {"n_stages": 2, "in_channels": 7, "out_channels": 2, "method": "area", "bias": True}
     node = {"target": ENCODERS + "SpatialRescaler", "params": params}

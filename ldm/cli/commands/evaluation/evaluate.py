@@ -40,12 +40,18 @@ from ldm.cli.options.evaluation import (
 )
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options
-from ldm.cli.options.sampling import add_memory_options
+from ldm.cli.options.sampling import (
+    add_byte_option,
+    add_guidance_options,
+    add_memory_options,
+    check_guidance,
+)
 from ldm.errors import UserError
 
 MODEL_OPTIONS = (
-    *("checkpoint", "no_ema", "labels", "guidance", "size", "sampler", "steps", "eta", "spacing"),
-    *("precision", "tile", "tile_overlap", "decode_tile"),
+    *("checkpoint", "no_ema", "labels", "guidance", "guidance_rescale", "size", "sampler"),
+    *("steps", "eta", "spacing"),
+    *("precision", "tile", "tile_overlap", "decode_tile", "bytes"),
 )
 """What only a model that is sampled can follow."""
 
@@ -57,6 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     values = {name: getattr(options, name) for name in MODEL_OPTIONS}
     options.of_a_model = {k: v for k, v in values.items() if v != parser.get_default(k)}
     check_at_least(options, 1, "batch_size")
+    check_guidance(options)
     if options.preset is not None:
         read_preset(options.preset)
     elif options.features is None and not options.judge:
@@ -106,8 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of random choices; image k of a model is that of seed + k (default: 0)",
     )
     model = options.add_argument_group("if SOURCE is a model", "as of the sampling scripts")
-    model.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 = off")
+    add_guidance_options(model)
     model.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
     add_sampler_options(options)
+    add_byte_option(model)
     add_memory_options(options)
     return options

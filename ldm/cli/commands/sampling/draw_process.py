@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = sampling_parser("draw_process", __doc__)
+    parser = sampling_parser("draw_process", __doc__, images=False)
     parser.add_argument("--image", type=Path, help="the image that disappears in noise")
     parser.add_argument("--prompt", help="of the samples, for text models")
     parser.add_argument("--label", type=int, help="of the samples, for models with classes")

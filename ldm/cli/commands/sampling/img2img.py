@@ -9,8 +9,9 @@ Examples:
       --guide-scale 0.3
 
 --method sdedit (default) noises the image and denoises it again; --strength is the share of the
-steps that are made: little changes little, 1 forgets the image. --method inversion seeks the noise
-that DDIM turns into the image under the source prompt or label, and denoises it under the other.
+steps that are made, rounded down to whole steps: little changes little, and only 1 forgets the
+image. --method inversion seeks the noise that DDIM turns into the image under the source prompt or
+label, and denoises it under the other.
 --guide-image pulls every result towards the coarse structure of another picture.
 
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
