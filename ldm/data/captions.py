@@ -180,8 +180,8 @@ def _read_table(path: Path) -> str:
 
 
 def _tidy(text: str) -> str:
-    """A caption in one line; marks of byte order, which joined files have within, are blanks."""
-    return " ".join(text.replace("\ufeff", " ").split())
+    """A caption in one line; zeros and marks of byte order, as joined files have, are blanks."""
+    return " ".join(text.replace("\ufeff", " ").replace("\0", " ").split())
 
 
 def _decode(path: Path, what: str, most: int, errors: str = "strict") -> str:
@@ -292,16 +292,20 @@ def _open_csv(text: str, where: str) -> tuple[list[str], Iterator[list[str]]]:
 
     A first line ``sep=;`` as spreadsheets write it names the separator.
     """
-    given = re.match(r"\"?sep=(.)\"?[\r\n]+", text)
+    given = re.match(r"\"?sep=([,;\t|:])\"?[\r\n]+", text, re.IGNORECASE)
     text = text[given.end() :] if given else text
-    tables = []
+    tables: list[tuple[list[str], Iterator[list[str]]]] = []
+    problem: csv.Error | None = None
     for delimiter in [given[1]] if given else _DELIMITERS:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = io.StringIO(text, newline="")
+        rows: Iterator[list[str]] = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             head = [name.strip().lower() for name in next((row for row in rows if row), [])]
-        except csv.Error as error:
-            raise DataError(f"{where} is no CSV table ({error})") from error
-        tables.append((head, rows))
+            tables.append((head, rows))
+        except csv.Error as error:  # quoted names, and this is not what separates them
+            problem = error
+    if not tables:
+        raise DataError(f"{where} is no CSV table ({problem})")
     head, rows = max(tables, key=lambda table: (not _missing(table[0]), len(table[0])))
     twice = next((name for name in (_NAME, *_TEXT_KEYS) if head.count(name) > 1), None)
     if twice is not None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldm.data.image_io import EXTENSIONS
 from ldm.data.items import check_choice
-from ldm.data.names import normal
+from ldm.data.names import Names, normal
 from ldm.errors import DataError, suggest
 from ldm.files import reason, shown
 
@@ -32,13 +32,16 @@ ALL = "all"
 NO_PERMISSION, NO_FILE, NO_TARGET = "no permission", "no regular file", "link to nothing"
 LOOP, TOO_OFTEN = "link to a folder above it", "folder that is linked too often"
 
-_NEVER = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
-"""Formats of Pillow that run another program (Ghostscript) or have no decoder of their own."""
-_FOREIGN = (
-    *(".heic", ".heif", ".jxl", ".svg", ".eps", ".exr", ".hdr", ".raw"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+_FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG"),
+    *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
 )
-"""Endings of images that Pillow does not read."""
+"""Formats that are read where Pillow, or a plug-in of it, can; EPS would start Ghostscript."""
+_FOREIGN = (
+    *(".heic", ".heif", ".jxl", ".svg", ".eps", ".exr", ".hdr", ".raw", ".ico", ".icns", ".fits"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".xbm", ".xpm"),
+)
+"""Endings of images of other formats."""
 _MOST_VISITS = 1000
 """So often a folder is read under different paths, should links form a net."""
 
@@ -107,7 +110,7 @@ def image_endings(further: Sequence[str] | str | None = None) -> tuple[str, ...]
 
 def _readable() -> set[str]:
     Image.init()
-    formats = set(Image.OPEN).difference(_NEVER) | {"MPO"}  # which the reader of JPEG opens
+    formats = {name for name in _FORMATS if name in Image.OPEN or name == "MPO"}  # opened as JPEG
     return {end for end, name in Image.registered_extensions().items() if name in formats}
 
 
@@ -194,8 +197,8 @@ def _tell(
         kinds = ", ".join(f"{n} {end or 'without ending'}" for end, n in endings.most_common(5))
         there = f"; it holds {kinds}" * bool(kinds) + f"; left out are {told}" * bool(told)
         raise DataError(
-            f"{what} folder '{shown(root)}' holds no {', '.join(extensions)} file{there}: put "
-            f"{what}s there (nested folders are read, archives must be unpacked first)"
+            f"{what} folder '{shown(root)}' holds no {', '.join(extensions)} file: put "
+            f"{what}s there (nested folders are read, archives must be unpacked first){there}"
         )
     if told:
         _log.warning("%s folder '%s': left out are %s", what, shown(root), told)
@@ -341,6 +344,17 @@ def find_classes(
             f"folder '{shown(root)}' has {len(names)} class folders, but num_classes says {count}"
         )
     return names
+
+
+def as_spelled(names: Sequence[str], images: Sequence[str], root: Path) -> list[str]:
+    """Names of classes as the first-level folders of images are called; see ``ldm.data.names``.
+
+    Raises:
+        DataError: two folders have one name in two spellings.
+    """
+    folders = {path.split("/", 1)[0] for path in images if "/" in path}
+    there = Names(folders, f"folder '{shown(root)}'")
+    return [there.find(name, "") or name for name in names]
 
 
 def _class_folders(root: Path, images: Sequence[str], mode: str) -> tuple[str, ...]:

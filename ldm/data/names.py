@@ -21,6 +21,14 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def may_be_a_file(name: str) -> bool:
+    """Whether a text, as JSON has it, may be the name of a file."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half of a character
+        return False
+
+
 def stem(name: str) -> str:
     """A path without its ending, as a POSIX path."""
     return str(PurePosixPath(name).with_suffix(""))

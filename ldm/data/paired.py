@@ -312,7 +312,8 @@ class PairedFolder(Dataset[dict[str, Any]]):
             endings = {_ending(partner.path("image.png")): None for partner in here}
             known = self._endings if _same(root, self.root) else EXTENSIONS
             found = dict.fromkeys((*known, ".npy")) if here else dict.fromkeys(known)
-            self._listings[place] = list_folder(root, tuple(found | endings), what, "extensions")
+            option = "extensions" if _same(root, self.root) else ""
+            self._listings[place] = list_folder(root, tuple(found | endings), what, option)
         return self._listings[place]
 
     def _read(self, index: int) -> Pair:

@@ -29,7 +29,9 @@ from ldm.data.listing import (
     list_folder,
 )
 from ldm.data.paired import Mask, PairedFolder
-from ldm.errors import DataError
+from ldm.errors import DataError, UserError
+from ldm.evaluation.sources.folder import FolderSource
+from ldm.programs.data.show_data import _skipped
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 BYTES = os.fsdecode(b"caf\xe9")
@@ -95,6 +97,12 @@ def test_other_formats_are_counted_and_can_be_read(
 def test_formats_that_are_not_read_are_refused(extensions: object) -> None:
     with pytest.raises(DataError, match=r"extensions: .*give a list of .*\.bmp"):
         image_endings(extensions)  # type: ignore[arg-type]
+
+
+def test_show_data_counts_them(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.gif")
+    assert _skipped(ImageFolder(tmp_path, 8, split="all")) == {"gif": 1}
 
 
 def test_programs_without_the_option_do_not_name_it(
@@ -215,9 +223,9 @@ def test_names_that_are_not_utf8(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     item = data[data.files.index(f"{BYTES}/{BYTES}.png")]
     assert (item["caption"], item["class_label"]) == ("a cup", 1)
     caplog.clear()
-    (tmp_path / BYTES / f"{BYTES}.png").write_bytes(b"no image")
+    (tmp_path / BYTES / f"{BYTES}.txt").write_bytes(b"caf\xe9")
     data[3]
-    assert r"caf\xe9/caf\xe9.png" in caplog.text
+    assert r"caf\xe9/caf\xe9.txt" in caplog.text
     assert not any("\udce9" in record.getMessage() for record in caplog.records)
 
 
@@ -241,6 +249,17 @@ def test_ids_of_classes_do_not_depend_on_the_system() -> None:
     with pytest.raises(DataError, match="two spellings"):
         find_classes(Path(), [f"{NFC}/0.png", f"{NFD}/0.png"], "auto")
     assert find_classes(Path(), [f"{NFC}/0.png", f"{NFD}/0.png"], "none") == ()
+
+
+def test_classes_by_name_are_found_in_any_spelling(tmp_path: Path) -> None:
+    for name in ("z", NFD, BYTES):
+        save(tmp_path / name / "0.png")
+    source = FolderSource(str(tmp_path), classes=["y", NFC, "z", BYTES])
+    labels = [label for batch in source.batches(8) for label in (batch.labels or ())]
+    assert labels == [3, 1, 2]  # in the order of the paths
+    save(tmp_path / "x" / "0.png")
+    with pytest.raises(UserError, match="class folder 'x', which is not one of the 4 classes"):
+        FolderSource(str(tmp_path), classes=["y", NFC, "z", BYTES])
 
 
 NAMES = {"nfc": NFC, "nfd": NFD, "bytes": BYTES, "plain": "a"}

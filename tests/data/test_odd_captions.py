@@ -50,7 +50,9 @@ def table(kind: str, name: str, end: str) -> tuple[str, str]:
             tree = [{"file_name": name, "text": text} for text in texts]
         return kind, json.dumps(tree, ensure_ascii=detail != "mapping", indent=1).replace("\n", end)
     file = io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=delimiters[detail], lineterminator=end)
+    quoting = csv.QUOTE_ALL if name.endswith(".PNG") else csv.QUOTE_MINIMAL
+    options = {"delimiter": delimiters[detail], "lineterminator": end}
+    writer = csv.writer(file, quoting=quoting, **options)
     writer.writerow(["File_name", "width", " text"])
     for text in texts:
         writer.writerow([name, 8, text.replace("  ", end)])  # a quoted line break is a blank
@@ -167,6 +169,8 @@ def test_a_quoted_line_break_stays_within_its_caption(tmp_path: Path) -> None:
         ('file_name,text\na.png,x\n\na.png,"y', "no CSV table"),
         (f"file_name,text\na.png,{'x' * 200_000}", "no CSV table .*limit"),
         ("file_name,text\n,x", "name none of the 1 images"),
+        ('"file_name" "text"\n', "no CSV table"),
+        ("sep=\r\r\nfile_name,text\na.png,x", "no column file_name"),
     ],
 )
 def test_tables_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -176,11 +180,11 @@ def test_tables_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
         find(tmp_path)
 
 
-@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"[:0]])
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=|", "\ufeffsep=:", ""])
 def test_the_separator_may_be_named(tmp_path: Path, first: str) -> None:
     (tmp_path / "a.png").touch()
     text = f"{first}\r\nfile_name;text\r\na.png;a, b, c\r\n"
-    (tmp_path / "captions.csv").write_text(text)
+    (tmp_path / "captions.csv").write_text(text.replace(";", first.strip('"')[-1:] or ";"))
     assert find(tmp_path) == {"a.png": ["a, b, c"]}
 
 
@@ -309,7 +313,19 @@ def test_layouts_and_coco(tmp_path: Path, encoding: str, there: str, named: str)
     assert source.entries(0, lambda: 0.0) == {"caption": "a b"}
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "x", 1e400, "9" * 5000, -1, True, 10**400, "\0"])
+@pytest.mark.parametrize("name", [r"\ud800.png", r"a\u0000.png", "", " "])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    items = ", ".join(f'{{"name": "{text}", "objects": []}}' for text in ("a.png", name))
+    (tmp_path / "layouts.json").write_text(f'{{"classes": ["x"], "layouts": [{items}]}}')
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match="layout 1: name must be text that may name a file"):
+        JsonBoxes(tmp_path, tmp_path / "layouts.json", split="train")
+
+
+ODD = (None, [], {}, "x", 1e400, "\ud800.png", "9" * 5000, -1, True, 10**400, "\0")
+
+
+@pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize(
     ("part", "key"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from ldm.data.inpainting.blending import paste_seamlessly
+from ldm.programs.sampling.inpaint import _pairs
 from tests.scripts.small_runs import small_run
 
 FAST = ("--steps", "3")
@@ -37,6 +39,32 @@ def folder(tmp_path: Path) -> Path:
         if name != "lonely":
             Image.fromarray(mask).save(tmp_path / "in" / f"{name}_mask.png")
     return tmp_path / "in"
+
+
+class Session:
+    """What pairing needs of a session."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_mask_is_the_mask_of_an_image(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    names = {
+        "0.JPG": "0_mask.PNG",
+        "1.png": "1_MASK.png",
+        f"{composed}.png": f"{decomposed}_mask.png",
+    }
+    for name in (*names, *names.values(), "surgical_mask.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, format="PNG")
+    session = Session()
+    pairs = _pairs(session, tmp_path, None)  # type: ignore[arg-type]
+    assert {work.image.name: work.mask.name for work in pairs.values()} == names
+    (line,) = session.said
+    assert "surgical_mask.jpg: left out, it has no mask surgical_mask_mask.png" in line
 
 
 def pixels(file: Path) -> np.ndarray:

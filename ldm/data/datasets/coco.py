@@ -11,7 +11,7 @@ from ldm.data.captions import captions_in, choose_caption
 from ldm.data.datasets.lists import FileSource, check_first
 from ldm.data.items import Uniform
 from ldm.data.layouts.boxes import Box, BoxFilter, BoxTable
-from ldm.data.names import Folder
+from ldm.data.names import Folder, may_be_a_file
 from ldm.errors import DataError
 from ldm.files import read_json, shown
 
@@ -187,7 +187,7 @@ def _id(item: dict[str, Any], key: str, path: str | Path) -> int:
 
 def _name(image: dict[str, Any], path: str | Path) -> str:
     name = _get(image, "file_name", path)
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or not may_be_a_file(name):
         raise DataError(f"'{shown(path)}': an image has the file_name {name!r}")
     return name
 

@@ -33,7 +33,7 @@ from typing import Any
 from ldm.data.datasets.lists import check_first
 from ldm.data.layouts.boxes import WHOLE, Box, Crop
 from ldm.data.listing import split_files
-from ldm.data.names import Folder, normal
+from ldm.data.names import Folder, may_be_a_file, normal
 from ldm.errors import DataError
 from ldm.files import read_json, read_text, reason, shown
 
@@ -169,8 +169,8 @@ def _layout(item: Any, name: str, classes: _Classes, where: str) -> Layout:
         raise DataError(f"{where}: must be an object with a list 'objects'")
     _check_keys(item, ("name", "objects", "crop"), where)
     name = item.get("name", name)
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}: name must be text, got {name!r}")
+    if not isinstance(name, str) or not name.strip() or not may_be_a_file(name):
+        raise DataError(f"{where}: name must be text that may name a file, got {name!r}")
     boxes = tuple(
         _object(entry, classes, f"{where} ({name}), object {i}")
         for i, entry in enumerate(item["objects"])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.data.captions import Captions, find_captions, read_captions
 from ldm.data.image_io import read_image
-from ldm.data.listing import find_classes, list_folder
+from ldm.data.listing import as_spelled, find_classes, list_folder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.sources.base import (
     Content,
@@ -129,6 +129,8 @@ class _Listed:
 
 def _found(root: Path, classes: str | Sequence[str]) -> _Listed:
     listing = list_folder(root)
+    if not isinstance(classes, str):
+        classes = as_spelled(classes, listing.images, root)
     names = _class_names(root, listing.images, classes)
     ids = {name: i for i, name in enumerate(names)}
     labels = [ids[file.split("/", 1)[0]] for file in listing.images] if names else None
