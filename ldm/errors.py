@@ -33,6 +33,12 @@ class TrainingError(UserError):
     """Training that must not go on; the message names the step and what was wrong."""
 
 
+class UnreadableInputsError(UserError):
+    """Some inputs could not be read; what was asked for was done with all others."""
+
+    exit_status = 4
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a message that names the nearest of the known words; "" if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

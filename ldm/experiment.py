@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.config import check
+from ldm.config import check, to_yaml
 from ldm.errors import ConfigError, DataError, suggest
 from ldm.signatures import parameters
 
@@ -48,7 +48,7 @@ def check_keys(config: DictConfig) -> None:
     Raises:
         ConfigError: it names the key that was meant.
     """
-    text = OmegaConf.to_yaml(config)
+    text = to_yaml(config)
     for key in map(str, config):
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
         if key not in _KEYS and near and f"${{{key}" not in text:
@@ -122,6 +122,8 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
     for key in ("max_steps", "max_epochs"):
         if key in options and type(options[key]) is not int:
             raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
+        if options.get(key, 0) < -1:
+            raise ConfigError(f"trainer.{key}: {options[key]} is below 0 (-1: no limit)")
     if options.get("limit_train_batches", 1) == 0:
         raise ConfigError("trainer.limit_train_batches: 0 leaves nothing to train with")
     if "max_steps" not in options and "max_epochs" not in options:

@@ -45,7 +45,8 @@ def parameters(name: str) -> list[Parameter] | None:
     """The parameters of the callable with this dotted name; of defaults only that there is one.
 
     Returns:
-        As ``inspect.signature`` would list them, or None where the source leaves doubt.
+        As ``inspect.signature`` would list them, annotations being expressions of ``ast``; or None
+        where the source leaves doubt.
 
     Raises:
         AbsentError: it would be in this package, which does not have it.
@@ -146,11 +147,13 @@ def _arguments(function: ast.FunctionDef) -> list[Parameter]:
     if given.posonlyargs or {_word(d) for d in function.decorator_list} - _INERT:
         raise _UnclearError
     defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
-    result = [_parameter(a.arg, d) for a, d in zip(given.args, defaults, strict=True)]
+    pairs = zip(given.args, defaults, strict=True)
+    result = [_parameter(a.arg, d, a.annotation) for a, d in pairs]
     if given.vararg:
         result.append(Parameter(given.vararg.arg, Parameter.VAR_POSITIONAL))
     for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
-        result.append(_parameter(argument.arg, default).replace(kind=Parameter.KEYWORD_ONLY))
+        found = _parameter(argument.arg, default, argument.annotation)
+        result.append(found.replace(kind=Parameter.KEYWORD_ONLY))
     if given.kwarg:
         result.append(Parameter(given.kwarg.arg, Parameter.VAR_KEYWORD))
     return result
@@ -224,7 +227,7 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
         if kind != "ClassVar":
             inherited = None if value or name not in fields else fields[name].default
             default = inherited or given & {"default", "default_factory"} or None
-            fields[name] = _parameter(name, default)
+            fields[name] = _parameter(name, default, statement.annotation)
     return fields
 
 
@@ -237,9 +240,10 @@ def _base(module: Path, base: ast.expr) -> tuple[Path, ast.ClassDef]:
     raise _UnclearError
 
 
-def _parameter(name: str, default: object) -> Parameter:
+def _parameter(name: str, default: object, annotation: ast.expr | None) -> Parameter:
     value = Parameter.empty if default is None else default
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value)
+    kind = Parameter.empty if annotation is None else annotation
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation=kind)
 
 
 def _word(node: Any) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from ldm.cli.conditions import choose_labels, class_condition, text_condition
-from ldm.cli.model import is_model
+from ldm.cli.options.model import is_model
 from ldm.cli.sampling import Batch, SamplingSession
+from ldm.config import to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.sources.base import ImageSource, Item, ReadSource, SourceInfo, describe_labels
-from ldm.evaluation.sources.dataset import ROUNDING, TRUNCATION, config_text, data_split
+from ldm.evaluation.sources.dataset import ROUNDING, TRUNCATION, data_split
 from ldm.evaluation.sources.open import open_source
 from ldm.evaluation.sources.record import RECORD, find_run, has_record, read_record
 from ldm.evaluation.sources.statistics import StoredStatistics
@@ -150,7 +151,7 @@ class ModelSource(ReadSource):
         decisive = {
             key: value for key, value in settings.items() if key not in ("run", "checkpoint")
         }
-        model = config_text(self._job.config.model)
+        model = to_yaml(self._job.config.model, resolve=True)
         what = [decisive, len(self), [height, width], self._labels, self._captions, model]
         about = {
             "formats": {"never written": len(self)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import with_current_names
 from ldm.config.overrides import override
 from ldm.config.paths import one_line, walk
+from ldm.config.texts import check_texts
 from ldm.errors import ConfigError
-from ldm.files import write_text
+from ldm.files import read_text, reason, shown, write_text
 from ldm.places import with_places
+
+MOST_YAML = 1 << 26
+"""Most bytes that a YAML file may have."""
+_BYTES = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+"""Private letters of Unicode for the bytes of a file name that is not UTF-8, as Python has them."""
+_LETTERS = {letter: byte for byte, letter in _BYTES.items()}
 
 
 def load_config(
@@ -32,7 +40,8 @@ def load_config(
     Args:
         paths: YAML files; later ones win.
         overrides: ``key=value`` with a dotted key that exists (``list.0.key`` inside lists) and a
-            YAML value, or ``+key=value`` for a new key.
+            YAML value, or ``+key=value`` for a new key. Where text belongs the value is taken as
+            typed: ``name=007``, ``data_root=on``.
         complete: refuse mandatory values that are missing and interpolations that lead nowhere.
             False where only a part is built, e.g. the model without its data; ``instantiate``
             refuses what is missing in that part.
@@ -54,6 +63,7 @@ def load_config(
         raise ConfigError(f"{' + '.join(files)}: {one_line(error)}") from error
     for text in overrides:
         override(config, text)
+    check_texts(config)
     if complete:
         _check_values(config, files)
     return config
@@ -65,7 +75,29 @@ def save_config(config: DictConfig, path: str | Path) -> None:
     Interpolations between its parts are kept, so that an override of the saved file reaches all
     places that an override of the original would have reached.
     """
-    write_text(path, OmegaConf.to_yaml(config))
+    write_text(path, to_yaml(config))
+
+
+def to_yaml(config: Any, resolve: bool = False) -> str:
+    """A configuration as the text of a file; ``load_config`` reads names that are not UTF-8 back.
+
+    Args:
+        config: a ``DictConfig``.
+        resolve: replace interpolations by their values.
+    """
+    try:
+        return OmegaConf.to_yaml(config, resolve=resolve)
+    except UnicodeEncodeError:  # YAML has no way to write a single byte of a name
+        tree = OmegaConf.to_container(config, resolve=resolve)
+        return OmegaConf.to_yaml(OmegaConf.create(_translated(tree, _BYTES)))
+
+
+def _translated(tree: Any, letters: Mapping[int, int]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _translated(value, letters) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_translated(value, letters) for value in tree]
+    return tree.translate(letters) if isinstance(tree, str) else tree
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
@@ -83,18 +115,21 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, di
 
 
 def _read(path: Path) -> dict[str, Any]:
+    where = shown(path)
     try:
-        tree = OmegaConf.load(path)
+        tree = OmegaConf.load(io.StringIO(read_text(path, MOST_YAML)))
+        plain = _translated(OmegaConf.to_container(tree), _LETTERS)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file{_where(path)}") from error
+        raise ConfigError(f"{where}: no such configuration file{_where(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a YAML file: {one_line(error)}") from error
+        raise ConfigError(f"{where}: cannot be read as a YAML file: {reason(error)}") from error
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: YAML error{line}: {one_line(error.problem)}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
-    plain = OmegaConf.to_container(tree)
+        raise ConfigError(f"{where}: YAML error{line}: {one_line(error.problem)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: is nested too deeply, or contains itself") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {one_line(error)}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.config import load_config
+from ldm.config.texts import misfit
 from ldm.errors import ConfigError, UserError
 from ldm.files import shown
 from ldm.places import configs_folder, split_name
@@ -105,6 +106,37 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_features(name: str | None) -> None:
+    """Refuse a feature network that there surely is not, before PyTorch is imported.
+
+    Raises:
+        UserError: it names those that there are.
+    """
+    if name is None or os.path.exists(name) or name in NETWORKS:
+        return
+    kind, _, rest = name.partition(":")
+    if kind == "clip" if rest else "." in name:
+        return
+    raise UserError(
+        f"--features {name}: neither one of {', '.join(NETWORKS)} nor a run folder or a dotted name"
+    )
+
+
+def metric_names(text: str) -> list[str]:
+    """The names that --metrics lists.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in METRICS:
+            raise UserError(f"--metrics {name}: not one of {', '.join(METRICS)}")
+    if not chosen:
+        raise UserError(f"--metrics {text!r}: name one or more of {', '.join(METRICS)}")
+    return chosen
+
+
 def preset_names() -> list[str]:
     """The protocols of ``configs/evaluation``."""
     return sorted(file.stem for file in PRESETS.glob("*.yaml") if not file.name.startswith("_"))
@@ -131,11 +163,14 @@ def read_preset(name: str) -> tuple[dict[str, Any], Path]:
     for k, measure in enumerate(measures if isinstance(measures, list) else ()):
         nodes.append((f"measures[{k}].", "Measure", measure))
     for place, kind, node in nodes:
-        known = [found.name for found in parameters(f"ldm.evaluation.protocol.{kind}") or ()]
-        for key in node if isinstance(node, dict) else ():
+        found = parameters(f"ldm.evaluation.protocol.{kind}") or ()
+        known = {parameter.name: parameter.annotation for parameter in found}
+        for key, value in node.items() if isinstance(node, dict) else ():
             if known and key not in known:
                 names = ", ".join(known)
                 raise ConfigError(f"{file}: {place}{key}: unknown key is none of {names}")
+            if wanted := misfit(known.get(key), value):
+                raise ConfigError(f"{file}: {place}{key}: expected {wanted}, got {value!r}")
     return tree, file
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import asdict, is_dataclass
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ldm.config import instantiate, load_config
+from ldm.config import instantiate, load_config, to_yaml
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
 from ldm.data.shards.decoding import NO_IMAGE, UNREADABLE
@@ -182,16 +181,8 @@ def open_dataset(
     node = load_config(file, complete=False)
     dataset = data_split(node, split or SPLITS[0], where)
     node = node.data if "data" in node else node
-    recipe = f"{split or SPLITS[0]}\n{config_text(node)}"
+    recipe = f"{split or SPLITS[0]}\n{to_yaml(node, resolve=True)}"
     return DatasetSource(dataset, where, num, skip_corrupt, recipe, cache)
-
-
-def config_text(node: DictConfig) -> str:
-    """A config as a text, to tell it from others."""
-    try:
-        return OmegaConf.to_yaml(node, resolve=True)
-    except UnicodeEncodeError:  # a name of a file that is no UTF-8
-        return json.dumps(OmegaConf.to_container(node, resolve=True))
 
 
 def data_split(node: DictConfig, split: str, where: str) -> Any:

@@ -70,14 +70,14 @@ def _check_out(out: Path, settings: dict[str, Any]) -> None:
     record = out / RECORD
     if record.is_file():
         remedy = f"delete {out} or give another OUT"
-        before = read_json(record, where=f"{record} is damaged", remedy=remedy, table=True)
+        before = read_json(record, where=f"{record} is damaged", remedy=remedy, shape={"num": int})
         different = [k for k in settings if k != "num" and before.get(k) != settings[k]]
         if different:
             raise UserError(
                 f"{out} holds scenes of other settings ({', '.join(different)}; see {RECORD}): "
                 "delete it or give another OUT"
             )
-        if before.get("num", 0) > settings["num"]:
+        if before["num"] > settings["num"]:
             raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and was not written by this script: give another OUT")

@@ -17,12 +17,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import check_at_least, new_parser
+from ldm.cli.options.common import check_at_least, check_out_folder, new_parser
 from ldm.cli.options.images import check_pictures
-from ldm.cli.options.model import add_source_options
-from ldm.cli.options.model import check_source as check_files
-
-__all__ = ["check_files", "parse"]
+from ldm.cli.options.model import add_source_options, check_source, result_folder
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -30,7 +27,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = _parser().parse_args(arguments)
     check_at_least(options, 1, "max_side")
     check_pictures([Path(place) for place in options.images])
+    options.out = options.out or result_folder(options.source, "reconstructed")
     return options
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse a model that is not there, and a place where nothing can be written.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_source(options)
+    check_out_folder("--out", options.out)
 
 
 def _parser() -> argparse.ArgumentParser:

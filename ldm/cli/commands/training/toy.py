@@ -25,6 +25,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm.cli.options.common import new_parser
+from ldm.cli.options.configs import is_override
 from ldm.cli.options.model import add_device_option
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.config import load_config
@@ -48,7 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _config(options: argparse.Namespace) -> DictConfig:
-    wrong = [item for item in options.set if "=" not in item]
+    wrong = [item for item in options.set if not is_override(item)]
     if wrong:
         raise UserError(f"--set {wrong[0]}: give KEY=VALUE, e.g. trainer.max_steps=6000")
     if options.image is None:

@@ -30,14 +30,16 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm.cli.options.common import new_parser
-from ldm.cli.options.configs import read_config
+from ldm.cli.options.configs import is_override, read_config, split_config
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_experiment, check_places
+from ldm.files import LONGEST_NAME
 
 _RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
 """Variables by which launchers tell a process which of several it is."""
@@ -68,20 +70,49 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
     """What to train, and the folder of the run."""
     if options.resume:
-        files = [item for item in options.config if "=" not in item]
+        files, overrides = split_config(options.config)
         if files:
             raise UserError(f"--resume takes its config from the run; leave out {files[0]}")
         folder = Path(options.resume)
         saved = folder / "config.yaml"
         if not saved.exists():
             raise UserError(f"--resume {folder}: no such run (it has no config.yaml)")
-        return load_config(saved, overrides=options.config), folder
-    if all("=" in item for item in options.config):
+        return load_config(saved, overrides=overrides), folder
+    if all(map(is_override, options.config)):
         raise UserError("give a config file, or --resume RUN; --help shows examples")
     config = read_config(options.config)
     if "name" not in config:
         raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
+    _check_name(config.name)
     return config, Path(options.runs) / config.name
+
+
+def _check_name(name: Any) -> None:
+    """Refuse what cannot be the name of a folder, and what lists of folders do not show."""
+    if not isinstance(name, str):
+        raise ConfigError(f"name: expected text, got {name!r}; it names the run folder")
+    if problem := _problem_of(name):
+        shortened = name if len(name) <= 60 else f"{name[:60]}..."
+        raise ConfigError(
+            f"name: {shortened!r} cannot name the run folder: {problem}; give name=TEXT"
+        )
+
+
+def _problem_of(name: str) -> str:
+    """What is wrong with the name of a folder; "": nothing."""
+    if not name.strip():
+        return "it is empty"
+    if name.startswith("."):
+        return "it begins with a dot, so the folder would be hidden"
+    if "/" in name:
+        return "it holds a / (the folder of all runs is --runs)"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "it holds a control character"
+    try:
+        too_long = len(os.fsencode(name)) > LONGEST_NAME
+    except UnicodeEncodeError:
+        return "it holds half a character"
+    return f"it has more than {LONGEST_NAME} bytes" if too_long else ""
 
 
 def _check_init(options: argparse.Namespace) -> None:
