@@ -23,6 +23,7 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
+from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE, path_from
 from ldm.files import read_json, shown, write_text
 from ldm.locks import sole_writer
 from ldm.visualization.images import save_grid, save_png
@@ -31,7 +32,6 @@ Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
 """``make(indices, seeds) -> images``: (B, C, H, W) in [-1, 1], or B images (C, H, W)."""
 Record = dict[str, Any]
 
-RECORD = "samples.json"
 MOST_IN_GRID = 128
 MADE_BY = "made_by"
 _SHAPE = {"settings": dict, "samples": [{"file": str}], MADE_BY: list}
@@ -96,7 +96,8 @@ def _begin(
     batches = [batch for batch in batches if any(absent[k] for k in batch)]
     if batches:
         made_by = [*made_by, _made_by(session)]
-    document = {"settings": settings, MADE_BY: made_by, "samples": entries}
+    run = path_from(session.out, session.options.source)
+    document = {"settings": settings, MADE_BY: made_by, RUN_FROM_HERE: run, "samples": entries}
     write_text(session.out / RECORD, json.dumps(document, indent=1) + "\n")
     if not all(absent):
         say(f"{len(files) - sum(absent)} of {len(files)} images are there already")

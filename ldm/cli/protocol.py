@@ -18,6 +18,7 @@ from ldm.evaluation.networks.registry import network, own_network
 from ldm.evaluation.networks.resizing import NETWORK
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
 from ldm.load.model import locate
+from ldm.places import split_name
 
 MEASURES = {
     "fid": Measure("frechet"),
@@ -45,7 +46,7 @@ def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
         if features is None:
             return None
         # Nobody's protocol asks for other real images than those that the command line names.
-        named = arguments.split or str(arguments.real).partition("#")[2]
+        named = arguments.split or split_name(str(arguments.real))[1]
         reference = "train" if named == "train" else "validation"
         protocol = EvaluationProtocol(
             "custom", _measures(arguments.metrics, features), reference=reference

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from ldm.config import load_config
 from ldm.config.texts import misfit
 from ldm.errors import ConfigError, UserError
-from ldm.places import configs_folder
+from ldm.files import shown
+from ldm.places import configs_folder, split_name
 from ldm.signatures import parameters
 
 PRESETS = configs_folder() / "evaluation"
@@ -183,10 +184,10 @@ def check_place(where: str, name: str = "") -> None:
     Raises:
         UserError: there is no such file or folder.
     """
-    file = where.partition("#")[0]
-    several = file.endswith((".tar", ".tar.gz", ".tgz"))  # a pattern, or an address
-    if not several and not Path(file).expanduser().exists():
-        raise UserError(f"{name}{' ' if name else ''}'{where}' does not exist; see --help")
+    file, _ = split_name(where)
+    several = file.lower().endswith((".tar", ".tar.gz", ".tgz"))  # a pattern, or an address
+    if not several and not os.path.exists(os.path.expanduser(file)):
+        raise UserError(f"{name}{' ' if name else ''}'{shown(where)}' does not exist; see --help")
 
 
 def add_source_side_options(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -25,15 +26,18 @@ from torch import Tensor
 
 from ldm.data.image_io import DECODING_ERRORS
 from ldm.errors import UserError
-from ldm.files import write_text
+from ldm.files import read_json, reason, shown, write_text
 
 SHOWN = 5
 """Unreadable images that a message names."""
 MOST_THREADS = 8
 _AHEAD = 4
 """Results that wait per thread."""
+_CHECK = "checksum"
 _FORMAT = 1
 """Of remembered hashes: another number makes all of them void."""
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,7 +129,7 @@ class Unreadable:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({' '.join(self.reason.split())})"
+        return f"{shown(self.name)} ({shown(' '.join(self.reason.split()))})"
 
 
 class ReadSource(ABC):
@@ -304,6 +308,14 @@ def read_head(name: str, data: bytes) -> Head:
         return Head(name, digest, "unreadable")
 
 
+def name_bytes(text: str) -> bytes:
+    """What is hashed of a text with names of files: a name that is no UTF-8 keeps its bytes."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, from an archive
+        return text.encode("utf-8", "surrogatepass")
+
+
 @dataclass
 class ContentCounter:
     """Gathers the heads of the images of a source, in their order."""
@@ -316,7 +328,7 @@ class ContentCounter:
 
     def add(self, head: Head) -> None:
         """The next image."""
-        self._digest.update(f"{head.name}\0{head.digest}\0".encode())
+        self._digest.update(name_bytes(f"{head.name}\0{head.digest}\0"))
         self.count += 1
         self._formats[head.format] += 1
         if head.size is not None:
@@ -357,21 +369,40 @@ class ContentCache:
         if self.folder is None:
             return scan()
         file = self.folder / f"source-{_key(what, files)}.json"
-        try:
-            return Content(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # absent or damaged: written anew
-            content = scan()
-        write_text(file, json.dumps(asdict(content)))
+        if os.path.lexists(file):
+            try:
+                return _remembered(read_json(file, table=True))
+            except (UserError, TypeError, ValueError) as error:
+                _log.warning("%s is damaged and made anew (%s)", shown(file), reason(error))
+        content = scan()
+        entries = asdict(content)
+        write_text(file, json.dumps({**entries, _CHECK: _checksum(entries)}))
         return content
 
 
+def _remembered(entries: dict[str, Any]) -> Content:
+    """What a file of the cache says, if it is whole; the last release wrote no checksum."""
+    if entries.pop(_CHECK, None) not in (_checksum(entries), None):
+        raise ValueError("its checksum is another")
+    content = Content(**entries)
+    tables = (content.formats, content.modes, content.sizes)
+    if not isinstance(content.sha256, str) or not all(isinstance(t, dict) for t in tables):
+        raise TypeError("not what was written")
+    return content
+
+
+def _checksum(entries: dict[str, Any]) -> str:
+    text = json.dumps({**entries, _CHECK: None}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _key(what: str, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT}\0{what}".encode())
+    digest = hashlib.sha256(name_bytes(f"{_FORMAT}\0{what}"))
     for path in files:
         try:
             stat = path.stat()
             state = f"{stat.st_size}:{stat.st_mtime_ns}"
         except OSError:
             state = "absent"
-        digest.update(f"\0{path.absolute()}\0{state}".encode())
+        digest.update(name_bytes(f"\0{path.absolute()}\0{state}"))
     return digest.hexdigest()[:32]

@@ -18,7 +18,7 @@ from ldm.config import instantiate, load_config, to_yaml
 from ldm.config.trust import lies_beside_weights, mark_foreign
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
-from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
+from ldm.data.shards.decoding import NO_IMAGE, UNREADABLE
 from ldm.errors import DataError, UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import (
@@ -32,6 +32,7 @@ from ldm.evaluation.sources.base import (
     Unreadable,
     first_of,
 )
+from ldm.places import split_name
 
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
 TRUNCATION = "float in [-1, 1] to uint8: (x + 1) * 127.5, without the fraction"
@@ -181,7 +182,7 @@ def open_dataset(
     Raises:
         UserError: the file or the data set cannot be used.
     """
-    file, _, split = where.partition("#")
+    file, split = split_name(where)
     node = load_config(file, complete=False)
     if Path(file).name == RUN_CONFIG or lies_beside_weights(Path(file)):
         mark_foreign(node, Path(file), trust)

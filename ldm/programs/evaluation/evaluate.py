@@ -23,7 +23,7 @@ from ldm.evaluation.metrics.fid import save_statistics
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.sources.base import SHOWN
-from ldm.evaluation.sources.folder import RECORD
+from ldm.evaluation.sources.record import RECORD
 from ldm.evaluation.sources.statistics import StoredStatistics
 from ldm.files import fitting_name
 
