@@ -1,0 +1,111 @@
+"""PNG files: texts, profiles, dates and animation are left out, wherever they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from dataclasses import replace
+from typing import BinaryIO
+
+from ldm.data.formats.encoded import MOST_METADATA, Encoded
+
+MAGIC = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_GREY, _COLOUR, _PALETTE = 0, 2, 3
+
+
+def take_apart(file: BinaryIO, whole: bool) -> Encoded:
+    """A PNG file without what its pixels do not need.
+
+    Args:
+        file: at its begin.
+        whole: False: pixels are passed over.
+    """
+    file.seek(len(MAGIC))
+    kept, found, header = [MAGIC], Encoded(), b""
+    while len(start := file.read(8)) == 8:
+        length, kind = int.from_bytes(start[:4], "big"), start[4:]
+        here = file.tell()
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and whole:
+            # what a length promises and the file does not hold is not asked for
+            kept += [start, file.read(length + 4)]
+        if kind == b"IHDR" and not header:
+            file.seek(here)
+            header = file.read(min(length, 13))
+        elif kind == b"tRNS":
+            kept.append(_transparency(_content(file, kind, length), header))
+        else:
+            found = _noted(found, file, kind, length)
+        if kind == b"IEND":
+            break
+        file.seek(here + length + 4)
+    if len(header) < 13:
+        return replace(found, data=b"".join(kept) if whole else b"")
+    width, height, bits = struct.unpack_from(">IIB", header)
+    data = b"".join(kept) if whole else b""
+    return replace(found, data=data, size=(width, height), bits=bits)
+
+
+def _noted(found: Encoded, file: BinaryIO, kind: bytes, length: int) -> Encoded:
+    """What is known so far and what a chunk adds: how the image is to be turned, and its profile."""
+    if kind == b"eXIf":
+        return replace(found, exif=_content(file, kind, length) or found.exif)
+    if kind == b"iCCP":
+        _, _, profile = _content(file, kind, length).partition(b"\0")
+        return replace(found, profile=profile[1:], compressed=True)
+    if kind in _TEXTS:
+        keyword, text = _text(kind, file.read(min(length, MOST_METADATA)))
+        if keyword == b"XML:com.adobe.xmp":
+            return replace(found, xmp=text)
+        if keyword == b"Raw profile type exif" and not found.exif:
+            with contextlib.suppress(ValueError):
+                hexadecimal = b"".join(text.split(b"\n")[3:]).decode("ascii")
+                return replace(found, exif=bytes.fromhex(hexadecimal))
+    return found
+
+
+def _content(file: BinaryIO, kind: bytes, length: int) -> bytes:
+    """Of a chunk; empty if it is too long, not whole or does not fit its checksum."""
+    if length > MOST_METADATA:
+        return b""
+    body = file.read(length)
+    stored = int.from_bytes(file.read(4), "big")
+    return body if len(body) == length and zlib.crc32(kind + body) == stored else b""
+
+
+def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Keyword and text of a chunk, as far as its first ``MOST_METADATA`` bytes go."""
+    keyword, _, text = body.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
+    elif packed:
+        text = text[1:]
+    if packed:
+        try:
+            text = zlib.decompressobj().decompress(text, MOST_METADATA)
+        except zlib.error:
+            text = b""
+    return keyword, text
+
+
+def _transparency(body: bytes, header: bytes) -> bytes:
+    """The chunk of transparency in units of the samples that Pillow makes; nothing if it is damaged.
+
+    Pillow widens grey of 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them with
+    the number as it is stored.
+    """
+    if len(header) < 13:
+        return b""
+    bits, colour = header[8], header[9]
+    if colour == _GREY and len(body) == 2:
+        value = int.from_bytes(body, "big") & ((1 << bits) - 1)
+        body = struct.pack(">H", value * {2: 85, 4: 17}.get(bits, 1))
+    elif colour == _COLOUR and len(body) == 6:
+        values = struct.unpack(">3H", body)
+        body = struct.pack(">3H", *(value >> 8 if bits == 16 else value & 255 for value in values))
+    elif colour != _PALETTE or not 0 < len(body) <= 256:
+        return b""
+    chunk = b"tRNS" + body
+    return len(body).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
