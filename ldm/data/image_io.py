@@ -29,10 +29,10 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PCX", "PNG"),
     *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
 )
-"""Formats that are decoded, whatever a file is called, where Pillow or a plug-in of it can. Others start
-programs (EPS) or hold images whose size is not known before they are decoded (ICO, ICNS, FITS)."""
+"""Formats that are decoded, whatever a file is called, where Pillow or a plug-in of it can. Others
+start programs (EPS) or hold images of a size that shows when they are decoded (ICO, ICNS, FITS)."""
 MOST_PIXELS = 128_000_000
-"""Most pixels of an image that is decoded, unless ``Reading`` or ``allow_pixels`` says another number."""
+"""Most pixels of an image that is decoded, unless ``Reading`` or ``allow_pixels`` say another."""
 _MOST_BYTES = 16
 """Bytes a pixel that a file may have, at ``most_pixels`` of them."""
 _HEAD = 16
@@ -45,11 +45,12 @@ class Reading:
     """How image files are read, where it is not the file that says it.
 
     Attributes:
-        value_range: [black, white], values of images with more than 8 bits, of which those beyond are
-            cut. None: 16 bits are 0 to 65535; TIFF files may state it (MaxSampleValue); else fractions,
-            integers of 32 bits, and 16 bits that end below 4096, are errors.
-        color: stored = numbers as they are in the file, whatever colours they stand for, as the original
-            code and published statistics have it; srgb = converted by the ICC profile of the file.
+        value_range: [black, white], values of images with more than 8 bits; those beyond are cut.
+            None: a TIFF file may state it (MaxSampleValue); else 16 bits are 0 to 65535, while
+            fractions, integers of 32 bits, and 16 bits that end below 4096, are errors.
+        color: stored = numbers as they are in the file, whatever colours they stand for, as the
+            original code and published statistics have it; srgb = converted by the ICC profile of
+            the file.
         most_pixels: of an image that is decoded; larger ones are errors. None: ``MOST_PIXELS``.
 
     Raises:
@@ -76,8 +77,10 @@ class Reading:
         return self.most_pixels or _allowed
 
 
+AS_IT_IS = Reading()
+"""Nothing was chosen."""
 _allowed = MOST_PIXELS
-_current: ContextVar[Reading] = ContextVar("reading", default=Reading())
+_current = ContextVar("reading", default=AS_IT_IS)
 
 
 def allow_pixels(count: int) -> None:
@@ -113,7 +116,7 @@ def reading_as(reading: Reading) -> Iterator[None]:
 
 
 def read_image(
-    path: Path, at_least: int | None = None, mode: str = "RGB"
+    path: Path, at_least: int | None = None, mode: str = "RGB", turn: bool = True
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decode a file to an upright image; the first one if it is animated.
 
@@ -122,6 +125,7 @@ def read_image(
         at_least: the shorter side that will be needed. A JPEG that is several times larger is
             decoded at a half, a quarter or an eighth of its size, with a factor 2 in reserve.
         mode: one of ``MODES``; see ``ldm.data.formats.values``.
+        turn: False: it stays as it is stored, whatever its metadata say.
 
     Returns:
         The image and its (width, height) as stored and turned upright, before any reduction.
@@ -131,7 +135,7 @@ def read_image(
     """
     with _complaints(shown(path)):
         data = read_bytes(path, _MOST_BYTES * _current.get().limit)
-        return _decode(data, shown(path), at_least, mode)
+        return _decode(data, shown(path), at_least, mode, turn)
 
 
 def decode_image(
@@ -167,12 +171,12 @@ def read_ids(path: Path) -> tuple[str, Image.Image]:
         data = read_bytes(path, _MOST_BYTES * _current.get().limit)
         encoded = _take_apart(io.BytesIO(data), data[:_HEAD], whole=True)
         with _opened(encoded, data, shown(path)) as image:
-            turn = _orientation(encoded, image)
+            way = _orientation(encoded, image)
             _load(image)
             mode, step = image.mode, {2: 85, 4: 17}.get(encoded.bits, 1)
             if mode == "L" and step > 1:
-                return mode, upright(image.point(lambda value: value // step), turn)
-            return mode, upright(image, turn)
+                return mode, upright(image.point(lambda value: value // step), way)
+            return mode, upright(image, way)
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
@@ -193,7 +197,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
 
 
 def read_format(data: bytes) -> tuple[str, str, tuple[int, int]] | None:
-    """Format, mode and stored (width, height) of an image, in Pillow's words; None if it is none."""
+    """Format, mode and stored (width, height), in Pillow's words; None if it is no image."""
     try:
         encoded = _take_apart(io.BytesIO(data), data[:_HEAD], whole=True)
         with _opened(encoded, data, "") as image:
@@ -203,13 +207,14 @@ def read_format(data: bytes) -> tuple[str, str, tuple[int, int]] | None:
 
 
 def _decode(
-    data: bytes, name: str, at_least: int | None, mode: str
+    data: bytes, name: str, at_least: int | None, mode: str, turn: bool = True
 ) -> tuple[Image.Image, tuple[int, int]]:
     convert = {"RGB": values.to_rgb, "L": values.to_grey, "RGBA": values.to_rgba}[mode]
     reading = _current.get()
     encoded = _take_apart(io.BytesIO(data), data[:_HEAD], whole=True)
     with _opened(encoded, data, name) as image:
-        stored, turn = image.size, _orientation(encoded, image)
+        stored = image.size
+        way = _orientation(encoded, image) if turn else 1
         if at_least is not None:
             image.draft("RGB", (2 * at_least, 2 * at_least))
         _load(image)
@@ -219,7 +224,7 @@ def _decode(
             picture = colours.from_lab(image)
         elif reading.color == colours.SRGB and not values.deep(image.mode):
             picture = _in_srgb(image, encoded, name)
-        return upright(convert(picture, span), turn), upright_size(stored, turn)
+        return upright(convert(picture, span), way), upright_size(stored, way)
 
 
 def _take_apart(file: BinaryIO, head: bytes, whole: bool) -> Encoded:
@@ -252,8 +257,8 @@ def _load(image: Image.Image) -> None:
     limit = _current.get().limit
     if image.width * image.height > limit:
         raise DataError(
-            f"it has {image.width} x {image.height} pixels, more than the {limit} that are decoded; "
-            "most_pixels allows more"
+            f"it has {image.width} x {image.height} pixels, more than the {limit} that are "
+            "decoded; most_pixels allows more"
         )
     image.load()
 
@@ -284,8 +289,8 @@ def _warn_once(name: str, why: str) -> None:
     if not _warned:
         _warned.add(name)
         _log.warning(
-            "'%s': its colour profile cannot be used (%s), its colours are taken as stored; further "
-            "ones are so without a word",
+            "'%s': its colour profile cannot be used (%s), its colours are taken as stored; "
+            "further ones are so without a word",
             *(name, why),
         )
 

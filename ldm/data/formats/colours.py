@@ -64,7 +64,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         raise ProfileError(str(error)) from error
     if alpha is not None:
         converted.putalpha(alpha)
-    return converted  # type: ignore[no-any-return]
+    return converted
 
 
 def from_lab(image: Image.Image) -> Image.Image:
@@ -74,7 +74,7 @@ def from_lab(image: Image.Image) -> Image.Image:
         DataError: Pillow lacks LittleCMS.
     """
     try:
-        return _lab().apply(image)  # type: ignore[no-any-return]
+        return _lab().apply(image)
     except ImportError as error:
         raise DataError("colours in Lab need a Pillow with LittleCMS") from error
 

@@ -53,7 +53,7 @@ class Directory:
 
 
 def read_directory(file: BinaryIO) -> Directory | None:
-    """The first directory of a TIFF file or of EXIF data that begin like one; None: there is none."""
+    """The first directory of a TIFF file or of EXIF data; None: there is none."""
     try:
         return _read(file)
     except (struct.error, OSError, ValueError, OverflowError):

@@ -63,11 +63,9 @@ class Encoded:
 def orientation(exif: bytes, xmp: bytes = b"") -> int:
     """Which way is up, by the table of EXIF: 1 (as stored) to 8.
 
-    Only this one tag is looked at. Whatever is damaged, of another type than an integer, not a single
-    one or unknown, is 1. XMP counts where EXIF has no such tag.
+    Only this one tag is looked at. Whatever is damaged, of another type than an integer, not a
+    single one or unknown, is 1. XMP counts where EXIF has no such tag.
     """
-    if not isinstance(exif, bytes) or not isinstance(xmp, bytes):
-        return 1
     directory = read_directory(io.BytesIO(exif.removeprefix(b"Exif\0\0")))
     if directory is not None and _ORIENTATION in directory.entries:
         value = directory.integer(_ORIENTATION)

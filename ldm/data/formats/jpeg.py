@@ -51,7 +51,7 @@ def take_apart(file: BinaryIO, whole: bool) -> Encoded:
 
 
 def _marker(file: BinaryIO) -> tuple[int | None, bytes]:
-    """The next marker and how it is stored; None: there is none here, which the decoder shall see."""
+    """The next marker and how it is stored; None: there is none, as the decoder shall see."""
     raw = file.read(1)
     if raw != b"\xff":
         return None, raw

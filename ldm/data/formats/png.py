@@ -48,7 +48,7 @@ def take_apart(file: BinaryIO, whole: bool) -> Encoded:
 
 
 def _noted(found: Encoded, file: BinaryIO, kind: bytes, length: int) -> Encoded:
-    """What is known so far and what a chunk adds: how the image is to be turned, and its profile."""
+    """What is known so far and what a chunk adds: how the image is turned, its profile."""
     if kind == b"eXIf":
         return replace(found, exif=_content(file, kind, length) or found.exif)
     if kind == b"iCCP":
@@ -91,7 +91,7 @@ def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
 
 
 def _transparency(body: bytes, header: bytes) -> bytes:
-    """The chunk of transparency in units of the samples that Pillow makes; nothing if it is damaged.
+    """The chunk of transparency in units of Pillow's samples; nothing if it is damaged.
 
     Pillow widens grey of 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them with
     the number as it is stored.

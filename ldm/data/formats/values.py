@@ -51,8 +51,8 @@ def _by_type(image: Image.Image, bits: int, signed: bool) -> Span:
     if image.mode == "F" or bits > 16 or signed:
         kind = "fractions" if image.mode == "F" else f"integers of {bits} bits"
         raise DataError(
-            f"it holds {kind} from {low:g} to {high:g}, and nothing says which are black and white: "
-            "set value_range to [black, white]"
+            f"it holds {kind} from {low:g} to {high:g}, and nothing says which are black and "
+            "white: set value_range to [black, white]"
         )
     if 0 < high < 4096 and low < high:
         raise DataError(
@@ -68,12 +68,13 @@ def _check_colours(image: Image.Image, span: Span | None) -> None:
         return
     bands = image.getextrema()
     pairs = bands[:3] if isinstance(bands[0], tuple) else (bands,)
-    high = max(int(pair[1]) for pair in pairs)  # type: ignore[index]
-    varied = any(pair[0] < pair[1] for pair in pairs)  # type: ignore[index]
+    high = max(int(pair[1]) for pair in pairs)
+    varied = any(pair[0] < pair[1] for pair in pairs)
     if span is not None or (0 < high < 16 and varied):
         raise DataError(
-            f"it has colours of 16 bits whose values end below {(high + 1) * 256}, and colours are read "
-            "at the full range only: save it so, or set value_range to [0, 65535] if it is that dark"
+            f"it has colours of 16 bits whose values end below {(high + 1) * 256}, and colours are "
+            "read at the full range only: save it so, or set value_range to [0, 65535] if it is "
+            "that dark"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.data.captions import Tokenizer
 from ldm.data.framing import Framing, to_tensor
+from ldm.data.image_io import Reading, as_reading
 from ldm.data.items import SharedEpoch, Skips, check_choice
 from ldm.data.shards.plan import Place, Plan, process_place
 from ldm.data.shards.reader import (
@@ -62,6 +63,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         max_aspect: largest ratio of longer to shorter side; None accepts any.
         seed: of the order, crops and flips.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+        reading: see ``ldm.data.FramedImages``.
 
     Attributes:
         shards: their paths and addresses.
@@ -88,12 +90,15 @@ class Shards(IterableDataset[dict[str, Any]]):
         max_aspect: float | None = None,
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer is not None and caption is None:
             raise DataError("shards without caption have nothing to tokenise: set caption=txt")
         self.shards = _choose(list_shards(shards), split, validation_shards)
         self.framing, self.seed = framing, seed
-        self.read = SampleReader(caption, classes, min_size, max_aspect, framing.needed)
+        self.read = SampleReader(
+            caption, classes, min_size, max_aspect, framing.needed, as_reading(reading)
+        )
         self._buffer, self._tokenizer = buffer if shuffle else 1, tokenizer
         self.sizes = shard_sizes(self.shards, sizes)
         count = sum(self.sizes)

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.data.image_io import decode_image
+from ldm.data.image_io import AS_IT_IS, Reading, decode_image, reading_as
 from ldm.data.shards.tar import stored_members
 from ldm.errors import DataError
 from ldm.files import read_json
@@ -245,6 +245,7 @@ class SampleReader:
         min_size: least shorter side of an image, in pixels as stored.
         max_aspect: largest ratio of longer to shorter side; None accepts any.
         needed: shorter side to which an image may be reduced while it is decoded.
+        reading: how images are read.
     """
 
     caption: str | None
@@ -252,6 +253,7 @@ class SampleReader:
     min_size: int
     max_aspect: float | None
     needed: int | None
+    reading: Reading = AS_IT_IS
 
     def __call__(self, sample: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
         """The image, and ``caption`` and ``class_label`` as asked for.
@@ -280,7 +282,8 @@ class SampleReader:
         if ending is None:
             raise UnusableError(NO_IMAGE, f"{name} has no {', '.join(ENDINGS)}")
         try:
-            image, size = decode_image(sample[ending], name, self.needed)
+            with reading_as(self.reading):
+                image, size = decode_image(sample[ending], name, self.needed)
         except DataError as error:
             raise UnusableError(UNREADABLE, str(error)) from error
         pixels = f"{name} of {size[0]} x {size[1]} pixels"
