@@ -36,6 +36,7 @@ MOST_PIXELS = 128_000_000
 _MOST_BYTES = 16
 """Bytes a pixel that a file may have, at ``most_pixels`` of them."""
 _HEAD = 16
+_ALLOW = "most_pixels (of reading, or --most-pixels) allows more"
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def read_ids(path: Path) -> tuple[str, Image.Image]:
         encoded = _take_apart(io.BytesIO(data), data[:_HEAD], whole=True)
         with _opened(encoded, data, shown(path)) as image:
             way = _orientation(encoded, image)
-            _load(image)
+            _load(image, encoded)
             mode, step = image.mode, {2: 85, 4: 17}.get(encoded.bits, 1)
             if mode == "L" and step > 1:
                 return mode, upright(image.point(lambda value: value // step), way)
@@ -217,7 +218,7 @@ def _decode(
         way = _orientation(encoded, image) if turn else 1
         if at_least is not None:
             image.draft("RGB", (2 * at_least, 2 * at_least))
-        _load(image)
+        _load(image, encoded)
         span = values.find_span(image, encoded, reading.value_range)  # type: ignore[arg-type]
         picture: Image.Image = image
         if image.mode == "LAB":
@@ -249,17 +250,19 @@ def _opened(encoded: Encoded, data: bytes, name: str) -> Image.Image:
     limit = _current.get().limit
     if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit // 2 + 1
-    return Image.open(stream, formats=_formats())
+    try:
+        return Image.open(stream, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{error} {_ALLOW}") from error
 
 
-def _load(image: Image.Image) -> None:
+def _load(image: Image.Image, encoded: Encoded) -> None:
     """Decode an image whose size is allowed."""
     limit = _current.get().limit
-    if image.width * image.height > limit:
-        raise DataError(
-            f"it has {image.width} x {image.height} pixels, more than the {limit} that are "
-            "decoded; most_pixels allows more"
-        )
+    for width, height in (image.size, encoded.tile):
+        if width * height > limit:
+            what = f"it has {width} x {height} pixels, more than the {limit} that are decoded"
+            raise DataError(f"{what}; {_ALLOW}")
     image.load()
 
 

@@ -40,6 +40,7 @@ class Encoded:
         bits: of a sample; 0: what Pillow makes of the file tells.
         signed: samples are integers with a sign.
         inverted: 0 is white, which Pillow heeds in samples of up to 8 bits only.
+        tile: (width, height) of a part that is decoded as a whole, if the file has such.
         span: the values of black and white, if the file states them.
     """
 
@@ -52,6 +53,7 @@ class Encoded:
     bits: int = 0
     signed: bool = False
     inverted: bool = False
+    tile: tuple[int, int] = (0, 0)
     span: tuple[float, float] | None = None
 
     @property

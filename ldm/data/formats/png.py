@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import zlib
 from dataclasses import replace
@@ -11,6 +10,8 @@ from typing import BinaryIO
 from ldm.data.formats.encoded import MOST_METADATA, Encoded
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
+_XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
+_LONGEST_KEYWORD = 79
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _GREY, _COLOUR, _PALETTE = 0, 2, 3
 
@@ -54,14 +55,17 @@ def _noted(found: Encoded, file: BinaryIO, kind: bytes, length: int) -> Encoded:
     if kind == b"iCCP":
         _, _, profile = _content(file, kind, length).partition(b"\0")
         return replace(found, profile=profile[1:], compressed=True)
-    if kind in _TEXTS:
-        keyword, text = _text(kind, file.read(min(length, MOST_METADATA)))
-        if keyword == b"XML:com.adobe.xmp":
-            return replace(found, xmp=text)
-        if keyword == b"Raw profile type exif" and not found.exif:
-            with contextlib.suppress(ValueError):
-                hexadecimal = b"".join(text.split(b"\n")[3:]).decode("ascii")
-                return replace(found, exif=bytes.fromhex(hexadecimal))
+    if kind not in _TEXTS:
+        return found
+    start = file.read(min(length, _LONGEST_KEYWORD + 1))
+    keyword, _, text = start.partition(b"\0")
+    # each only once: small chunks may unpack to large texts
+    if keyword == _XMP and not found.xmp:
+        text += file.read(min(length - len(start), MOST_METADATA))
+        return replace(found, xmp=_unpacked(kind, text) or b" ")
+    if keyword == _RAW_EXIF and not found.exif:
+        text += file.read(min(length - len(start), MOST_METADATA))
+        return replace(found, exif=_from_hexadecimal(_unpacked(kind, text)) or b" ")
     return found
 
 
@@ -74,20 +78,27 @@ def _content(file: BinaryIO, kind: bytes, length: int) -> bytes:
     return body if len(body) == length and zlib.crc32(kind + body) == stored else b""
 
 
-def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Keyword and text of a chunk, as far as its first ``MOST_METADATA`` bytes go."""
-    keyword, _, text = body.partition(b"\0")
+def _unpacked(kind: bytes, text: bytes) -> bytes:
+    """What follows the keyword of a chunk of text, at most ``MOST_METADATA`` bytes."""
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
     elif packed:
         text = text[1:]
-    if packed:
-        try:
-            text = zlib.decompressobj().decompress(text, MOST_METADATA)
-        except zlib.error:
-            text = b""
-    return keyword, text
+    if not packed:
+        return text
+    try:
+        return zlib.decompressobj().decompress(text, MOST_METADATA)
+    except zlib.error:
+        return b""
+
+
+def _from_hexadecimal(text: bytes) -> bytes:
+    """Bytes that ImageMagick wrote as digits, below a name and a number; empty if they are none."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return b""
 
 
 def _transparency(body: bytes, header: bytes) -> bytes:

@@ -10,12 +10,13 @@ from ldm.data.formats.encoded import Encoded
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _FORMAT = 256, 257, 258, 262, 274, 339
+_TILE = (322, 323)
 _SIGNED = 2
 _SPANS = ((280, 281), (340, 341))
 """Tags of the least and greatest value: of integers, and of any samples."""
 _NEEDED = {
     *(_WIDTH, _HEIGHT, _BITS, 259, _PHOTOMETRIC, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320),
-    *(322, 323, 324, 325, 332, 338, _FORMAT, 347),
+    *(*_TILE, 324, 325, 332, 338, _FORMAT, 347),
     *(512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 50674),
 }
 """Sizes, layout, compression, colours. Tags such as those of resolution are not among them."""
@@ -51,6 +52,7 @@ def take_apart(file: BinaryIO, whole: bool) -> Encoded:
         bits=bits,
         signed=_SIGNED in directory.integers(_FORMAT),
         inverted=directory.integer(_PHOTOMETRIC) == 0,
+        tile=(directory.integer(_TILE[0]) or 0, directory.integer(_TILE[1]) or 0),
         span=_span(directory, bits),
     )
 

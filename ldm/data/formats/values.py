@@ -99,7 +99,7 @@ def to_rgb(image: Image.Image, span: Span | None = None) -> Image.Image:
         return _in_strips(image, "RGB", lambda part: _bytes(part, span).convert("RGB"))
     if image.has_transparency_data:
         return _in_strips(image, "RGB", _over_white)
-    return image.convert("RGB")
+    return _as(image, "RGB")
 
 
 def to_grey(image: Image.Image, span: Span | None = None) -> Image.Image:
@@ -110,6 +110,8 @@ def to_grey(image: Image.Image, span: Span | None = None) -> Image.Image:
     """
     if deep(image.mode):
         return _in_strips(image, "F", lambda part: Image.fromarray(_scaled(part, span)))
+    if image.mode == "L" and not image.has_transparency_data:
+        return image
     return _in_strips(image, "L", lambda part: to_rgb(part).convert("L"))
 
 
@@ -118,8 +120,13 @@ def to_rgba(image: Image.Image, span: Span | None = None) -> Image.Image:
     if deep(image.mode):
         return _in_strips(image, "RGBA", lambda part: _with_alpha(part, span))
     if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image.convert("RGB").convert("RGBA")
+        return _as(image, "RGBA")
+    return _as(image, "RGB").convert("RGBA")
+
+
+def _as(image: Image.Image, mode: str) -> Image.Image:
+    """Without a copy of what is of the mode already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _over_white(image: Image.Image) -> Image.Image:

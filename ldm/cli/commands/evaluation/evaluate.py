@@ -38,6 +38,7 @@ from ldm.cli.options.evaluation import (
     check_place,
     read_preset,
 )
+from ldm.cli.options.images import add_most_pixels
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import (
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
     )
+    add_most_pixels(options)
     options.add_argument("--judge", action="store_true", help="check images against their prompts")
     options.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
     options.add_argument(

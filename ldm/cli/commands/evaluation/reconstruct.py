@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least, new_parser
-from ldm.cli.options.images import check_pictures
+from ldm.cli.options.images import add_most_pixels, check_pictures
 from ldm.cli.options.model import add_source_options
 from ldm.cli.options.model import check_source as check_files
 
@@ -44,5 +44,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-side", type=int, metavar="PIXELS", help="shrink longer images first, to save memory"
     )
+    add_most_pixels(parser)
     parser.add_argument("--overwrite", action="store_true", help="make all images again")
     return parser
