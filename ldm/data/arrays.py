@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.framing import Enlargement, checked_framing
-from ldm.data.items import ReadableItems, check_choice
+from ldm.data.items import ReadableItems, Skips, check_choice
 from ldm.data.listing import find_classes, list_folder, split_files
 from ldm.errors import DataError
 from ldm.files import open_regular, reason, shown
@@ -108,6 +108,11 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         first, stored = self._items[0]
         # a wrong option shows before training begins
         self._channels_first(self.files[first], stored)
+
+    @property
+    def skips(self) -> Skips:
+        """How often another array was taken in place of a broken one, over all workers."""
+        return self._items.skips
 
     def __len__(self) -> int:
         return len(self._items)

@@ -221,9 +221,7 @@ def _decode(
         _load(image, encoded)
         span = values.find_span(image, encoded, reading.value_range)  # type: ignore[arg-type]
         picture: Image.Image = image
-        if image.mode == "LAB":
-            picture = colours.from_lab(image)
-        elif reading.color == colours.SRGB and not values.deep(image.mode):
+        if reading.color == colours.SRGB and not values.deep(image.mode):
             picture = _in_srgb(image, encoded, name)
         return upright(convert(picture, span), way), upright_size(stored, way)
 

@@ -225,3 +225,36 @@ def half_white(width: int = 40, height: int = 20) -> Image.Image:
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), (0, 0, width // 2, height))
     return image
+
+
+P3 = ((0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841))
+"""XYZ of the primaries of Display P3, adapted to D50."""
+
+
+def rgb_profile(primaries: Sequence[Sequence[float]] = P3, gamma: float = 2.2) -> bytes:
+    """An ICC profile of colours by three primaries and a gamma."""
+
+    def number(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(values: Sequence[float]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(map(number, values))
+
+    name = b"A wide space\0"
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + b"\0" * 79
+    tags = {b"desc": description, b"wtpt": xyz((0.9642, 1, 0.8249))}
+    tags |= {
+        key: xyz(value) for key, value in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
+    }
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    tags[b"cprt"] = b"text\0\0\0\0none\0"
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for key, content in tags.items():
+        content += b"\0" * (-len(content) % 4)
+        table += key + struct.pack(">II", start + len(body), len(content))
+        body += content
+    head = struct.pack(">I4sI", start + len(body), b"lcms", 0x02400000) + b"mntrRGB XYZ "
+    head += b"\0" * 12 + b"acsp" + b"\0" * 28 + b"".join(map(number, (0.9642, 1, 0.8249)))
+    return head.ljust(128, b"\0") + table + body

@@ -1,4 +1,4 @@
-"""What the colours of a file mean: conversion to sRGB by its ICC profile, and Lab."""
+"""What the colours of a file mean: conversion to sRGB by its ICC profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import zlib
 from PIL import Image
 
 from ldm.data.formats.encoded import Encoded
-from ldm.errors import DataError
 
 STORED, SRGB = "stored", "srgb"
 COLORS = (STORED, SRGB)
@@ -65,26 +64,6 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
-
-
-def from_lab(image: Image.Image) -> Image.Image:
-    """An image of mode LAB in sRGB; its numbers are no colours that could be shown as stored.
-
-    Raises:
-        DataError: Pillow lacks LittleCMS.
-    """
-    try:
-        return _lab().apply(image)
-    except ImportError as error:
-        raise DataError("colours in Lab need a Pillow with LittleCMS") from error
-
-
-@functools.lru_cache(maxsize=1)
-def _lab():  # type: ignore[no-untyped-def]
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 @functools.lru_cache(maxsize=16)

@@ -92,8 +92,8 @@ def _extremes(image: Image.Image) -> tuple[float, float]:
 def to_rgb(image: Image.Image, span: Span | None = None) -> Image.Image:
     """Any mode as 8-bit RGB.
 
-    Transparency is laid over white, CMYK goes through Pillow's conversion, and deep images are
-    scaled so that ``span`` becomes 0 to 255. (Pillow itself reduces 16-bit RGB to 8 bits.)
+    Transparency is laid over white, CMYK and Lab go through Pillow's conversions, and deep images
+    are scaled so that ``span`` becomes 0 to 255. (Pillow itself reduces 16-bit RGB to 8 bits.)
     """
     if deep(image.mode):
         return _in_strips(image, "RGB", lambda part: _bytes(part, span).convert("RGB"))
@@ -126,12 +126,14 @@ def to_rgba(image: Image.Image, span: Span | None = None) -> Image.Image:
 
 def _as(image: Image.Image, mode: str) -> Image.Image:
     """Without a copy of what is of the mode already."""
+    if image.mode == "La":  # which Pillow converts to its kin only
+        image = image.convert("LA")
     return image if image.mode == mode else image.convert(mode)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return Image.alpha_composite(white, _as(image, "RGBA")).convert("RGB")
 
 
 def _scaled(image: Image.Image, span: Span | None) -> np.ndarray:
