@@ -244,9 +244,8 @@ def rgb_profile(primaries: Sequence[Sequence[float]] = P3, gamma: float = 2.2) -
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     description = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + b"\0" * 79
     tags = {b"desc": description, b"wtpt": xyz((0.9642, 1, 0.8249))}
-    tags |= {
-        key: xyz(value) for key, value in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
-    }
+    keys = (b"rXYZ", b"gXYZ", b"bXYZ")
+    tags |= {key: xyz(value) for key, value in zip(keys, primaries, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     tags[b"cprt"] = b"text\0\0\0\0none\0"
     table, body = struct.pack(">I", len(tags)), b""
