@@ -104,7 +104,7 @@ def _from_hexadecimal(text: bytes) -> bytes:
 def _transparency(body: bytes, header: bytes) -> bytes:
     """The chunk of transparency in units of Pillow's samples; nothing if it is damaged.
 
-    Pillow widens grey of 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them with
+    Pillow widens grey of 1, 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them with
     the number as it is stored.
     """
     if len(header) < 13:
@@ -112,7 +112,7 @@ def _transparency(body: bytes, header: bytes) -> bytes:
     bits, colour = header[8], header[9]
     if colour == _GREY and len(body) == 2:
         value = int.from_bytes(body, "big") & ((1 << bits) - 1)
-        body = struct.pack(">H", value * {2: 85, 4: 17}.get(bits, 1))
+        body = struct.pack(">H", value * {1: 255, 2: 85, 4: 17}.get(bits, 1))
     elif colour == _COLOUR and len(body) == 6:
         values = struct.unpack(">3H", body)
         body = struct.pack(">3H", *(value >> 8 if bits == 16 else value & 255 for value in values))
