@@ -104,8 +104,8 @@ def _from_hexadecimal(text: bytes) -> bytes:
 def _transparency(body: bytes, header: bytes) -> bytes:
     """The chunk of transparency in units of Pillow's samples; nothing if it is damaged.
 
-    Pillow widens grey of 1, 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them with
-    the number as it is stored.
+    Pillow widens grey of 1, 2 and 4 bits to 8 and cuts colours of 16 bits to 8, but compares them
+    with the number as it is stored.
     """
     if len(header) < 13:
         return b""
