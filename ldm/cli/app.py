@@ -139,6 +139,8 @@ def check(name: str, options: argparse.Namespace) -> None:
 def run(name: str, options: argparse.Namespace) -> None:
     """Let a program do what its options say."""
     program = importlib.import_module(f"ldm.programs.{_family(name)}.{name}")
+    if getattr(options, "most_pixels", None) is not None:
+        importlib.import_module("ldm.data.image_io").allow_pixels(options.most_pixels)
     _quiet_libraries()  # once they are imported: Lightning sets its level then
     program.run(options)
 
