@@ -18,7 +18,7 @@ from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
 from ldm.experiment import check_parts
-from ldm.files import reason
+from ldm.files import reason, shown
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.load.portable import pack, with_own_files
@@ -221,20 +221,24 @@ def _fit(
     except Exception as error:
         lost = lost_another(error)
         end_others(trainer, may_speak=lost)
-        reason = folder.trouble(error) if isinstance(error, OSError) else None
+        why = folder.trouble(error) if isinstance(error, OSError) else None
         if lost:
-            reason = "another process of this training failed: see what it said"
+            why = "another process of this training failed: see what it said"
         if main:
             _record_failure(folder, trainer.global_step)
-        if reason is None:
+        if why is None:
             raise
-        raise TrainingError(reason) from error
+        raise TrainingError(why) from error
     if main:
-        folder.write_status(
-            state="complete" if finished else "interrupted",
-            step=trainer.global_step,
-            seconds=round(before + time.monotonic() - start, 1),
-        )
+        try:
+            folder.write_status(
+                state="complete" if finished else "interrupted",
+                step=trainer.global_step,
+                seconds=round(before + time.monotonic() - start, 1),
+            )
+        except OSError as error:
+            why = folder.trouble(error) or f"{shown(folder.path)}: {reason(error)}"
+            raise TrainingError(why) from error
     if not finished:
         raise Interrupted(
             f"{folder.path}: interrupted at step {trainer.global_step}; continue with "
@@ -265,7 +269,7 @@ def _at_its_end(trainer: pl.Trainer) -> bool:
 
 
 def _record_failure(folder: RunFolder, step: int) -> None:
-    with contextlib.suppress(OSError):  # the disk may be what failed
+    with contextlib.suppress(OSError, TrainingError):  # the disk may be what failed
         if folder.config.exists():  # else the folder is gone, and must not come back half
             folder.write_status(state="failed", step=step)
 

@@ -61,7 +61,6 @@ def _dry_run(config: DictConfig, init: InitFrom | None) -> None:
 
 def _summary(folder: RunFolder) -> None:
     status = folder.status()
-    say(
-        f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s"
-    )
+    state, step = status.get("state", "unknown"), status.get("step", "unknown")
+    say(f"{folder.path}: {state} at step {step} after {status.get('seconds', 0):.0f} s")
     say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")
