@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from ldm.load.portable import pack, with_own_files
 from ldm.locks import run_lock
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
 from ldm.training.launch import end_others, is_main_process
+from ldm.training.lightning_internals import take_children
 from ldm.training.resume import (
     Resumed,
     changes,
@@ -214,9 +216,10 @@ def _fit(
         TrainingError: the folder cannot be written to any more, or another process failed.
     """
     main = is_main_process()
+    signals.last_act = functools.partial(_end_at_once, trainer, folder, main)
     start, before = time.monotonic(), folder.status().get("seconds", 0) if main else 0
     try:
-        stopped = _stopped(trainer, task, data, checkpoint)
+        stopped = _stopped(trainer, task, data, checkpoint, signals)
         finished = not stopped and _at_its_end(trainer)
     except Exception as error:
         lost = lost_another(error)
@@ -240,25 +243,51 @@ def _fit(
             why = folder.trouble(error) or f"{shown(folder.path)}: {reason(error)}"
             raise TrainingError(why) from error
     if not finished:
+        while_waiting = ", its loader gave no batch any more" if signals.loader_stuck else ""
+        speaks = main or signals.loader_stuck  # the others do not know yet
         raise Interrupted(
-            f"{folder.path}: interrupted at step {trainer.global_step}; continue with "
-            f"--resume {folder.path}",
-            128 + (signals.received or signal.SIGTERM) if main else 0,
+            f"{folder.path}: interrupted at step {trainer.global_step}{while_waiting}; continue "
+            f"with --resume {folder.path}",
+            128 + (signals.received or signal.SIGTERM) if speaks else 0,
         )
 
 
-def _stopped(trainer: pl.Trainer, task: Any, data: Any, checkpoint: Path | None) -> bool:
+def _stopped(
+    trainer: pl.Trainer, task: Any, data: Any, checkpoint: Path | None, signals: StopSignals
+) -> bool:
     """Train; whether it was asked to stop."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     except Stop:
+        if signals.loader_stuck:  # the others wait for this process
+            end_others(trainer, may_speak=False)
         return True
     except SystemExit:  # how Lightning ends after KeyboardInterrupt
         if not trainer.interrupted:
             raise
         end_others(trainer, may_speak=False)
         return True
+    except Exception as error:
+        if signals.received is None or not lost_another(error):
+            raise
+        end_others(trainer, may_speak=True)  # one whose loader is stuck did not wait for all
+        return True
     return False
+
+
+def _end_at_once(trainer: pl.Trainer, folder: RunFolder, main: bool, why: str) -> None:
+    """What there is time for before the process ends without coming back."""
+    if main:
+        print(
+            f"{folder.path}: {why}; what was done since the last checkpoint is lost; continue with "
+            f"--resume {folder.path}",
+            file=sys.stderr,
+            flush=True,
+        )
+    for child in take_children(trainer):
+        child.kill()
+    if main and folder.config.exists():
+        folder.write_status(state="interrupted")
 
 
 def _at_its_end(trainer: pl.Trainer) -> bool:

@@ -84,6 +84,14 @@ class TensorBoardLog(TensorBoardLogger):
         self._informs = OnlyInforms("TensorBoard")
         _silence_writers()
 
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer; where it fails, one that does nothing."""
+        if not self._informs.failed:
+            with self._informs:
+                return super().experiment
+        return _Nothing()
+
     @rank_zero_only
     def add_picture(self, name: str, picture: Tensor, step: int) -> None:
         """Show a picture (3, H, W) in [0, 1]."""
@@ -113,6 +121,13 @@ class TensorBoardLog(TensorBoardLogger):
         if not self._informs.failed:
             with self._informs:
                 act()
+
+
+class _Nothing:
+    """Whose methods do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
 
 
 @functools.cache
