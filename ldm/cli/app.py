@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import ldm
-from ldm.errors import UserError, suggest
+from ldm.errors import UserError, exhausted, suggest
 
 FAMILIES = {
     "training": {
@@ -162,6 +162,12 @@ def end_with_status(work: Callable[[], object]) -> NoReturn:
     except UserError as error:
         print(f"error: {as_typed(one_line(error))}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 2))
+    except (RuntimeError, MemoryError, OSError) as error:
+        short = exhausted(error)
+        if short is None:
+            raise
+        print(f"error: {short}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         status = getattr(interrupt, "exit_status", 130)  # 0: another process reports
         if status:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another
-from ldm.errors import ConfigError, TrainingError
+from ldm.errors import ConfigError, TrainingError, UserError, exhausted
 from ldm.experiment import check_parts
 from ldm.files import reason, shown
 from ldm.load.init_from import InitFrom, initialise
@@ -227,6 +227,10 @@ def _fit(
         why = folder.trouble(error) if isinstance(error, OSError) else None
         if lost:
             why = "another process of this training failed: see what it said"
+        elif why is None and not isinstance(error, UserError) and (short := exhausted(error)):
+            saved = folder.resumable() if main else []
+            why = f"step {trainer.global_step}: {short}"
+            why += f"; then continue with --resume {shown(folder.path)}" if saved else ""
         if main:
             _record_failure(folder, trainer.global_step)
         if why is None:

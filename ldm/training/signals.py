@@ -16,9 +16,8 @@ from torch import Tensor
 from ldm.distributed import any_process, connected
 from ldm.training.watch import STOPPING, Watch
 
-
 _DEATH = 1.0
-"""Seconds for the end of a process that was killed; one that reads from a dead disk takes longer."""
+"""Seconds for the end of a process that was killed; a read from a dead disk takes longer."""
 
 
 class Interrupted(KeyboardInterrupt):
