@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
-from ldm.distributed import lost_another
+from ldm.distributed import lost_another, meeting_point, stay_on_this_computer
 from ldm.errors import ConfigError, TrainingError, UserError, exhausted
 from ldm.experiment import check_parts
 from ldm.files import reason, shown
@@ -26,7 +27,7 @@ from ldm.load.portable import pack, with_own_files
 from ldm.locks import run_lock
 from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
 from ldm.training.launch import end_others, is_main_process
-from ldm.training.lightning_internals import take_children
+from ldm.training.lightning_internals import starts_processes, take_children
 from ldm.training.resume import (
     Resumed,
     changes,
@@ -159,9 +160,17 @@ def _train(
             begun = resumed is not None
             why = folder.trouble(error, begun) or f"the run cannot begin: {reason(error)}"
             raise TrainingError(why) from error
-    with signals:
+    with signals, _place_to_meet(trainer):
         chosen = folder.last if resumed is None else resumed.path
         _fit(trainer, task, data, folder, chosen if resume else None, signals)
+
+
+def _place_to_meet(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Where the processes of a run meet; on one computer no other one can come."""
+    stay_on_this_computer()
+    alone = trainer.num_nodes == 1 and "MASTER_ADDR" not in os.environ
+    here = alone and starts_processes(trainer)
+    return meeting_point() if here else contextlib.nullcontext()
 
 
 def _silent(_: str) -> None:
