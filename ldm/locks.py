@@ -186,12 +186,14 @@ def _take(file: Path, descriptor: int, error: type[UserError]) -> bool:
     Raises:
         UserError: ``error``: another process holds it.
     """
-    until = time.monotonic() + _INTRODUCTION
+    until, before = time.monotonic() + _INTRODUCTION, None
     while not _locked(descriptor):
         holder = _holder(descriptor)
-        if holder or time.monotonic() >= until:
+        # for a moment it is one that was killed, and has a successor
+        if (holder and holder == before) or time.monotonic() >= until:
             raise _refusal(file, holder, error)
-        time.sleep(0.02)
+        before = holder
+        time.sleep(0.05)
     return _named(file, descriptor)
 
 
