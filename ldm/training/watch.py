@@ -39,13 +39,14 @@ _active = 0
 
 
 class Watch:
-    """Told of signals by the system; begins with the first one.
+    """Told of signals by the system; looks after the main thread from the first one on.
 
-    To be made, begun and ended in the main thread.
+    To be made, begun and ended in the main thread. When a loader is stuck, the main thread gets the
+    signal ``POKE``.
 
     Args:
-        leave_loader: asked for in the main thread, by ``POKE``, when a loader is stuck.
-        last_act: called, in another thread, before the process ends at once; it may hang.
+        last_act: called with the reason, in another thread, before the process ends at once; it may
+            hang.
     """
 
     POKE = signal.SIGUSR1

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.cli.app import check, parse
+from ldm.cli.app import call, check, parse
 from ldm.config import load_config
 from ldm.distributed import meeting_point
 from ldm.errors import TrainingError, UserError, exhausted
@@ -87,7 +87,7 @@ def test_the_folder_is_claimed_while_the_model_is_built(
 def test_the_program_claims_the_folder_before_libraries_are_imported(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(small()))
     arguments = [str(tmp_path / "config.yaml"), "--runs", str(tmp_path / "runs")]
-    code = "import sys\nfrom ldm.cli.app import check, parse\n"
+    code = "import sys\nfrom ldm.cli.app import call, check, parse\n"
     code += "check('train', parse('train', sys.argv[1:]))\nassert 'torch' not in sys.modules\n"
     options = parse("train", arguments)
     check("train", options)
@@ -147,6 +147,22 @@ def test_a_disk_that_is_full_at_once_is_one_line(
     assert os.strerror(number) in str(raised.value)
     monkeypatch.undo()
     train(small(trainer={"max_steps": 1}), RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), ValueError("closed")]
+)
+def test_a_program_that_nobody_reads_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: str) -> None:
+        raise error
+
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(small(name="run")))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # and back in its place
+    monkeypatch.setattr("ldm.cli.app.say", fail)
+    call("train", [str(tmp_path / "config.yaml"), "--runs", str(tmp_path)])
+    assert RunFolder(tmp_path / "run").complete
 
 
 # -- status.json ------------------------------------------------------------------------------
