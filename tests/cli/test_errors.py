@@ -71,7 +71,7 @@ def test_every_error_of_the_system(number: int, capsys: pytest.CaptureFixture[st
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nto"), "out of memory: this device"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a loader worker"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "was killed"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "a loader worker"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "UTF-8"),
         (json.JSONDecodeError("Expecting value", "{", 1), "JSON"),
