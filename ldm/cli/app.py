@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import ldm
-from ldm.errors import UserError, suggest
+from ldm.errors import UserError, exhausted, suggest
 from ldm.files import shown
 
 FAMILIES = {
@@ -139,6 +139,8 @@ def check(name: str, options: argparse.Namespace) -> None:
 def run(name: str, options: argparse.Namespace) -> None:
     """Let a program do what its options say."""
     program = importlib.import_module(f"ldm.programs.{_family(name)}.{name}")
+    if getattr(options, "most_pixels", None) is not None:
+        importlib.import_module("ldm.data.image_io").allow_pixels(options.most_pixels)
     _quiet_libraries()  # once they are imported: Lightning sets its level then
     program.run(options)
 
@@ -171,18 +173,10 @@ def explained(error: BaseException) -> str | None:
     """
     if isinstance(error, UserError):
         return one_line(error)
-    if _of_memory(error):
-        what = "this device" if "CUDA" in str(error) else "this computer"
-        return (
-            f"out of memory: {what} has less than is needed: give a smaller --batch-size or batch "
-            "(data.params.batch_size), smaller images, or fewer --workers"
-        )
+    short = exhausted(error)
+    if short is not None:
+        return short
     text = one_line(error)
-    if isinstance(error, RuntimeError) and re.match(r"DataLoader worker .* (killed|exited)", text):
-        return (
-            f"a process that loads data was ended from outside ({text[:160]}): mostly the memory "
-            "was full: give fewer workers, smaller batches or smaller images"
-        )
     number = _errno(error, text)
     if isinstance(error, OSError) or number is not None:
         return _of_system(error, number, text)
@@ -191,16 +185,6 @@ def explained(error: BaseException) -> str | None:
         reason = "nested too deeply" if isinstance(error, RecursionError) else text
         return f"a file that should be {what} is not: {reason} ({TRACEBACK}=1 shows where)"
     return None
-
-
-def _of_memory(error: BaseException) -> bool:
-    """Whether memory was short; PyTorch says it in several ways."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    )
 
 
 def _errno(error: BaseException, text: str) -> int | None:

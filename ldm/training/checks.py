@@ -158,20 +158,25 @@ def check_data(task: Any, data: Any) -> None:
     check_takes_latents(task, data)
     stream = isinstance(data.train, IterableDataset)
     if stream or hasattr(data.train, "__getitem__"):
-        item = next(iter(data.train)) if stream else data.train[0]
+        item = next(iter(data.train), None) if stream else data.train[0]
+        if item is None:
+            raise DataError("the training set is empty: data.params.train yields no item")
         if hasattr(task, "check_item"):
             task.check_item(item)
 
 
 def check_split(trainer: pl.Trainer, task: Any, data: Any) -> None:
-    """Refuse a batch that cannot be shared out evenly.
+    """Refuse a batch that cannot be shared out evenly, or that is larger than the data.
 
     Raises:
         ConfigError: it cannot.
+        DataError: it is.
     """
     accumulated = trainer.accumulate_grad_batches * getattr(task, "micro_batches", 1)
     if hasattr(data, "batch_size"):
         size_of_part(data.batch_size, trainer.world_size * accumulated)
+    if hasattr(data, "batches_in"):
+        data.batches_in(0)
 
 
 def size_of_part(batch_size: int, parts: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.data.captions import Tokenizer, choose_caption
 from ldm.data.framing import Framing, to_tensor
+from ldm.data.image_io import Reading, as_reading
 from ldm.data.items import SharedEpoch, Skips, check_choice
 from ldm.data.shards.decoding import REASONS, Complaint, SampleReader, UnusableError
 from ldm.data.shards.listing import list_shards
@@ -71,6 +72,7 @@ class Shards(IterableDataset[dict[str, Any]]):
             ``ldm.data.shards.samples.Naming``.
         most_bytes: that a file of a sample, and all of them together, may have; larger ones are
             not read.
+        reading: see ``ldm.data.FramedImages``.
 
     Attributes:
         shards: their paths and addresses.
@@ -101,6 +103,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         image: str | Sequence[str] | None = None,
         dot: str = "auto",
         most_bytes: int = MOST_MEMBER,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer is not None and caption is None:
             raise DataError("shards without caption have nothing to tokenise: set caption=txt")
@@ -116,7 +119,13 @@ class Shards(IterableDataset[dict[str, Any]]):
         self.framing, self.seed = framing, seed
         self.naming = Naming(_image_endings(image), dot, most_bytes)
         self.read = SampleReader(
-            caption, classes, min_size, max_aspect, framing.needed, self.naming.images
+            caption,
+            classes,
+            min_size,
+            max_aspect,
+            framing.needed,
+            self.naming.images,
+            as_reading(reading),
         )
         self._buffer, self._tokenizer = buffer if shuffle else 1, tokenizer
         self.sizes = shard_sizes(self.shards, sizes, self.naming)

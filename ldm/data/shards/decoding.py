@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ldm.data.captions import captions_in, captions_of
-from ldm.data.image_io import decode_image
+from ldm.data.image_io import AS_IT_IS, Reading, decode_image, reading_as
 from ldm.data.shards.samples import ENDINGS, describe_endings, endings_of
 from ldm.data.shards.tar import Unread
 from ldm.errors import DataError
@@ -70,6 +70,7 @@ class SampleReader:
         max_aspect: largest ratio of longer to shorter side; None accepts any.
         needed: shorter side to which an image may be reduced while it is decoded.
         images: endings of images, in small letters; the first that a sample has is taken.
+        reading: how images are read.
     """
 
     caption: str | None
@@ -78,6 +79,7 @@ class SampleReader:
     max_aspect: float | None
     needed: int | None
     images: Sequence[str] = ENDINGS
+    reading: Reading = AS_IT_IS
 
     def __call__(self, sample: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
         """The image, and ``captions`` (one or more) and ``class_label`` as asked for.
@@ -111,7 +113,8 @@ class SampleReader:
         if isinstance(data, Unread):
             raise UnusableError(UNREADABLE, f"{name}: its {ending} {data.why}")
         try:
-            image, size = decode_image(data, name, self.needed)
+            with reading_as(self.reading):
+                image, size = decode_image(data, name, self.needed)
         except DataError as error:
             raise UnusableError(UNREADABLE, str(error)) from error
         pixels = f"{name} of {size[0]} x {size[1]} pixels"

@@ -8,7 +8,6 @@ are remembered.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -21,10 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from PIL import Image
 from torch import Tensor
 
-from ldm.data.image_io import DECODING_ERRORS
+from ldm.data.image_io import read_format
 from ldm.errors import UserError
 from ldm.files import read_json, reason, shown, write_text
 
@@ -301,11 +299,11 @@ class Head:
 def read_head(name: str, data: bytes) -> Head:
     """What the bytes of an image file say; pixels are not decoded."""
     digest = hashlib.sha256(data).hexdigest()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return Head(name, digest, image.format or "", image.mode, (image.height, image.width))
-    except DECODING_ERRORS:
+    known = read_format(data)
+    if known is None:
         return Head(name, digest, "unreadable")
+    kind, mode, (width, height) = known
+    return Head(name, digest, kind, mode, (height, width))
 
 
 def name_bytes(text: str) -> bytes:

@@ -40,6 +40,7 @@ from ldm.cli.options.evaluation import (
     metric_names,
     read_preset,
 )
+from ldm.cli.options.images import add_most_pixels
 from ldm.cli.options.model import add_source_options, check_source, is_model, is_run
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import (
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
     )
+    add_most_pixels(options)
     options.add_argument("--judge", action="store_true", help="check images against their prompts")
     options.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
     options.add_argument(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least, check_out_folder, new_parser
-from ldm.cli.options.images import check_pictures
+from ldm.cli.options.images import add_most_pixels, check_pictures
 from ldm.cli.options.model import add_source_options, check_source, result_folder
 
 
@@ -53,5 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-side", type=int, metavar="PIXELS", help="shrink longer images first, to save memory"
     )
+    add_most_pixels(parser)
     parser.add_argument("--overwrite", action="store_true", help="make all images again")
     return parser

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least
-from ldm.cli.options.images import check_pictures
+from ldm.cli.options.images import add_most_pixels, check_pictures
 from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
@@ -40,5 +40,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", help="what they show, for models that also take text")
     parser.add_argument("--label", type=int, help="what they show, for models with classes")
+    add_most_pixels(parser)
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
     return parser

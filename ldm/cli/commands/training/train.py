@@ -19,9 +19,10 @@ last.ckpt, previous.ckpt (the one before: --resume takes it where the last is da
 (of the lowest validation loss) and, with every.keep=N, one of each N-th step that stays.
 
 Ctrl-C, SIGTERM and SIGUSR1 end a run after the step it is in, with a checkpoint; the exit status is
-128 + the number of the signal (130, 143, 138), and status.json says "interrupted". An error in what
-was asked for, or a disk that is full, gives one line and the status 2. Several processes, several
-computers, SLURM: docs/clusters.md.
+128 + the number of the signal (130, 143, 138), and status.json says "interrupted". A second Ctrl-C
+or SIGTERM does not wait. An error in what was asked for, a run that another process trains, or a
+disk that is full gives one line and the status 2. Several processes, several computers, SLURM:
+docs/clusters.md.
 """
 
 from __future__ import annotations
