@@ -93,7 +93,8 @@ def test_folders_that_come_and_go_are_never_held_twice(tmp_path: Path) -> None:
     found = _race(_give_up, (lock,), 3)
     assert all(type(claimed) is int for claimed in found), found
     assert sum(found) > 0
-    assert list(tmp_path.iterdir()) == []
+    # a folder that one made and another one used last may stay, empty
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
 @pytest.mark.parametrize("before", ["nothing", "folder", "file"])
@@ -246,7 +247,8 @@ def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
     found = _race(_write_into, (tmp_path / "out",), 3)
     assert found.count(None) == 1
     refusals = [refusal for refusal in found if refusal]
-    assert all("out is being written by process " in refusal for refusal in refusals)
+    said = f"another process is writing into {tmp_path / 'out'} (process "
+    assert all(refusal.startswith(said) for refusal in refusals)
     assert not (tmp_path / "out").exists()  # nobody wrote anything
 
 
