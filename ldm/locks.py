@@ -99,16 +99,12 @@ def sole_writer(folder: Path, first: bool) -> Iterator[None]:
         yield
         return
     with _claimed(file, UserError) as (descriptor, _):
-        place = os.open(folder, os.O_RDONLY)
         try:
-            if not _free(fcntl.flock, place):  # as earlier releases hold a folder
-                raise _refusal(file, {}, UserError)
             _introduce(descriptor)
             _refuse_writers_of_old(folder)
             remove_leftovers(folder)
             yield
         finally:
-            os.close(place)
             with contextlib.suppress(OSError):
                 if _named(file, descriptor):
                     file.unlink()
@@ -240,18 +236,13 @@ def _named(file: Path, descriptor: int) -> bool:
 
 
 def _locked(descriptor: int) -> bool:
-    """Take the lock of a file, unless another process holds it.
+    """Take a lock, unless another process holds it; a file system without locks has no others.
 
     Unlike flock, lockf is not passed on to loader workers, which outlive a killed training. It is
     lost where this process opens and closes the file once more.
     """
-    return _free(fcntl.lockf, descriptor)
-
-
-def _free(lock: Callable[[int, int], object], descriptor: int) -> bool:
-    """Take a lock, unless another process holds it; a file system without locks has no others."""
     try:
-        lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in _BUSY
     return True
@@ -260,9 +251,8 @@ def _free(lock: Callable[[int, int], object], descriptor: int) -> bool:
 def _refusal(file: Path, holder: dict[str, Any], error: type[UserError]) -> UserError:
     folder = shown(file.parent)
     if file.name == WRITING:
-        who = f" ({_words(holder)})" if holder else ""
         return error(
-            f"another process is writing into {folder}{who}: let it finish, or give another --out"
+            f"{folder} is being written by {_words(holder)}: let it finish, or give another --out"
         )
     return error(
         f"{folder} is being trained by {_words(holder)}: wait for it, stop it, or choose another "

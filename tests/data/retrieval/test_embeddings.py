@@ -153,7 +153,7 @@ def test_two_calls_do_not_write_one_file(photos: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         raise RuntimeError(done.stderr)
 
-    with pytest.raises(RuntimeError, match="another process is writing into"):
+    with pytest.raises(RuntimeError, match="is being written by process"):
         embed_into(tmp_path / "e.safetensors", photos, embedder(again))
 
 
