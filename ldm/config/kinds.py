@@ -202,7 +202,8 @@ def misfit(value: Any, kinds: Sequence[Kind]) -> str | None:
             if inner is not None:
                 return inner
     hint = ""
-    if isinstance(value, (bool, int, float)) and any(kind.name == "text" for kind in kinds):
+    names = {kind.name for kind in kinds}
+    if isinstance(value, (bool, int, float)) and "text" in names and value == value:
         hint = "; put it in quotes"
     return f"expected {_said(kinds)}, got {_shown(value)}{hint}"
 

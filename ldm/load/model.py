@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, load_weights, read_state
 from ldm.config import instantiate, load_config
+from ldm.config.paths import one_line
 from ldm.errors import CheckpointError, ConfigError
 from ldm.files import file_sha256
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
@@ -264,9 +266,19 @@ def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
         child = node[key]
         yield from _pretrained_nodes(child)
         if isinstance(child, DictConfig) and child.get("target") == PRETRAINED:
-            if "path" not in (child.get("params") or {}):
-                raise ConfigError(f"{child._get_full_key('')}.params: missing key path")
+            _check_pretrained(child)
             yield node, key
+
+
+def _check_pretrained(node: DictConfig) -> None:
+    place = f"{node._get_full_key('')}.params"
+    params = node.get("params") or {}
+    if not isinstance(params, (dict, DictConfig)):
+        raise ConfigError(f"{place}: expected a mapping, got {params!r}")
+    if "path" not in params:
+        raise ConfigError(f"{place}: missing key path")
+    if not isinstance(params["path"], (str, Path, DictConfig)):
+        raise ConfigError(f"{place}.path: expected text or a node, got {params['path']!r}")
 
 
 def _architecture(params: DictConfig) -> Any:
@@ -298,7 +310,11 @@ def _given_file(checkpoint: str | Path | None) -> Path:
 def _build(config: DictConfig) -> nn.Module:
     if "model" not in config:
         raise ConfigError("model: missing; the config describes no model")
-    model = instantiate(inline_pretrained(config).model, "model")
+    try:
+        node = inline_pretrained(config).model
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise ConfigError(f"model: {one_line(error)}") from error
+    model = instantiate(node, "model")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: builds a {type(model).__name__}, not a network")
     return model

@@ -37,7 +37,7 @@ from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
 from ldm.config import load_config
 from ldm.errors import ConfigError, UserError
-from ldm.experiment import check_experiment, check_places
+from ldm.experiment import check_experiment, check_name, check_places
 
 _RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
 """Variables by which launchers tell a process which of several it is."""
@@ -81,6 +81,7 @@ def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
     config = read_config(options.config)
     if "name" not in config:
         raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
+    check_name(config.get("name"))
     return config, Path(options.runs) / config.name
 
 
