@@ -256,6 +256,7 @@ WRONG = {
     "data.params.batch_size": [0, -1, 1.5, "abc", 10**6, 10**30, True],
     "data.params.num_workers": [-1, 0.5, "abc"],
     "data": [{"target": "builtins.dict"}, {"target": "torch.nn.Identity"}],
+    "data.params.train.params.length": [0, -1, "abc", 10**12, 10**30],
     "data.params.train": [{"target": "builtins.int"}, {"target": "torch.nn.Identity"}],
     "ema_decay": [2, -1, 1, "abc", True, [], float("nan")],
     "seed": [-1, 1.5, "abc", None, 2**32, True],

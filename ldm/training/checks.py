@@ -185,7 +185,16 @@ def check_data(task: Any, data: Any) -> None:
     check_takes_latents(task, data)
     stream = isinstance(data.train, IterableDataset)
     if stream or hasattr(data.train, "__getitem__"):
-        item = next(iter(data.train)) if stream else data.train[0]
+        try:
+            item = next(iter(data.train)) if stream else data.train[0]
+        except UserError:
+            raise
+        except StopIteration:
+            raise DataError("data.params.train: the data set is empty") from None
+        except Exception as error:  # of parts that do not fit each other, or a user's own
+            raise ConfigError(
+                f"data.params.train: its first item cannot be made: {failure(error)}"
+            ) from error
         if hasattr(task, "check_item"):
             task.check_item(item)
 

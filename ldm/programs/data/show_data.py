@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.cli.app import say
 from ldm.config import instantiate
-from ldm.errors import UserError
+from ldm.config.paths import failure
+from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_data_set, data_set
 from ldm.visualization.conditions import Item, item_cells
 from ldm.visualization.figure import Row, save_rows
@@ -32,7 +33,14 @@ def run(arguments: argparse.Namespace) -> None:
         dataset.set_epoch(arguments.epoch)
     size = f"{len(dataset)} items" if hasattr(dataset, "__len__") else "no known length"
     say(f"{arguments.split} data: {type(dataset).__name__}, {size}")
-    items, speed = _look(dataset, arguments)
+    try:
+        items, speed = _look(dataset, arguments)
+    except UserError:
+        raise
+    except Exception as error:  # of parts that do not fit each other, or a user's own
+        raise ConfigError(
+            f"data.params.{arguments.split}: its items cannot be made: {failure(error)}"
+        ) from error
     _describe(items)
     skipped = _skipped(dataset)
     counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
@@ -41,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"{speed:.1f} images/s with {arguments.workers} workers, once they run")
     if any("image" not in item for item in items):
         raise UserError("these items hold no image to draw, as those of a latent cache")
+    if any(getattr(item["image"], "ndim", 0) != 3 for item in items):
+        raise UserError("these items hold no image to draw: 'image' is no (C, H, W)")
     _write(items, dataset, arguments.out)
     say(f"written to {arguments.out}")
 
