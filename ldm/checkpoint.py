@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import zipfile
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,10 +22,14 @@ from ldm.compat.compvis.weights import (
     refuse_unsupported,
 )
 from ldm.compat.diffusers.autoencoder import from_diffusers, is_diffusers
-from ldm.errors import CheckpointError, DamagedCheckpointError
-from ldm.files import write_atomically
-from ldm.safe_pickle import first_line, load_inert, load_plain
+from ldm.containers.tensors import Content, read_tensors, serialised
+from ldm.containers.zips import check_if_zip, check_zip
+from ldm.errors import CheckpointError, DamagedCheckpointError, DamagedFileError
+from ldm.files import reason, shown, write_atomically
+from ldm.safe_pickle import load_inert, load_plain
 
+CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+"""Folder of a run with its checkpoints, and the newest of them."""
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _SHOWN = 10
 _PARTS = ("autoencoder.", "denoiser.")
@@ -54,18 +58,25 @@ class LoadedCheckpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read_state(path: str | Path) -> LoadedCheckpoint:
+def read_state(path: str | Path, check: bool = True) -> LoadedCheckpoint:
     """Read the weights of a ``.safetensors`` file, or of a pickle of torch, onto the CPU.
 
     Objects of other libraries in old training checkpoints become inert; nothing in a file is ever
     executed.
+
+    Args:
+        path: the file.
+        check: compare the file with its checksums, which takes a second for several GB. Pickles of
+            torch before 1.6 and safetensors files of other libraries have none.
 
     Raises:
         CheckpointError: no such file, damaged, or without weights.
     """
     path = _existing(path)
     if path.suffix == ".safetensors":
-        return _loaded(path, *_read_safetensors(path))
+        return _loaded(path, *_read_safetensors(path, check))
+    if check:
+        _compare(path, check_if_zip, _way_out(path))
     try:
         content = load_plain(path)
     except pickle.UnpicklingError:
@@ -82,14 +93,21 @@ def read_state(path: str | Path) -> LoadedCheckpoint:
 
 
 def load_training_checkpoint(
-    path: str | Path, map_location: torch.device | str | None = None
+    path: str | Path, map_location: torch.device | str | None = None, check: bool = True
 ) -> dict[str, Any]:
     """All of a native training checkpoint, optimiser states included, for resuming.
+
+    Args:
+        path: the file.
+        map_location: where tensors go; None: the CPU.
+        check: compare the file with its checksums.
 
     Raises:
         CheckpointError: no such file, damaged, or with anything but tensors and plain values.
     """
     path = _existing(path)
+    if check:
+        _compare(path, check_if_zip, _way_out(path))
     try:
         content: dict[str, Any] = load_plain(path, map_location or "cpu")
     except pickle.UnpicklingError as error:
@@ -103,7 +121,7 @@ def load_training_checkpoint(
 def save(content: Mapping[str, Any], path: str | Path, keep: Path | None = None) -> None:
     """Write a checkpoint (``.safetensors``: a flat dict of tensors), replacing ``path`` at the end.
 
-    A crash leaves the old file or the new one, never half of one.
+    A crash leaves the old file or the new one, never half of one. Both kinds have checksums.
 
     Args:
         content: what to write.
@@ -115,13 +133,10 @@ def save(content: Mapping[str, Any], path: str | Path, keep: Path | None = None)
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        from safetensors.torch import save as to_bytes
-
-        tensors = {key: value.contiguous() for key, value in content.items()}
-        serialised = to_bytes(tensors, {"format": "pt"})  # other libraries ask for it
+        parts = serialised(content, {"format": "pt"})  # other libraries ask for it
 
         def write(file: BinaryIO) -> None:
-            file.write(serialised)
+            file.writelines(parts)
     else:
 
         def write(file: BinaryIO) -> None:
@@ -148,25 +163,41 @@ def _free_space(path: Path) -> str:
 def verify(path: str | Path) -> None:
     """Compare all that a training checkpoint holds with its checksums (CRC-32, those of zip files).
 
-    ``torch.load`` does not look at them. It reads the file once, a good GB in a second.
-
     Raises:
-        DamagedCheckpointError: cut short, not readable, or a byte is not what was written.
+        DamagedCheckpointError: no regular file, cut short, not readable, or a byte is not what was
+            written.
         CheckpointError: no such file, or this user may not read it.
     """
     path = Path(path)
     if path.is_dir():
-        raise DamagedCheckpointError(f"{path} is damaged: it is a folder")
-    _existing(path)
+        raise DamagedCheckpointError(f"{shown(path)} is damaged: it is a folder")
+    _compare(path, check_zip)
+
+
+def _compare(path: Path, check: Callable[[Path], object], remedy: str = "") -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+        check(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{shown(path)}: no such checkpoint file") from error
     except PermissionError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file can raise anything at all
-        raise DamagedCheckpointError(f"{path} is damaged: {first_line(error)}") from error
-    if bad is not None:
-        raise DamagedCheckpointError(f"{path} is damaged: {bad} in it is not what was written")
+        raise CheckpointError(f"{shown(path)} cannot be read: {reason(error)}") from error
+    except OSError as error:
+        raise DamagedCheckpointError(
+            f"{shown(path)} is damaged: {reason(error)}{remedy}"
+        ) from error
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(f"{error}{remedy}") from error
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a damaged checkpoint of a run, as the end of a message."""
+    if path.parent.name != CHECKPOINTS:
+        return "; copy or make it anew"
+    run = shown(path.parent.parent)
+    others = [path.with_name(name) for name in ("previous.ckpt", "best.ckpt", LAST)]
+    other = next((file for file in others if file != path and file.is_file()), None)
+    again = f"train.py --resume {run} goes on from the newest whole one"
+    return f"; {again}" + ("" if other is None else f", --checkpoint {shown(other)} uses another")
 
 
 def load_weights(model: nn.Module, checkpoint: LoadedCheckpoint, ema: bool = True) -> None:
@@ -339,14 +370,14 @@ def native_state(
 
 
 def _loaded(
-    path: Path, state: Mapping[Any, Any], metadata: dict[str, Any], ema: Any = None
+    path: Path, state: Mapping[Any, Any], metadata: Mapping[str, Any], ema: Any = None
 ) -> LoadedCheckpoint:
     tensors = _tensors(state)
     if not tensors:
         raise CheckpointError(f"{path} holds no weights (no dict of tensors in it)")
     kind = "compvis" if is_compvis(tensors) else "native"
     kind = "diffusers" if is_diffusers(tensors) else kind
-    return LoadedCheckpoint(path, tensors, kind, _tensors(ema or {}), metadata)
+    return LoadedCheckpoint(path, tensors, kind, _tensors(ema or {}), dict(metadata))
 
 
 def _tensors(state: Any) -> dict[str, Tensor]:
@@ -383,21 +414,20 @@ def _problems(fit: Fit) -> str:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{shown(path)}: no such checkpoint file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {reason(error)}") from error
+    if stat.S_ISDIR(kind):
+        raise CheckpointError(f"{shown(path)} is a folder; give the checkpoint file in it")
+    if not stat.S_ISREG(kind):
+        raise CheckpointError(f"{shown(path)} is no regular file; give the checkpoint file")
     return path
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file: {first_line(error)}"
-        ) from error
+def _read_safetensors(path: Path, check: bool) -> Content:
+    found: list[Content] = []
+    _compare(path, lambda file: found.append(read_tensors(file, check)), _way_out(path))
+    return found[0]

@@ -31,6 +31,10 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is not what was written: cut short, or with bytes that changed."""
 
 
+class DamagedFileError(UserError):
+    """A file that is not what was written, or not of the kind that it should be; it is named."""
+
+
 class TrainingError(UserError):
     """Training that must not go on; the message names the step and what was wrong."""
 

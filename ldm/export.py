@@ -120,7 +120,9 @@ def read_back(folder: Path, config: DictConfig) -> nn.Module:
     """The model in a folder that ``export`` filled, from ``config`` only if it holds none."""
     names = ("config.yaml", "config.json", SETTINGS[""])
     described = any((folder / name).exists() for name in names)
-    return load_model(folder) if described else load_model(config, folder / "model.ckpt")
+    if not described:
+        return load_model(config, folder / "model.ckpt")
+    return load_model(folder, trust=True)  # the config of a model that was built before
 
 
 def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:

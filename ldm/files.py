@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +45,12 @@ _MARKS = {  # the mark of UTF-32 begins with that of UTF-16
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 _LONGEST = 255
 """Bytes that a name may have on the file systems of today."""
+_OWN = re.compile(rf"\..*\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
+"""Names that ``temporary_beside`` gives."""
+_OLD = 3600.0
+"""Seconds after which a temporary file that nobody can lock counts as left behind."""
+_tidied: set[Path] = set()
+"""Folders that this process has looked through for files that were left behind."""
 
 
 def write_atomically(
@@ -48,7 +59,8 @@ def write_atomically(
     """Let ``write`` fill a temporary file beside ``path``, which then takes the name ``path``.
 
     A crash or a power cut leaves the old file or the new one under the name, never half of one;
-    of several writers one wins, and its file is whole.
+    of several writers one wins, and its file is whole. What a killed writer leaves behind is
+    removed by the next one in the same folder.
 
     Args:
         path: the file; folders above it are made.
@@ -57,19 +69,71 @@ def write_atomically(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)
+        remove_leftovers(path.parent)
+    temporary, file = _new_temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            _second_name(path, keep)
+            _keep_as(path, keep)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _new_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A locked file under a temporary name: the lock says that its writer lives."""
+    while True:
+        temporary = temporary_beside(path)
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # somebody took it for left behind before it was locked
+
+
+def remove_leftovers(folder: Path, alone: bool = False) -> None:
+    """Remove temporary files in a folder whose writers were killed; of living ones they stay.
+
+    Args:
+        folder: where.
+        alone: nobody else writes there: links may go, too, and hidden files with the ending
+            ``.tmp`` and another name, as earlier releases wrote them.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(TEMPORARY)]
+    except OSError:
+        return
+    for name in names:
+        if _OWN.fullmatch(name) or (alone and name.startswith(".")):
+            with contextlib.suppress(OSError):
+                _remove_if_left(folder / name, alone)
+
+
+def _remove_if_left(file: Path, alone: bool) -> None:
+    if file.is_symlink():  # nobody can lock it
+        if alone or time.time() - file.lstat().st_mtime > _OLD:
+            file.unlink()
+        return
+    descriptor = os.open(file, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        check_regular(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            age = time.time() - os.fstat(descriptor).st_mtime
+            if error.errno in (errno.EACCES, errno.EAGAIN) or age < _OLD:
+                return
+        file.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -90,13 +154,37 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
-def _second_name(path: Path, name: Path) -> None:
-    """Give a file one more name, or only that one where files cannot have two."""
-    name.unlink(missing_ok=True)
+def give_second_name(path: Path, name: Path) -> None:
+    """Let ``name`` in the same folder lead to the file ``path`` too, or to a copy of it.
+
+    What had the name before goes in the same moment.
+    """
     try:
-        os.link(path, name)
+        _link(path, name)
+    except OSError:  # a file system where files have one name
+
+        def copy(file: BinaryIO) -> None:
+            with open_regular(path) as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+
+        write_atomically(name, copy)
+
+
+def _keep_as(path: Path, name: Path) -> None:
+    """Let a file that is about to be replaced be there under another name."""
+    try:
+        _link(path, name)
     except OSError:
         os.replace(path, name)
+
+
+def _link(path: Path, name: Path) -> None:
+    temporary = temporary_beside(name)
+    os.link(path, temporary)
+    try:
+        os.replace(temporary, name)
+    finally:
+        temporary.unlink(missing_ok=True)  # two names of one file: the system keeps both
 
 
 def _sync_folder(folder: Path) -> None:
@@ -117,13 +205,22 @@ def open_regular(path: str | Path) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind != stat.S_IFREG:
-            raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
+        check_regular(descriptor)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_regular(descriptor: int) -> None:
+    """Refuse what is open but no regular file.
+
+    Raises:
+        OSError: it says what it is instead.
+    """
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
 
 
 def read_bytes(path: str | Path, most: int = MOST_TEXT) -> bytes:

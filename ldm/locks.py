@@ -1,4 +1,8 @@
-"""Locks: one process a folder; the system frees them however the first one ends."""
+"""Locks: one process a folder; the system frees them however the first one ends.
+
+A folder and its lock are claimed in one step, before anything slow: nobody asks first whether the
+folder is there. A lock is a file of the folder that says who holds it.
+"""
 
 from __future__ import annotations
 
@@ -8,110 +12,259 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from ldm.errors import TrainingError, UserError
+from ldm.files import check_regular, reason, remove_leftovers, shown
 
-_HELD = (errno.EACCES, errno.EAGAIN)
+RUN_LOCK = ".lock"
+"""Lock of the folder of a run."""
+WRITING = ".writing"
+"""Lock of a folder that a program fills with files; it is gone when the program ends."""
+_BUSY = (errno.EACCES, errno.EAGAIN)
+_MOST_BYTES = 4096
+"""Read of a lock file, which holds one line."""
+_INTRODUCTION = 1.0
+"""Seconds in which the holder of a lock has said who it is."""
+_TRIES = 100
+"""Folders or locks that may vanish, one after the other, while they are being claimed."""
+_own: dict[int, tuple[int, os.stat_result]] = {}
+"""Locks that are held: by descriptor the process, whose children do not hold it, and the file."""
 
 
 @contextlib.contextmanager
 def run_lock(file: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a run folder; the system frees it however the process ends.
+    """Claim the folder of a run; the system frees its lock however the process ends.
 
-    The file says who holds it, and is empty once that one is done. Processes on other computers are
-    kept out where the file system passes locks on (NFS does).
+    The lock says who holds it, and is empty once that one is done. Processes on other computers are
+    kept out where the file system passes locks on (NFS does). A folder that holds nothing else at
+    the end is as it was before: one that was made here is gone, with those above it.
+
+    Within a process that holds the lock it may be asked for again, and is held to the end of the
+    first.
 
     Args:
-        file: the lock file; folders above it exist.
+        file: the lock file; folders above it are made.
         say: called with a line if a training on another computer may still be at work.
 
     Raises:
         TrainingError: another process holds it; or no file can be written there.
     """
-    try:
-        opened = file.open("a+")
-    except OSError as error:
-        raise TrainingError(f"{file.parent}: cannot be written to: {error.strerror}") from error
-    with opened:
-        # Unlike flock, lockf is not passed on to loader workers, which outlive a killed training.
-        if not _locked(fcntl.lockf, opened.fileno()):
-            raise TrainingError(
-                f"{file.parent} is being trained by {_words(_holder(opened))}: wait for it, stop "
-                "it, or choose another name with name=..."
-            )
-        before = _holder(opened)
-        if before and before.get("host") != socket.gethostname():
+    folder = file.parent
+    if _is_own(file):
+        yield
+        return
+    with _claimed(file, TrainingError) as (descriptor, before):
+        host = before.get("host")
+        if isinstance(host, str) and host != socket.gethostname():
             say(
-                f"note: {file.parent} was last trained by {_words(before)}, which did not end by "
+                f"note: {shown(folder)} was last trained by {_words(before)}, which did not end by "
                 "itself: if it still runs there, stop this one now"
             )
-        _write(opened, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
         try:
+            _introduce(descriptor)
             yield
         finally:
             with contextlib.suppress(OSError):  # a full disk must not hide the reason of the end
-                _write(opened, None)
+                os.ftruncate(descriptor, 0)
+                if os.listdir(folder) == [file.name] and _named(file, descriptor):
+                    file.unlink()
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, first: bool) -> Iterator[None]:
     """Refuse a second call that writes the same folder; it leaves no trace in there.
 
+    Files of writers that were killed half way are removed. Two calls that write one *file* (a
+    report, an npz) need no lock: each is whole, and the later one stays.
+
     Args:
         folder: where to write; it is made.
         first: whether this is the first process of the call, which speaks for the others.
 
     Raises:
-        UserError: another process is writing there.
+        UserError: another process is writing there, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if not first:
+        with contextlib.suppress(OSError):  # the first process says what is wrong
+            folder.mkdir(parents=True, exist_ok=True)
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if not _locked(fcntl.flock, descriptor):
-            raise UserError(
-                f"another process is writing into {folder}: let it finish, or give another --out"
-            )
+    file = folder / WRITING
+    if _is_own(file):
         yield
-    finally:
-        os.close(descriptor)
+        return
+    with _claimed(file, UserError) as (descriptor, _):
+        try:
+            _introduce(descriptor)
+            remove_leftovers(folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if _named(file, descriptor):
+                    file.unlink()
 
 
-def _locked(lock: Callable[[int, int], object], descriptor: int) -> bool:
-    """Take a lock, unless another process holds it; a file system without locks has no others."""
+@contextlib.contextmanager
+def _claimed(file: Path, error: type[UserError]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Make a folder, open its lock file and hold the lock, as one step that may begin anew.
+
+    At the end the folders that were made are removed where they are empty.
+
+    Yields:
+        The descriptor, and who held the lock before and did not end by itself.
+
+    Raises:
+        UserError: ``error``: another process holds it, or the folder cannot be written to.
+    """
+    made: list[Path] = []
+    for _ in range(_TRIES):
+        try:
+            made[:0] = _make_folders(file.parent)
+            descriptor = _open(file, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # one that gave up has just removed the folder
+            continue
+        except OSError as cause:
+            _remove(made)
+            raise error(_hindrance(file, cause)) from cause
+        try:
+            if not _take(file, descriptor, error):
+                continue
+            _own[descriptor] = os.getpid(), os.fstat(descriptor)
+            yield descriptor, _holder(descriptor)
+            return
+        finally:
+            _own.pop(descriptor, None)
+            _remove(made)  # while the lock is held: others begin anew
+            os.close(descriptor)
+    raise error(f"{shown(file.parent)} cannot be made: it vanishes each time")
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; which of them were not there, the innermost first."""
+    made: list[Path] = []
+    for place in (*reversed(folder.parents), folder):
+        try:
+            place.mkdir()
+            made.insert(0, place)
+        except FileExistsError:
+            if not place.is_dir():
+                _remove(made)
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        except OSError:  # such as a root that may not be written to
+            if not place.is_dir():
+                _remove(made)
+                raise
+    return made
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove those that are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _open(file: Path, how: int) -> int:
+    descriptor = os.open(file, how | os.O_NONBLOCK, 0o666)
     try:
-        lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        check_regular(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _take(file: Path, descriptor: int, error: type[UserError]) -> bool:
+    """Take the lock; False if the file lost its name before that, and the lock its meaning.
+
+    Raises:
+        UserError: ``error``: another process holds it.
+    """
+    until = time.monotonic() + _INTRODUCTION
+    while not _locked(descriptor):
+        holder = _holder(descriptor)
+        if holder or time.monotonic() >= until:
+            raise _refusal(file, holder, error)
+        time.sleep(0.02)
+    return _named(file, descriptor)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this process holds this lock."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return False
+    own = (stat for process, stat in _own.values() if process == os.getpid())
+    return any(os.path.samestat(found, stat) for stat in own)
+
+
+def _named(file: Path, descriptor: int) -> bool:
+    """Whether an open file still has this name, and no other file by now."""
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _locked(descriptor: int) -> bool:
+    """Take a lock, unless another process holds it; a file system without locks has no others.
+
+    Unlike flock, lockf is not passed on to loader workers, which outlive a killed training. It is
+    lost where this process opens and closes the file once more.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _HELD
+        return error.errno not in _BUSY
     return True
 
 
-def _holder(opened: IO[str]) -> dict[str, str]:
-    opened.seek(0)
-    try:
-        return dict(json.loads(opened.read()))
-    except ValueError:
-        return {}
+def _refusal(file: Path, holder: dict[str, Any], error: type[UserError]) -> UserError:
+    folder = shown(file.parent)
+    if file.name == WRITING:
+        return error(
+            f"{folder} is being written by {_words(holder)}: let it finish, or give another --out"
+        )
+    return error(
+        f"{folder} is being trained by {_words(holder)}: wait for it, stop it, or choose another "
+        "name with name=..."
+    )
 
 
-def _write(opened: IO[str], holder: dict[str, str | int] | None) -> None:
-    opened.truncate(0)
-    if holder is not None:
-        opened.write(json.dumps(holder))
-    opened.flush()
+def _hindrance(file: Path, cause: OSError) -> str:
+    """Why a folder cannot be claimed."""
+    if not file.parent.is_dir():
+        return f"{shown(file.parent)} cannot be made: {reason(cause)}"
+    if cause.errno in (None, errno.EISDIR, errno.ENXIO):
+        return f"{shown(file)} stands where a lock file belongs: {reason(cause)}; remove it"
+    return f"{shown(file.parent)}: cannot be written to: {reason(cause)}"
 
 
-def _words(holder: dict[str, str]) -> str:
-    if not holder:
-        return "another process"
-    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+def _holder(descriptor: int) -> dict[str, Any]:
+    """Who says to hold a lock; nothing of it is relied on."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+def _introduce(descriptor: int) -> None:
+    """Say who holds the lock, for others to read."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _words(holder: dict[str, Any]) -> str:
+    known = [" ".join(str(holder.get(key)).split())[:80] for key in ("pid", "host", "since")]
+    pid, host, since = known
+    return f"process {pid} on {host} since {since}" if holder else "another process"

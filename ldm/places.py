@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from ldm.errors import ConfigError
 
 RUN_FILES, IN_RUN = "files", "run://"
 """Folder of a run with what its model needs besides weights; its config names ``run://NAME``."""
@@ -26,6 +28,9 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     Args:
         tree: mappings, lists and values by name.
         folder: that of the config file.
+
+    Raises:
+        ConfigError: a ``run://`` leads out of the folder ``files``.
     """
     folder = folder.absolute()
     places = (folder, *folder.parents[:2], configs_folder().parent)
@@ -36,7 +41,7 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, list):
             return [found(child, search) for child in value]
         if isinstance(value, str) and value.startswith(IN_RUN):
-            return str(folder / RUN_FILES / value.removeprefix(IN_RUN))
+            return str(folder / RUN_FILES / _inside(value))
         if search and is_absent_text(value):
             files = (place / value for place in places)
             return next((str(file) for file in files if file.is_file()), value)
@@ -44,6 +49,14 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
     return {key: found(value, key in described) for key, value in tree.items()}
+
+
+def _inside(value: str) -> PurePath:
+    """The path below ``files`` that a ``run://`` names."""
+    name = PurePath(value.removeprefix(IN_RUN))
+    if name.is_absolute() or ".." in name.parts or "\0" in value:
+        raise ConfigError(f"{value!r} leads out of the folder {RUN_FILES!r} beside the config")
+    return name
 
 
 def is_absent_text(value: Any) -> bool:

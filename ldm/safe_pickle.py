@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 import torch
 
 from ldm.errors import CheckpointError
+from ldm.pickles.files import scan_file
+from ldm.pickles.values import RefusedError
 
 _ALLOWED = re.compile(
     r"collections\.OrderedDict"
@@ -56,9 +58,7 @@ def load_inert(path: Path) -> Any:
     try:
         return _torch_load(path, weights_only=False, map_location="cpu", pickle_module=reader)
     except _AsksForCode as error:
-        raise HostileFileError(
-            f"{path} tries to run code ({error}) and is refused; nothing of it was run"
-        ) from error
+        raise _hostile(path, str(error)) from error
     except pickle.UnpicklingError as error:
         raise _damaged(path, error) from error
 
@@ -70,7 +70,20 @@ def first_line(error: BaseException) -> str:
 
 
 def _torch_load(path: Path, **options: Any) -> Any:
-    """``torch.load`` with one kind of error for all that may be wrong with a file."""
+    """``torch.load`` with one kind of error for all that may be wrong with a file.
+
+    What the pickles in it would build is looked at first: whatever they may import, they could take
+    any amount of memory and time, or more stack than there is.
+    """
+
+    def see(name: str) -> None:
+        if _HOSTILE.fullmatch(name):
+            raise _hostile(path, name[:80])
+
+    try:
+        scan_file(path, see)
+    except RefusedError as error:
+        raise _damaged(path, error) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about formats that are refused anyway
@@ -79,6 +92,12 @@ def _torch_load(path: Path, **options: Any) -> Any:
         raise
     except Exception as error:  # a damaged file can raise anything at all
         raise _damaged(path, error) from error
+
+
+def _hostile(path: Path, name: str) -> HostileFileError:
+    return HostileFileError(
+        f"{path} tries to run code ({name}) and is refused; nothing of it was run"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

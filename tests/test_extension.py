@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from ldm.autoencoders.base import Deterministic
 from ldm.conditioners.base import Conditioner
 from ldm.config import instantiate
+from ldm.config.trust import UntrustedError
 from ldm.diffusion.sampling import Denoise, NoiseSource, Project, Step
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.evaluation.metrics.fid import FeatureStatistics, frechet_distance
@@ -177,7 +179,9 @@ every: {{log: 1, validation: 2, checkpoint: 2, images: 2}}
 def test_every_part_can_come_from_outside(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "extension")
     train(OmegaConf.create(CONFIG), folder)
-    model: Any = load_model(folder.path)
+    with pytest.raises(UntrustedError, match=HERE):  # a run may be that of somebody else
+        load_model(folder.path)
+    model: Any = load_model(folder.path, trust=True)
     sampler = instantiate({"target": f"{HERE}.OneStep"})
     images = model.sample(
         {"brightness": torch.zeros(5, 1)},

@@ -17,6 +17,7 @@ from ldm.cli.model import load_source, load_yaml
 from ldm.cli.options.evaluation import DEFAULT_SIZE
 from ldm.cli.protocol import load_network
 from ldm.config import instantiate
+from ldm.config.trust import mark_if_beside
 from ldm.data.folder import ImageFolder
 from ldm.data.framing import KEEP, Framing
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -46,7 +47,7 @@ def feature_network(arguments: argparse.Namespace) -> Network | None:
     name = name or INCEPTION
     if weights is not None and (Path(name).exists() or "." in name):
         raise UserError(f"--inception-weights goes with a published network, {name} is none")
-    found: Network = load_network(name, weights).to(arguments.device)
+    found: Network = load_network(name, weights, trust=arguments.trust).to(arguments.device)
     return found
 
 
@@ -200,7 +201,8 @@ def load_data(arguments: argparse.Namespace, config: DictConfig, model: Any) -> 
         return validation_data(config, where), where
     if not Path(place).is_file():
         raise UserError(f"{where}: no such folder or YAML file")
-    return validation_data(load_yaml("--data", arguments.data), where), where
+    given = mark_if_beside(load_yaml("--data", arguments.data), arguments.data, arguments.trust)
+    return validation_data(given, where), where
 
 
 def _folder(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm.checkpoint import SUFFIXES
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
+from ldm.config.trust import mark_if_beside
 from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.distributed import own_device
@@ -30,9 +31,10 @@ def locate_model(options: argparse.Namespace) -> Source:
     """
     check_source(options)
     if not options.config:
-        return locate(options.source, options.checkpoint)
+        return locate(options.source, options.checkpoint, options.trust)
     config = load_yaml("--config", options.config, complete=False)  # its data may be absent
-    return locate(config, options.source)
+    mark_if_beside(config, options.config, options.trust, options.source)
+    return locate(config, options.source, options.trust)
 
 
 def load_source(source: Source, options: argparse.Namespace) -> tuple[Any, DictConfig]:
@@ -125,7 +127,7 @@ def load_classifier(
         return None, {}
     if options.classifier_scale is None:
         options.classifier_scale = 1.0
-    source = locate(run)
+    source = locate(run, trust=options.trust)
     model = source.model(not options.no_ema, options.device)
     if not isinstance(model, NoisyLatentClassifier):
         raise UserError(

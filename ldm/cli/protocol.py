@@ -109,7 +109,7 @@ def load_networks(arguments: argparse.Namespace, protocol: EvaluationProtocol) -
     weights = _weights(arguments.weights, names)
     networks: dict[str, Network] = {}
     for name in names:
-        loaded = load_network(name, weights.get(name), protocol.resize)
+        loaded = load_network(name, weights.get(name), protocol.resize, arguments.trust)
         networks[name] = loaded.to(arguments.device)
     remarks: list[str] = []
     if arguments.features:
@@ -127,8 +127,16 @@ def load_networks(arguments: argparse.Namespace, protocol: EvaluationProtocol) -
     return Networks(protocol, networks, texts, remarks)
 
 
-def load_network(name: str, weights: str | Path | None = None, resize: str = NETWORK) -> Network:
+def load_network(
+    name: str, weights: str | Path | None = None, resize: str = NETWORK, trust: bool = False
+) -> Network:
     """The network of --features, on the CPU: a published one, that of a run, a class of one's own.
+
+    Args:
+        name: of the network, of a run or of a class.
+        weights: of a published network, or of a class.
+        resize: how images come to its size.
+        trust: of the config of a run, as for ``ldm.load.load_model``.
 
     Raises:
         UserError: there is none of this name, or it is no feature network.
@@ -136,7 +144,7 @@ def load_network(name: str, weights: str | Path | None = None, resize: str = NET
     if Path(name).exists():
         if weights is not None:
             raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
-        source = locate(name)
+        source = locate(name, trust=trust)
         size, file = source.config().get("image_size"), str(source.weights_file())
         return own_network(source.model(), resize, size if isinstance(size, int) else None, file)
     if name in NAMES or ":" in name:

@@ -22,6 +22,7 @@ from ldm.data.retrieval.embeddings import (
     embed_into,
     normalised,
     square_image,
+    stored,
 )
 from ldm.distributed import Processes
 from ldm.errors import UserError
@@ -128,13 +129,17 @@ def open_store(
         if not database.is_dir():
             raise UserError(f"--database {database}: no such folder or file")
         file = kept or beside(database, clip)
-        if not file.exists():
-            processes.from_first(lambda: embed(database, file, clip))
+        processes.from_first(lambda: _make_if_absent(database, file, clip))
     store = EmbeddingStore.load(file)
     store.check_encoder(clip.name, file)
     if database.is_dir():
         store.check_folder(database, file)
     return store
+
+
+def _make_if_absent(folder: Path, file: Path, clip: Clip) -> None:
+    if stored(file) is None:
+        embed(folder, file, clip)
 
 
 def beside(folder: Path, clip: Clip) -> Path:

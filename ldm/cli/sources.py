@@ -40,6 +40,7 @@ def open_fake(arguments: argparse.Namespace, protocol: EvaluationProtocol | None
         skip_corrupt=arguments.skip_corrupt,
         num=arguments.num,
         cache=arguments.cache,
+        trust=arguments.trust,
     )
 
 
@@ -61,12 +62,20 @@ def open_real(arguments: argparse.Namespace, protocol: EvaluationProtocol | None
         num = protocol.num_real
     if num is not None and arguments.num_real is None:
         num = _at_most(num, where, arguments)
-    return open_source(where, skip_corrupt=arguments.skip_corrupt, num=num, cache=arguments.cache)
+    return open_source(
+        where,
+        skip_corrupt=arguments.skip_corrupt,
+        num=num,
+        cache=arguments.cache,
+        trust=arguments.trust,
+    )
 
 
 def _at_most(num: int, where: str, arguments: argparse.Namespace) -> int | None:
     """The number that a protocol wants, None if there are fewer: the report says so."""
-    whole = open_source(where, skip_corrupt=arguments.skip_corrupt, cache=arguments.cache)
+    whole = open_source(
+        where, skip_corrupt=arguments.skip_corrupt, cache=arguments.cache, trust=arguments.trust
+    )
     if isinstance(whole, StoredStatistics):
         return None
     return num if len(whole) >= num else None

@@ -10,8 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.conditioners.base import Conditioner
-from ldm.errors import CheckpointError, ConfigError
-from ldm.safe_pickle import first_line, load_inert, load_plain
+from ldm.containers.tensors import read_tensors
+from ldm.containers.zips import check_if_zip
+from ldm.errors import CheckpointError, ConfigError, DamagedFileError
+from ldm.files import reason, shown
+from ldm.safe_pickle import load_inert, load_plain
 
 
 class PretrainedModule(nn.Module):
@@ -86,14 +89,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is damaged or holds no weights.
     """
-    if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is damaged: {first_line(error)}") from error
+    try:
+        if file.suffix == ".safetensors":
+            return read_tensors(file).tensors
+        check_if_zip(file)
+    except OSError as error:
+        raise CheckpointError(f"{shown(file)} cannot be read: {reason(error)}") from error
+    except DamagedFileError as error:
+        raise CheckpointError(f"{error}; fetch or make it anew") from error
     try:
         content = load_plain(file)
     except pickle.UnpicklingError:

@@ -19,6 +19,7 @@ from ldm.compat.moved import current_name
 from ldm.config.kinds import all_kinds, misfit
 from ldm.config.objects import unsuited
 from ldm.config.paths import at, failure, join, one_line
+from ldm.config.trust import refuse_foreign
 from ldm.errors import ConfigError, UserError, suggest
 from ldm.places import searched
 
@@ -43,12 +44,15 @@ def instantiate(node: Any, path: str = "") -> Any:
         The object; mappings without ``target`` and lists come back as plain ``dict`` and ``list``.
 
     Raises:
+        UntrustedError: The node is part of a config that lies beside weights, and names what such
+            a config may not call, see ``ldm.config.trust``.
         ConfigError: Something cannot be imported or does not fit; the message names the place. A
             ``UserError`` of a constructor keeps its class and gets the place in front.
     """
     if not path and OmegaConf.is_config(node):
         path = node._get_full_key("")
     try:
+        refuse_foreign(node, path)
         return _instantiate(node, path)
     except RecursionError as error:
         raise ConfigError(f"{at(path)}{_ENDLESS}") from error

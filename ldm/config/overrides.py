@@ -8,7 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.config.paths import one_line, parts_of, walk
+from ldm.config.paths import failure, one_line, parts_of, walk
 from ldm.errors import ConfigError
 
 _OPEN = ("trainer",)
@@ -46,8 +46,10 @@ def override(config: DictConfig, text: str) -> None:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
         assert isinstance(parsed, dict)
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=new)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {text!r}: {one_line(error)}") from error
+    except Exception as error:  # constructors of tags raise what they like
+        raise ConfigError(f"override {text!r}: {failure(error)}") from error
 
 
 def _reachable(config: DictConfig, key: str) -> bool:

@@ -14,7 +14,7 @@ from ldm.compat.moved import with_current_names
 from ldm.config.overrides import override
 from ldm.config.paths import failure, one_line, walk
 from ldm.config.yaml_text import read_yaml
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, UserError
 from ldm.files import write_text
 from ldm.places import with_places
 
@@ -93,11 +93,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
         translated = compvis.translate_file(named, name=_run_name(path))
-    except ConfigError as error:
+        return with_places(translated, path.parent)
+    except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # a published file that was changed
         raise ConfigError(f"{path}: cannot be translated: {failure(error)}") from error
-    return with_places(translated, path.parent)
 
 
 def _where(path: Path) -> str:
@@ -151,6 +151,8 @@ def _check_values(config: DictConfig, files: Mapping[str, dict[str, Any]]) -> No
         raise ConfigError(
             f"{' + '.join(files)}: an interpolation stands inside what it names"
         ) from error
+    except Exception as error:  # behind a key that cannot be selected, such as ""
+        raise ConfigError(f"{' + '.join(files)}: cannot resolve: {failure(error)}") from error
 
 
 def _origin(parts: tuple[str, ...], files: Mapping[str, dict[str, Any]]) -> str:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ldm import distributed as processes
+from ldm.containers.tensors import Content, read_tensors, write_tensors
 from ldm.evaluation.metrics.fid import FeatureStatistics
 from ldm.evaluation.networks.base import Network, features_of, pixels_for, uses_tf32
 from ldm.evaluation.sources.base import Batch, CorruptImages, ImageSource, SourceInfo
-from ldm.files import write_atomically
+from ldm.files import reason, shown
 
 _FORMAT = 1
 """Of the files of a cache: another number makes all of them void."""
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[..., Iterable[Batch]]
 """``progress(batches, total=, desc=)``, like tqdm."""
@@ -268,25 +270,23 @@ class FeatureCache:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, facts: dict[str, Any]) -> Features | None:
-        """What was stored under these facts; None if nothing was, or the file is damaged."""
+        """What was stored under these facts; None if nothing was, or the file is damaged.
+
+        A warning says that it is damaged; what is stored next takes its place.
+        """
         file = self._file(facts)
         try:
-            with safe_open(file, framework="pt") as content:
-                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-                metadata = content.metadata()
-            count, captions = int(metadata["count"]), json.loads(metadata["captions"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return _features(read_tensors(file))
+        except FileNotFoundError:
             return None
-        statistics = None
-        if "mean" in tensors:
-            statistics = FeatureStatistics.from_moments(tensors["mean"], tensors["cov"], count)
-        indices, points = tensors["indices"], tensors["points"]
-        labels = tensors.get("labels")
-        return Features(count, count, statistics, indices, points, labels, captions)
+        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+            why = reason(error.__cause__ or error)
+            _log.warning("%s is damaged and is made anew (%s)", shown(file), why)
+            return None
 
     def put(self, facts: dict[str, Any], features: Features) -> None:
-        """Store; a file is complete or not there."""
-        tensors = {"indices": features.indices, "points": features.points.contiguous()}
+        """Store; a file is complete or not there, of which a warning says why."""
+        tensors = {"indices": features.indices, "points": features.points}
         if features.statistics is not None:
             tensors |= {"mean": features.statistics.mean, "cov": features.statistics.cov}
         if features.labels is not None:
@@ -296,11 +296,24 @@ class FeatureCache:
             "captions": json.dumps(features.captions),
             "facts": json.dumps(facts),
         }
-        content = save(tensors, metadata)
-        write_atomically(self._file(facts), lambda file: file.write(content))
+        try:
+            write_tensors(self._file(facts), tensors, metadata)
+        except OSError as error:
+            _log.warning("features are not kept for the next time: %s", reason(error))
 
     def _file(self, facts: dict[str, Any]) -> Path:
         return self.folder / f"features-{self.key(facts)[:32]}.safetensors"
+
+
+def _features(content: Content) -> Features:
+    """What ``FeatureCache.put`` stored."""
+    tensors, metadata = content
+    count, captions = int(metadata["count"]), json.loads(metadata["captions"])
+    statistics = None
+    if "mean" in tensors:
+        statistics = FeatureStatistics.from_moments(tensors["mean"], tensors["cov"], count)
+    indices, points = tensors["indices"], tensors["points"]
+    return Features(count, count, statistics, indices, points, tensors.get("labels"), captions)
 
 
 @dataclass

@@ -69,13 +69,13 @@ class Network:
         """
         return first_existing(self.path, WEIGHTS, checkpoint)
 
-    def read(self, file: Path) -> LoadedCheckpoint:
+    def read(self, file: Path, check: bool = True) -> LoadedCheckpoint:
         """The weights in ``file`` under native names, complete.
 
         Raises:
             CheckpointError: missing, damaged, or not those that ``config.json`` describes.
         """
-        checkpoint, node = read_state(file), self.config()["model"]
+        checkpoint, node = read_state(file, check), self.config()["model"]
         with torch.device("meta"):  # before memory is spent on sizes that a file merely claims
             fitting_state(instantiate(node, "model"), self._native(checkpoint, node))
         return self._native(checkpoint, node)
@@ -146,20 +146,20 @@ class Pipeline:
         text = self.path / "text_encoder"
         return [*files, first_existing(text, TEXT_WEIGHTS)] if text.is_dir() else files
 
-    def read(self, file: Path) -> LoadedCheckpoint:
+    def read(self, file: Path, check: bool = True) -> LoadedCheckpoint:
         """The weights of all parts under native names; those of the UNet are in ``file``.
 
         Raises:
             CheckpointError: missing, damaged, or not those that the settings describe.
         """
         autoencoder = Network(self._autoencoder)
-        unet = Network(self.path / "unet").read(file)
-        first = autoencoder.read(autoencoder.weights_file())
+        unet = Network(self.path / "unet").read(file, check)
+        first = autoencoder.read(autoencoder.weights_file(), check)
         state = {f"denoiser.{key}": value for key, value in unet.state_dict.items()}
         state |= {f"autoencoder.{key}": value for key, value in first.state_dict.items()}
         state["scale_factor"] = torch.tensor(autoencoder.config()["scale_factor"])
         if (self.path / "text_encoder").is_dir():
-            state |= _text_weights(self.weights_files()[-1])
+            state |= _text_weights(self.weights_files()[-1], check)
         return dataclasses.replace(unet, path=self.path, state_dict=state)
 
     @property
@@ -204,10 +204,10 @@ def first_existing(
     raise CheckpointError(f"{folder} has no {' or '.join(names)}{hint}")
 
 
-def _text_weights(file: Path) -> dict[str, Tensor]:
+def _text_weights(file: Path, check: bool) -> dict[str, Tensor]:
     """Weights of CLIP's text encoder, which transformers 5 writes without ``text_model.``."""
     state = {}
-    for key, value in read_state(file).state_dict.items():
+    for key, value in read_state(file, check).state_dict.items():
         if not key.endswith("position_ids"):
             state[f"{_TEXT}text_model.{key.removeprefix('text_model.')}"] = value
     return state

@@ -20,9 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, load_weights, read_state
+from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, fitting_state, load_weights, read_state
 from ldm.config import instantiate, load_config
 from ldm.config.paths import one_line
+from ldm.config.trust import is_foreign, lies_beside_weights, mark_foreign, refuse_foreign
 from ldm.errors import CheckpointError, ConfigError
 from ldm.files import file_sha256
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
@@ -41,15 +42,20 @@ class Source:
         place: a config file, or a folder that holds ``config.yaml``, diffusers' ``config.json`` or
             a pipeline of diffusers; or a config.
         checkpoint: file with the weights, or ``last`` or ``best`` of a run; None: the obvious one.
+        trust: build whatever a config names that lies beside weights.
+        check: compare files with weights with their checksums, see ``ldm.checkpoint.read_state``.
     """
 
     place: Path | DictConfig
     checkpoint: str | Path | None = None
+    trust: bool = False
+    check: bool = True
 
     def config(self) -> DictConfig:
         """The configuration, whose ``model`` describes the model; not to be changed.
 
-        That of an autoencoder of diffusers also has the ``scale_factor`` of its latents.
+        That of an autoencoder of diffusers also has the ``scale_factor`` of its latents. One that
+        lies beside weights is marked, unless it is trusted: see ``ldm.config.trust``.
 
         Raises:
             ConfigError: there is none, or it cannot be used.
@@ -61,11 +67,14 @@ class Source:
         config = self.config()
         if isinstance(self.place, DictConfig):
             file = self.weights_file()
-            model = _build(config)
-            weights = read_state(file)
+            model = _build(config, self.trust)
+            weights = read_state(file, self.check)
         else:
+            refuse_foreign(_model_node(config))
             weights = self.read()  # before memory is spent on what the description claims
-            model = _build(config)
+            if is_foreign(config):
+                _check_fit(config, weights, ema)
+            model = _build(config, self.trust)
         load_weights(model, weights, ema)
         return model.eval().to(device).to(memory_format=torch.channels_last)  # the faster layout
 
@@ -109,7 +118,7 @@ class Source:
                 ``config.json`` beside them describes.
         """
         found, file = self._diffusers, self.weights_file()
-        return read_state(file) if found is None else found.read(file)
+        return read_state(file, self.check) if found is None else found.read(file, self.check)
 
     @functools.cached_property
     def _config(self) -> DictConfig:
@@ -121,7 +130,9 @@ class Source:
                 f"{place}: no such run folder or config; train it first, or correct the path"
             )
         if place.is_file():
-            return load_config(place, complete=False)  # a model needs no data
+            config = load_config(place, complete=False)  # a model needs no data
+            foreign = lies_beside_weights(place, self.checkpoint)
+            return mark_foreign(config, place, self.trust) if foreign else config
         if self._diffusers is not None:
             return OmegaConf.create(self._diffusers.config())
         if not (place / "config.yaml").exists():
@@ -129,7 +140,8 @@ class Source:
                 f"{place}: not a run folder, it has no config.yaml; nor one of diffusers, it "
                 "has no config.json"
             )
-        return load_config(place / "config.yaml", complete=False)
+        file = place / "config.yaml"
+        return mark_foreign(load_config(file, complete=False), file, self.trust)
 
     @functools.cached_property
     def _diffusers(self) -> Network | Pipeline | None:
@@ -139,21 +151,28 @@ class Source:
         return find(self.place)
 
 
-def locate(source: str | Path | DictConfig, checkpoint: str | Path | None = None) -> Source:
+def locate(
+    source: str | Path | DictConfig,
+    checkpoint: str | Path | None = None,
+    trust: bool = False,
+    check: bool = True,
+) -> Source:
     """A run folder, a published or exported one, diffusers', a config file; or weights in a folder.
 
     Args:
         source: the folder or file; or a config, as read.
         checkpoint: the weights; None if ``source`` says enough.
+        trust: as for ``load_model``.
+        check: as for ``load_model``.
     """
     if isinstance(source, DictConfig):
-        return Source(source, checkpoint)
+        return Source(source, checkpoint, trust, check)
     path = Path(source)
     if checkpoint is not None or path.suffix not in SUFFIXES:
-        return Source(path, checkpoint)
+        return Source(path, checkpoint, trust, check)
     for folder in (path.parent, path.parent.parent):
         if any((folder / name).exists() for name in ("config.yaml", "config.json")):
-            return Source(folder, path)
+            return Source(folder, path, trust, check)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file")
     raise ConfigError(f"{path}: no config.yaml beside it; give its config, and it as checkpoint")
@@ -164,11 +183,13 @@ def load_model(
     checkpoint: str | Path | None = None,
     ema: bool = True,
     device: torch.device | str = "cpu",
+    trust: bool = False,
+    check: bool = True,
 ) -> nn.Module:
     """Build a model, load its weights and set it to eval mode.
 
-    A ``config.yaml`` names what is to be called, in a folder as well: trust it like a script. Files
-    with weights cannot run anything.
+    Files with weights cannot run anything. A config names what is to be called: one that lies
+    beside weights only parts of this library, unless it is trusted (docs/security.md).
 
     Args:
         source: a folder (of a run; with ``config.yaml`` and ``model.safetensors`` or
@@ -180,24 +201,31 @@ def load_model(
             diffusers; inside a run folder also ``last`` (the default) or ``best``.
         ema: use averaged weights where the checkpoint has them.
         device: where the model goes.
+        trust: build whatever the config of a folder names, as if it were a script of yours.
+        check: compare files with weights with their checksums, a second for several GB.
 
     Returns:
         A ``LatentDiffusion``, an autoencoder or a UNet, whatever ``model`` describes.
 
     Raises:
+        UntrustedError: the config names what is no part of this library.
         ConfigError: the config cannot be built.
         CheckpointError: the checkpoint is missing, damaged or belongs to another config.
     """
-    return locate(source, checkpoint).model(ema, device)
+    return locate(source, checkpoint, trust, check).model(ema, device)
 
 
-def run_config(run: str | Path) -> DictConfig:
+def run_config(run: str | Path, trust: bool = False) -> DictConfig:
     """The resolved config of a run folder, or the description of another source of a model.
+
+    Args:
+        run: as ``source`` of ``load_model``.
+        trust: let ``instantiate`` build whatever it names, see ``load_model``.
 
     Raises:
         ConfigError: it is none.
     """
-    return locate(run).config()
+    return locate(run, trust=trust).config()
 
 
 def pretrained(
@@ -205,6 +233,8 @@ def pretrained(
     checkpoint: str | Path | None = None,
     ema: bool = True,
     part: str | None = None,
+    trust: bool = False,
+    check: bool = True,
 ) -> nn.Module:
     """A trained network as a node of a config, e.g. the first stage of a latent diffusion model.
 
@@ -215,24 +245,44 @@ def pretrained(
         checkpoint: as for ``load_model``.
         ema: as for ``load_model``.
         part: name of the submodule of a given network that takes the weights; None: all of it.
+        trust: as for ``load_model``; a config that lies beside weights cannot say it.
+        check: as for ``load_model``.
     """
     if not isinstance(path, nn.Module):
         if part is not None:
             raise ConfigError(f"part={part!r} needs a network as path, got {str(path)!r}")
-        return _first_stage(path, checkpoint).model(ema)
-    load_weights(path.get_submodule(part or ""), read_state(_given_file(checkpoint)), ema)
+        return _first_stage(path, checkpoint, trust, check).model(ema)
+    weights = read_state(_given_file(checkpoint), check)
+    load_weights(path.get_submodule(part or ""), weights, ema)
     return path
 
 
-def inline_pretrained(config: DictConfig) -> DictConfig:
+def inline_pretrained(config: DictConfig, trust: bool = False) -> DictConfig:
     """The config with every ``ldm.load.pretrained`` node replaced by its architecture.
 
     A run that saves the result needs nothing but its own checkpoint, which holds all weights.
     Interpolations are kept.
+
+    Args:
+        config: it is not changed.
+        trust: as for ``load_model``, for all such nodes; each may also say it for itself.
+
+    Raises:
+        UntrustedError: a folder's config, which is about to become a part of this one, names what
+            is no part of this library.
     """
     result = copy.deepcopy(config)
     for parent, key in list(_pretrained_nodes(result)):
-        parent[key] = _architecture(parent[key].params)
+        parent[key] = _architecture(parent[key].params, trust)
+    return result
+
+
+def trust_pretrained(config: DictConfig) -> DictConfig:
+    """The config with ``trust: true`` in every ``ldm.load.pretrained`` node that names a folder."""
+    result = copy.deepcopy(config)
+    for parent, key in list(_pretrained_nodes(result)):
+        if not isinstance(parent[key].params.path, DictConfig):
+            parent[key].params.trust = True
     return result
 
 
@@ -281,23 +331,27 @@ def _check_pretrained(node: DictConfig) -> None:
         raise ConfigError(f"{place}.path: expected text or a node, got {params['path']!r}")
 
 
-def _architecture(params: DictConfig) -> Any:
+def _architecture(params: DictConfig, trust: bool) -> Any:
     """What stands in place of a pretrained node: the node it was given, or that of its run."""
     if isinstance(params.path, DictConfig):
         return OmegaConf.to_container(params)["path"]  # type: ignore[index, call-overload]
-    config = _first_stage(params.path, params.get("checkpoint")).config()
+    trust = trust or (params.get("trust") is True and not is_foreign(params))
+    config = _first_stage(params.path, params.get("checkpoint"), trust).config()
     if "model" not in config:
         raise ConfigError(f"{params.path}: model: missing; it describes no model")
-    return OmegaConf.to_container(inline_pretrained(config).model, resolve=True)
+    refuse_foreign(config.model)
+    return OmegaConf.to_container(inline_pretrained(config, trust).model, resolve=True)
 
 
-def _first_stage(source: str | Path, checkpoint: str | Path | None) -> Source:
+def _first_stage(
+    source: str | Path, checkpoint: str | Path | None, trust: bool = False, check: bool = True
+) -> Source:
     """What is at ``source``; a pipeline of diffusers stands for its autoencoder."""
     path = Path(source)
     if not (path / "config.yaml").exists() and isinstance(find(path), Pipeline):
         parts = [path / name for name in AUTOENCODERS if (path / name).is_dir()]
         path = parts[0] if parts else path
-    return locate(path, checkpoint)
+    return locate(path, checkpoint, trust, check)
 
 
 def _given_file(checkpoint: str | Path | None) -> Path:
@@ -307,14 +361,27 @@ def _given_file(checkpoint: str | Path | None) -> Path:
     return Path(checkpoint)
 
 
-def _build(config: DictConfig) -> nn.Module:
+def _model_node(config: DictConfig) -> Any:
     if "model" not in config:
         raise ConfigError("model: missing; the config describes no model")
     try:
-        node = inline_pretrained(config).model
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return config.model
+    except OmegaConfBaseException as error:
         raise ConfigError(f"model: {one_line(error)}") from error
-    model = instantiate(node, "model")
+
+
+def _check_fit(config: DictConfig, weights: LoadedCheckpoint, ema: bool) -> None:
+    """Refuse a description of another, perhaps much larger, model before it takes memory."""
+    try:
+        with torch.device("meta"):
+            model = _build(config, False)
+        fitting_state(model, weights, ema)
+    except (RuntimeError, ConfigError):  # what cannot be built, or compared, without its values
+        return
+
+
+def _build(config: DictConfig, trust: bool) -> nn.Module:
+    model = instantiate(_model_node(inline_pretrained(config, trust)), "model")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: builds a {type(model).__name__}, not a network")
     return model

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.checkpoint import SUFFIXES
-from ldm.files import file_sha256, write_atomically
+from ldm.files import file_sha256, temporary_beside, write_atomically
 from ldm.places import IN_RUN, RUN_FILES
 
 SETTINGS = ("config.json", "vocab.txt", "vocab.json", "merges.txt")
@@ -123,8 +123,7 @@ def _bring(source: Path, target: Path) -> None:
                 _bring(file, target / file.name)
     elif source.suffix in SUFFIXES:
         target.parent.mkdir(parents=True, exist_ok=True)
-        link = target.with_name(f".{target.name}.tmp")
-        link.unlink(missing_ok=True)
+        link = temporary_beside(target)
         link.symlink_to(source)
         os.replace(link, target)
     else:

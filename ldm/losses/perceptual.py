@@ -6,6 +6,7 @@ Zhang et al. 2018, version 0.1 with VGG16. The weights are read from files, neve
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import CheckpointError, ConfigError
+from ldm.containers.zips import check_if_zip
+from ldm.errors import CheckpointError, ConfigError, DamagedFileError
+from ldm.files import reason
 from ldm.layers.convolution import Conv3x3
+from ldm.safe_pickle import load_plain
 
 VGG16 = "vgg16-397923af.pth"
 """Name that torchvision gives to the file."""
@@ -256,10 +260,15 @@ def _packaged_heads() -> Path:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything at all
+        check_if_zip(path)
+        content = load_plain(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}; fetch it again") from error
+    except (CheckpointError, DamagedFileError) as error:
+        raise CheckpointError(f"{error}; fetch it again") from error
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged or no file of weights ({type(error).__name__}); fetch it again"
+            f"{path} is no file of weights ({type(error).__name__}); fetch it again"
         ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds no dict of weights")

@@ -102,7 +102,7 @@ def newest_good(folder: RunFolder, say: Callable[[str], None]) -> Resumed:
 
 
 def _training_state(path: Path) -> dict[str, Any]:
-    content = load_training_checkpoint(path)
+    content = load_training_checkpoint(path, check=False)  # it was just verified
     for key in ("global_step", "state_dict", "optimizer_states", "loops"):
         if key not in content:
             raise CheckpointError(f"{path} is no training checkpoint: it has no {key}")

@@ -7,6 +7,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError
 from ldm.experiment import check_parts, check_seed
+from ldm.files import reason
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.load.portable import pack, with_own_files
@@ -70,7 +72,13 @@ def train(
             must not go on.
         Interrupted: the run was asked to end before its last step.
     """
-    _train(Prepared(config, folder), resume, init, say)
+    with _claimed(folder, say):
+        _train(Prepared(config, folder), resume, init, say)
+
+
+def _claimed(folder: RunFolder, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Make the folder its own; of several processes the main one does."""
+    return run_lock(folder.lock, say) if is_main_process() else contextlib.nullcontext()
 
 
 class Prepared:
@@ -131,46 +139,39 @@ class Prepared:
 def _train(
     prepared: Prepared, resume: bool, init: InitFrom | None, say: Callable[[str], None]
 ) -> None:
+    """Train in a folder that is claimed; nothing is written before all is known to fit."""
     folder, main = prepared.folder, is_main_process()
     if not main:
         say = _silent
-    with contextlib.ExitStack() as held:
-        if main and folder.path.is_dir():
-            held.enter_context(run_lock(folder.lock, say))
-        # The main process alone chooses; the others are told when they read it.
-        resumed = newest_good(folder, say) if resume and main else None
-        task, data = prepared.build(resume, init, say)
-        signals = StopSignals()
-        trainer = make_trainer(prepared.config, folder, task, signals, resumed)
-        check_split(trainer, task, data)
-        if resumed is not None:
-            check_fit(task, resumed)
-            check_not_past_end(resumed, folder, trainer)
-        if resumed is not None or not resume:
-            check_autoencoder(task, data, None if resumed is None else resumed.weights)
-        if main:  # nothing was written before
-            if not folder.path.is_dir():
-                _make(folder)
-                held.enter_context(run_lock(folder.lock, say))
+    # The main process alone chooses; the others are told when they read it.
+    resumed = newest_good(folder, say) if resume and main else None
+    task, data = prepared.build(resume, init, say)
+    signals = StopSignals()
+    trainer = make_trainer(prepared.config, folder, task, signals, resumed)
+    check_split(trainer, task, data)
+    if resumed is not None:
+        check_fit(task, resumed)
+        check_not_past_end(resumed, folder, trainer)
+    if resumed is not None or not resume:
+        check_autoencoder(task, data, None if resumed is None else resumed.weights)
+    if main:
+        try:
             folder.remove_leftovers()
             if resumed is None:
                 _write_beginning(prepared, init)
             else:
                 _write_resumption(prepared, resumed, trainer.world_size, say)
-        held.enter_context(signals)
+        except OSError as error:
+            begun = resumed is not None
+            why = folder.trouble(error, begun) or f"the run cannot begin: {reason(error)}"
+            raise TrainingError(why) from error
+    with signals:
         chosen = folder.last if resumed is None else resumed.path
         _fit(trainer, task, data, folder, chosen if resume else None, signals)
 
 
 def _silent(_: str) -> None:
     """What all processes but the main one say."""
-
-
-def _make(folder: RunFolder) -> None:
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{folder.path} cannot be made: {error.strerror}") from error
 
 
 def _write_beginning(prepared: Prepared, init: InitFrom | None) -> None:
@@ -322,13 +323,31 @@ def open_run(
             begun = folder.config.exists() and bool(folder.resumable())
             train(config, folder, reuse and begun, init)
         return
+    prepared = Prepared(config, folder)
+    if if_exists == "resume" and folder.config.exists() and folder.complete:
+        _reuse(prepared, init, say)  # which may lie where nothing can be written
+        return
+    with _claimed(folder, say):
+        _open_claimed(prepared, if_exists, say, init)
+
+
+def _reuse(prepared: Prepared, init: InitFrom | None, say: Callable[[str], None]) -> None:
+    _check_same(prepared, init)
+    say(f"{prepared.folder.path} is complete: reusing it")
+
+
+def _open_claimed(
+    prepared: Prepared, if_exists: str, say: Callable[[str], None], init: InitFrom | None
+) -> None:
+    """The same in a folder in which no other process can begin or end a run meanwhile."""
+    folder = prepared.folder
     if not folder.config.exists():
         say(f"starting {folder.path}")
-        train(config, folder, init=init, say=say)
+        _train(prepared, False, init, say)
         return
     if not folder.resumable() and folder.status().get("state") == "failed":
         say(f"{folder.path} failed before its first checkpoint: starting again")
-        train(config, folder, init=init, say=say)
+        _train(prepared, False, init, say)
         return
     if if_exists == "error" and not folder.resumable():
         raise ConfigError(
@@ -340,11 +359,11 @@ def open_run(
             f"{folder.path} exists already: continue it with --resume {folder.path}, or choose "
             "another name with name=..."
         )
-    prepared = Prepared(config, folder)
-    _check_same(prepared, init)
     if folder.complete:
-        say(f"{folder.path} is complete: reusing it")
-    elif folder.resumable():
+        _reuse(prepared, init, say)
+        return
+    _check_same(prepared, init)
+    if folder.resumable():
         say(f"continuing {folder.path}")
         _train(prepared, True, None, say)
     else:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import TrainingError
-from ldm.files import read_json, write_text
+from ldm.files import read_json, reason, remove_leftovers, shown, write_text
+from ldm.locks import RUN_LOCK
 from ldm.places import RUN_FILES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,7 +56,7 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """The file by which one process keeps others from training here."""
-        return self.path / ".lock"
+        return self.path / RUN_LOCK
 
     @property
     def metrics(self) -> Path:
@@ -70,6 +73,11 @@ class RunFolder:
         """Picture grids drawn during training."""
         return self.path / "samples"
 
+    @property
+    def profiles(self) -> Path:
+        """What ``profile`` measured."""
+        return self.path / "profile"
+
     def resumable(self) -> list[Path]:
         """The checkpoints there are, the one to continue with first."""
         first = [self.last, self.previous]
@@ -78,9 +86,9 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of a writer that was killed; only its successor may."""
-        for folder in (self.path, self.checkpoints, self.path / RUN_FILES):
-            for file in folder.glob(".*.tmp"):
-                file.unlink(missing_ok=True)
+        inside = (self.checkpoints, self.samples, self.profiles, self.path / RUN_FILES)
+        for folder in (self.path, *inside):
+            remove_leftovers(folder, alone=True)
 
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says: state, step, hashes of what the run builds on, resumptions.
@@ -105,19 +113,28 @@ class RunFolder:
         """True once training reached its last step."""
         return self.status().get("state") == "complete"
 
-    def trouble(self, error: OSError) -> str | None:
-        """One line about why nothing can be written to the folder; None: it is not about that."""
-        if not self.config.exists():
-            return f"{self.path} was removed or renamed while it was trained"
+    def trouble(self, error: OSError, begun: bool = True) -> str | None:
+        """One line about why nothing can be written to the folder; None: it is not about that.
+
+        Args:
+            error: what the system said.
+            begun: the run has a config by now, unless somebody took the folder away.
+        """
         if error.errno in _FULL:
-            free = shutil.disk_usage(self.path).free / 1e6
-            return (
-                f"{self.path}: the disk is full ({free:.0f} MB free; {error.strerror}): make room "
-                f"and continue with --resume {self.path}"
-            )
-        place = Path(str(error.filename)).absolute()
-        if error.filename is not None and self.path.absolute() in place.parents:
-            return f"{error.filename} cannot be written: {error.strerror}"
+            with contextlib.suppress(OSError):
+                free = f"{shutil.disk_usage(self.path).free / 1e6:.0f} MB free; "
+                remedy = f"continue with --resume {shown(self.path)}" if begun else "start again"
+                return (
+                    f"{shown(self.path)}: the disk is full ({free}{error.strerror}): make room and "
+                    + remedy
+                )
+        if begun and not self.config.exists():
+            return f"{shown(self.path)} was removed or renamed while it was trained"
+        if not isinstance(error.filename, (str, bytes)):
+            return None
+        name = os.fsdecode(error.filename)
+        if self.path.absolute() in Path(name).absolute().parents:
+            return f"{shown(name)} cannot be written: {reason(error)}"
         return None
 
 

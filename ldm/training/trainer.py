@@ -109,7 +109,7 @@ def _callbacks(
         callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
     profile = profile_options(config.get("profile"))
     if profile is not None:
-        callbacks.append(ProfileSteps(folder.path / "profile", **profile))
+        callbacks.append(ProfileSteps(folder.profiles, **profile))
     best = ModelCheckpoint(
         folder.checkpoints, filename="best", monitor=task.monitor, enable_version_counter=False
     )

@@ -108,7 +108,7 @@ def test_damaged_file(tmp_path: Path) -> None:
     for new_format in (True, False):
         torch.save(vgg16(), file, _use_new_zipfile_serialization=new_format)
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        with pytest.raises(CheckpointError, match=r"vgg\.pth is damaged or no file of weights"):
+        with pytest.raises(CheckpointError, match=r"vgg\.pth is damaged"):
             lpips(file)
 
 

@@ -130,6 +130,27 @@ def test_a_repeated_call_has_nothing_to_do_and_mends_what_is_damaged(
     assert _cache(script, world, tmp_path, "--verify").code == 0
 
 
+def test_flipped_bits_and_a_damaged_manifest_are_mended(
+    script: Script, world: Path, tmp_path: Path
+) -> None:
+    assert _cache(script, world, tmp_path).code == 0
+    before = _bytes(tmp_path)
+    content = bytearray(before["train/00001.safetensors"])
+    content[-3] ^= 8
+    (tmp_path / "train" / "00001.safetensors").write_bytes(content)
+    assert "2 of 3 shards are there" in _cache(script, world, tmp_path).out
+    assert _bytes(tmp_path) == before
+    manifest = tmp_path / "manifest.json"
+    for harm in (b"null", before["manifest.json"].replace(b'"items": 1', b'"items": 2')):
+        manifest.write_bytes(harm)
+        failed = _cache(script, world, tmp_path, "--verify")
+        assert failed.code == 2
+        assert "is no manifest of a latent cache" in failed.err
+        mended = _cache(script, world, tmp_path)
+        assert "which is done now" in mended.out + mended.err
+        assert _bytes(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,48 @@ def test_places_to_write_to(script: Script, run_ae: Path, tmp_path: Path) -> Non
     finally:
         os.chdir(here)
     assert listed(tmp_path / "empty") == ["config.yaml", "model.safetensors"]
+
+
+def test_of_two_calls_one_writes(script: Script, run_ae: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    holder = (
+        "import fcntl, os, sys\n"
+        f"os.makedirs({str(tmp_path / '.out.tmp')!r}, exist_ok=True)\n"
+        "from pathlib import Path\n"
+        "from ldm.locks import sole_writer\n"
+        f"with sole_writer(Path({str(tmp_path / '.out.tmp')!r}), True):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        failed = script("convert.py", run_ae, "--to", "native", "--out", out)
+        assert failed.code == 2
+        assert "is being written by process" in failed.err
+        assert not out.exists()
+        other.kill()
+    script("convert.py", run_ae, "--to", "native", "--out", out)
+    assert load_model(out)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("moment", ["writing", "between the names"])
+def test_a_call_that_was_killed_leaves_nothing_half(
+    script: Script, run_ae: Path, tmp_path: Path, moment: str
+) -> None:
+    out, place = tmp_path / "out", tmp_path / ".out.tmp"
+    script("convert.py", run_ae, "--to", "compvis", "--out", out)
+    (place / "new").mkdir(parents=True)
+    (place / "new" / "model.safetensors").write_bytes(b"half")
+    if moment == "between the names":
+        out.rename(place / "old")
+    said = script("convert.py", run_ae, "--to", "native", "--out", out)
+    assert said.code == 2
+    assert (out / "model.ckpt").exists()  # it has its name back
+
+    script("convert.py", run_ae, "--to", "native", "--out", out, "--overwrite")
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "model.safetensors"]
+    assert not place.exists()

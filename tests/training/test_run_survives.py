@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 import ldm.files
 import ldm.safe_pickle
-from ldm.checkpoint import load_training_checkpoint, save, verify
+from ldm.checkpoint import load_training_checkpoint, read_state, save, verify
 from ldm.config import load_config
 from ldm.distributed import lost_another
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError, TrainingError
@@ -166,9 +166,10 @@ def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert load_training_checkpoint(path)["a"].count_nonzero() == 1
-    with pytest.raises(DamagedCheckpointError, match=r"not what was written|CRC"):
-        verify(path)
+    assert load_training_checkpoint(path, check=False)["a"].count_nonzero() == 1
+    for read in (verify, load_training_checkpoint, read_state):
+        with pytest.raises(DamagedCheckpointError, match="not what was written"):
+            read(path)
 
 
 def test_training_goes_on_from_the_newest_that_is_whole(run: RunFolder) -> None:
@@ -230,7 +231,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("ldm.checkpoint.zipfile.ZipFile", refuse)
+    monkeypatch.setattr("ldm.containers.zips.open_regular", refuse)
     with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read: Permission denied"):
         newest_good(run, print)
 

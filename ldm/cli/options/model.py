@@ -28,11 +28,22 @@ def add_source_options(
     )
     parser.add_argument("--checkpoint", help="of a run: last (default), best, or a file")
     parser.add_argument("--no-ema", action="store_true", help="the weights before averaging")
+    add_trust_option(parser)
     add_device_option(parser)
     parser.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile: the first batch takes minutes, all others less time",
+    )
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """--trust, for configs that came with weights."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build whatever the config in a folder of weights names, code of others too: as if "
+        "you ran a script of whoever made it (docs/security.md)",
     )
 
 

@@ -13,6 +13,7 @@ from ldm.data.items import SharedEpoch
 from ldm.data.latents.manifest import Manifest, intact, shard_path
 from ldm.data.latents.shard import REPAIR, Item, Shard
 from ldm.errors import DataError
+from ldm.files import shown
 
 _MIRROR = 2
 """Which draw of an item decides about its mirror image, as in ``Framing.cut``: a cached training
@@ -91,7 +92,7 @@ class CachedLatents(Dataset[dict[str, Any]]):
     def _check(
         self, split: str, flip: float, key: str | None, image_size: int | Sequence[int] | None
     ) -> None:
-        where, manifest = f"latent cache '{self.root}'", self.manifest
+        where, manifest = f"latent cache '{shown(self.root)}'", self.manifest
         if not manifest.complete:
             raise DataError(f"{where} is not complete: {REPAIR}")
         if split not in manifest.splits:
@@ -115,7 +116,7 @@ class CachedLatents(Dataset[dict[str, Any]]):
             path = shard_path(self.root, split, number)
             if not intact(path, written):
                 what = "is missing" if not path.is_file() else f"has not {written.bytes} bytes"
-                raise DataError(f"shard '{path}' {what}: {REPAIR}")
+                raise DataError(f"shard '{shown(path)}' {what}: {REPAIR}")
 
     def _check_size(self, image_size: int | Sequence[int] | None) -> None:
         if image_size is None:
@@ -123,6 +124,7 @@ class CachedLatents(Dataset[dict[str, Any]]):
         asked = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if asked != self.manifest.image_size:
             raise DataError(
-                f"latent cache '{self.root}' is of images of {self.manifest.image_size} pixels, "
-                f"the config has {asked}: set image_size, or make another cache"
+                f"latent cache '{shown(self.root)}' is of images of "
+                f"{self.manifest.image_size} pixels, the config has {asked}: set image_size, "
+                "or make another cache"
             )

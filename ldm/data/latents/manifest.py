@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ldm.compat.moved import with_current_names
-from ldm.data.latents.shard import Schema, Written
-from ldm.errors import DataError
-from ldm.files import write_text
+import torch
 
+from ldm.compat.moved import with_current_names
+from ldm.containers.notes import with_checksum, without_checksum
+from ldm.data.latents.shard import KINDS, Schema, Written
+from ldm.errors import DataError
+from ldm.files import read_text, reason, shown, write_text
+
+REMAKE = "make the cache anew with scripts/cache_latents.py"
 FORMAT = 1
 FILE = "manifest.json"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_MOST = 1 << 48
+"""No count is larger."""
 
 
 @dataclass(frozen=True)
@@ -118,41 +125,75 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write it into the folder of the cache, complete or not at all."""
-        write_text(
-            root / FILE, json.dumps({"key": self.recipe.key} | asdict(self), indent=1) + "\n"
-        )
+        tree = {"key": self.recipe.key} | asdict(self)
+        text = json.dumps(with_checksum(tree), indent=1)
+        write_text(root / FILE, text + "\n")
 
     @staticmethod
     def load(root: Path) -> Manifest:
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote, or an earlier release, which wrote no checksum.
 
         Raises:
-            DataError: it is missing, damaged or of another version.
+            DamagedManifestError: it is not what was written.
+            DataError: it is missing or of another version.
         """
         path = root / FILE
+        if not os.path.lexists(path):
+            raise DataError(
+                f"'{shown(root)}' is no latent cache, it has no {FILE}: make one with "
+                "scripts/cache_latents.py"
+            )
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            if tree["recipe"]["format"] != FORMAT:
-                raise DataError(
-                    f"'{path}' has format {tree['recipe']['format']}, this version reads {FORMAT}: "
-                    "make the cache anew with scripts/cache_latents.py"
-                )
-            height, width = tree["image_size"]
-            splits = {name: _split(value) for name, value in tree["splits"].items()}
-            recipe = Recipe(**tree["recipe"])
-            return Manifest(recipe, (height, width), tree["schema"], splits, tree["versions"])
-        except FileNotFoundError:
-            raise DataError(
-                f"'{root}' is no latent cache, it has no {FILE}: make one with "
-                "scripts/cache_latents.py"
+            return _manifest(_table(json.loads(read_text(path))))
+        except _OtherFormatError as error:
+            raise DataError(f"'{shown(path)}' {error}: {REMAKE}") from None
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise DamagedManifestError(
+                f"'{shown(path)}' is no manifest of a latent cache ({reason(error)}): {REMAKE}"
             ) from None
-        except DataError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"'{path}' is no manifest of a latent cache ({error!r}): make the cache anew with "
-                "scripts/cache_latents.py"
-            ) from None
+
+
+class DamagedManifestError(DataError):
+    """A manifest that is not what was written: what the cache holds is not known."""
+
+
+class _OtherFormatError(DataError):
+    """A manifest of another version."""
+
+
+def _manifest(tree: dict[str, Any]) -> Manifest:
+    """What the values of a file say."""
+    about = _table(tree["recipe"])
+    if about["format"] != FORMAT:
+        raise _OtherFormatError(f"has format {about['format']}, this version reads {FORMAT}")
+    tree = without_checksum(tree)
+    recipe = Recipe(**about)
+    _table(recipe.transform)
+    if recipe.dtype not in DTYPES or tree.get("key") != recipe.key:
+        raise DataError("its key is not that of its recipe")
+    height, width = (_count(side) for side in tree["image_size"])
+    schema = {str(name): _known(_table(column)) for name, column in _table(tree["schema"]).items()}
+    splits = {name: _split(_table(value)) for name, value in _table(tree["splits"]).items()}
+    return Manifest(recipe, (height, width), schema, splits, _table(tree["versions"]))
+
+
+def as_written(tree: Any) -> Written:
+    """What a file says of a shard.
+
+    Raises:
+        DataError: it says something else.
+    """
+    found = _table(tree)
+    if found.keys() != {"sha256", "bytes"} or not isinstance(found["sha256"], str):
+        raise DataError("it does not say what a shard is")
+    return Written(found["sha256"], _count(found["bytes"]))
 
 
 def shard_path(root: Path, split: str, number: int) -> Path:
@@ -166,7 +207,34 @@ def intact(path: Path, written: Written) -> bool:
 
 
 def _split(tree: dict[str, Any]) -> Split:
-    return Split(**{**tree, "shards": tuple(Written(**shard) for shard in tree["shards"])})
+    sizes = {name: _count(tree[name]) for name in ("items", "epochs", "rows")}
+    shards = tuple(as_written(shard) for shard in tree["shards"])
+    split = Split(**{**tree, **sizes, "shards": shards})
+    if not isinstance(split.mirrored, bool) or len(shards) > split.count:
+        raise DataError("a split does not say what it holds")
+    return split
+
+
+def _known(column: dict[str, Any]) -> dict[str, Any]:
+    """A column of a schema that can be read."""
+    if column["kind"] not in KINDS:
+        raise DataError(f"entries of an unknown kind, {str(column['kind'])[:40]!r}")
+    if column["kind"] == "tensor" and not isinstance(getattr(torch, column["dtype"]), torch.dtype):
+        raise DataError(f"tensors of an unknown type, {column['dtype'][:40]!r}")
+    return column
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"a {type(value).__name__} in place of values by name")
+    return value
+
+
+def _count(value: Any) -> int:
+    """A whole number of things that there are."""
+    if type(value) is not int or not 0 < value < _MOST:
+        raise DataError(f"{str(value)[:40]} in place of a count")
+    return value
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ldm.data.latents.manifest import Manifest, Split, shard_path
-from ldm.data.latents.shard import Item, Shard
+from ldm.data.latents.shard import REPAIR, Item, Shard
 from ldm.data.latents.writer import Encoder, ItemPairs, same
-from ldm.errors import DataError
-from ldm.files import file_sha256
+from ldm.errors import CheckpointError, DataError
+from ldm.files import file_sha256, reason, shown
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-2}
 """Largest difference between a kept latent and the same encoded anew, as a share of the largest
@@ -32,14 +32,13 @@ def verify_sums(root: Path, manifest: Manifest, progress: Callable[[int], object
             path = shard_path(root, split, number)
             try:
                 found = file_sha256(path)
-            except OSError as error:
+            except (OSError, CheckpointError) as error:
                 raise DataError(
-                    f"shard '{path}' cannot be read ({error}): repeat the call"
+                    f"shard '{shown(path)}' cannot be read ({reason(error)}): {REPAIR}"
                 ) from None
             if found != written.sha256:
                 raise DataError(
-                    f"shard '{path}' is damaged, its checksum is another: delete it and repeat the "
-                    "call of scripts/cache_latents.py that made it"
+                    f"shard '{shown(path)}' is damaged, its checksum is another: {REPAIR}"
                 )
             _, start, stop = about.span(number)
             Shard(path, manifest.schema, stop - start)
@@ -70,8 +69,8 @@ def verify_items(
                 worst = max(worst, _compare(kept, fresh, encode.entry, where, root))
     if worst > TOLERANCE[manifest.recipe.dtype]:
         raise DataError(
-            f"latent cache '{root}': latents of the {split} set differ by {worst:.2g} of their "
-            "largest magnitude from those of the images now: delete it and make it anew"
+            f"latent cache '{shown(root)}': latents of the {split} set differ by {worst:.2g} of "
+            "their largest magnitude from those of the images now: delete it and make it anew"
         )
     return worst
 
@@ -89,8 +88,8 @@ def _compare(kept: Item, fresh: dict[str, Any], entry: str, where: str, root: Pa
     for name, value in fresh.items():
         if name != entry and not same(kept.get(name), value):
             raise DataError(
-                f"latent cache '{root}': {name!r} of {where} is not what the data set has now: "
-                "delete the cache and make it anew"
+                f"latent cache '{shown(root)}': {name!r} of {where} is not what the data set has "
+                "now: delete the cache and make it anew"
             )
     one, other = kept[entry].float(), fresh[entry].float()
     if one.shape != other.shape:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ldm.data.latents.manifest import DTYPES, Manifest, Split, intact, shard_path
+from ldm.data.latents.manifest import DTYPES, Manifest, Split, as_written, intact, shard_path
 from ldm.data.latents.shard import Item, Written, pack, write_shard
 from ldm.data.shards.dataset import Shards
 from ldm.data.shards.indexed import ShardItems
 from ldm.errors import DataError
-from ldm.files import read_json, write_text
+from ldm.files import file_sha256, read_json, remove_leftovers, write_text
 
 PROBES = 32
 """Items that are looked at to find out whether epochs differ."""
@@ -174,10 +175,16 @@ class Writer:
     batch_size: int
     workers: int
 
+    def forget(self) -> None:
+        """Remove the notes on shards that are there: of what they were made is not known."""
+        for split in self.manifest.splits:
+            for note in (self.root / split).glob("*.json"):
+                note.unlink()
+
     def missing(self, split: str) -> list[int]:
-        """Numbers of the shards that are not there, or not whole."""
+        """Numbers of the shards that are not there, or not what was written: all are read."""
         about = self.manifest.splits[split]
-        return [n for n in range(about.count) if self._record(split, n, about) is None]
+        return [n for n in range(about.count) if not self._whole(split, n, about)]
 
     def write(
         self,
@@ -225,10 +232,12 @@ class Writer:
             for split, about in self.manifest.splits.items()
         }
         manifest = self.manifest.with_shards(shards)
-        manifest.save(self.root)
+        if manifest != self.manifest:
+            manifest.save(self.root)
         for split, about in manifest.splits.items():
             for number in range(about.count):
                 self._note(split, number).unlink(missing_ok=True)
+            remove_leftovers(self.root / split, alone=True)
         return manifest
 
     def _batches(self, about: Split, number: int) -> list[list[int]]:
@@ -247,13 +256,22 @@ class Writer:
         """File that says that a shard is done, until the manifest does."""
         return shard_path(self.root, split, number).with_suffix(".json")
 
+    def _whole(self, split: str, number: int, about: Split) -> bool:
+        """Whether a shard is there, its checksum that of its note or of the manifest."""
+        record, path = self._record(split, number, about), shard_path(self.root, split, number)
+        try:
+            return record is not None and file_sha256(path) == record.sha256
+        except OSError:
+            return False
+
     def _record(self, split: str, number: int, about: Split) -> Written | None:
         """What is known of a shard that is there; None: it is not, or not whole."""
         note = self._note(split, number)
-        if note.exists():
-            written = Written(
-                **read_json(note, DataError, remedy="delete it: the shard is made anew", table=True)
-            )
+        if os.path.lexists(note):
+            try:
+                written = as_written(read_json(note, DataError))
+            except DataError:
+                return None  # damaged: the shard is made anew, and the note with it
         elif number < len(about.shards):
             written = about.shards[number]
         else:

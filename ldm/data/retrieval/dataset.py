@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.containers.tensors import read_table, write_table
 from ldm.data.items import Skips, next_usable
-from ldm.data.retrieval.embeddings import DAMAGED, EmbeddingStore, read_tensors, write_tensors
+from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import ExactSearch, FaissSearch, Search, load_index
 from ldm.errors import DataError
+from ldm.files import reason, shown
 
 QUERIES = 1024
 """So many are searched at once."""
@@ -76,7 +77,12 @@ def _nearest_allowed(
         asked = min(2 * asked, len(allowed))
 
 
-def kept(path: Path, about: Mapping[str, Any], make: Callable[[], Tensor]) -> Tensor:
+def kept(
+    path: Path,
+    about: Mapping[str, Any],
+    make: Callable[[], Tensor],
+    fits: Callable[[Tensor], bool],
+) -> Tensor:
     """The table of a file; made, and written there, if the file is missing or of something else.
 
     Several processes may do so at once. Where nothing can be written, a warning says so.
@@ -85,30 +91,30 @@ def kept(path: Path, about: Mapping[str, Any], make: Callable[[], Tensor]) -> Te
         path: the file.
         about: what the table depends on, as values of JSON.
         make: makes it, (Q, k) int64.
+        fits: whether it can be a table that was kept.
     """
-    found = _read(path, about)
+    found = _read(path, about, fits)
     if found is not None:
         return found
     table = make()
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write_tensors(unfinished, {"rows": table.to(torch.int32)}, about)
-        unfinished.replace(path)
+        write_table(path, {"rows": table.to(torch.int32)}, about)
     except OSError as error:
-        _log.warning("the neighbours are not kept for the next time: %s", error)
+        _log.warning("the neighbours are not kept for the next time: %s", reason(error))
     return table
 
 
-def _read(path: Path, about: Mapping[str, Any]) -> Tensor | None:
+def _read(path: Path, about: Mapping[str, Any], fits: Callable[[Tensor], bool]) -> Tensor | None:
     try:
-        tensors, found = read_tensors(path)
-        if found == about:
-            return tensors["rows"].long()
+        tensors, found = read_table(path)
     except FileNotFoundError:
         return None
-    except DAMAGED as error:
-        _log.warning("%s is damaged and is made anew (%s)", path, error)
-    return None
+    except (OSError, ValueError) as error:
+        why = reason(error.__cause__ or error)
+        _log.warning("%s is damaged and is made anew (%s)", shown(path), why)
+        return None
+    table = tensors.get("rows", torch.empty(0, device="cpu")).long()
+    return table if found == about and fits(table) else None
 
 
 class WithNeighbours(Dataset[dict[str, Any]]):
@@ -162,7 +168,7 @@ class WithNeighbours(Dataset[dict[str, Any]]):
         rows = _rows(self._files, queries)
         usable = rows >= 0
         if not bool(usable.any()):
-            raise DataError(f"embeddings {path} hold none of the {len(rows)} images")
+            raise DataError(f"embeddings {shown(path)} hold none of the {len(rows)} images")
         if database is not None:
             self.store = _database(Path(database).expanduser(), queries, path)
             may_be = torch.arange(len(self.store.files), device="cpu")
@@ -195,7 +201,9 @@ class WithNeighbours(Dataset[dict[str, Any]]):
             # A file that broke since then: the images gave that of another one.
             if self._files[index] not in getattr(self.images, "broken_files", ()):
                 return {**entries, "neighbours": self.store.vectors[self._table[index]]}
-        self.skips.add(NO_EMBEDDING, f"'{self._files[index]}': the next image is used instead")
+        self.skips.add(
+            NO_EMBEDDING, f"'{shown(self._files[index])}': the next image is used instead"
+        )
         return None
 
     def _complaint(self) -> str:
@@ -248,16 +256,23 @@ class _Lookup:
             "search": search.description,
             "count": self.count,
         }
+
+        def fits(table: Tensor) -> bool:
+            shape = (len(self.images), self.count)
+            inside = (table >= 0) & (table < len(self.database.files))
+            return table.shape == shape and bool(inside.all())
+
         name = hashlib.sha256(repr(about).encode()).hexdigest()[:12]
-        return kept(beside.with_name(f"{beside.stem}.{name}.neighbours.safetensors"), about, make)
+        file = beside.with_name(f"{beside.stem}.{name}.neighbours.safetensors")
+        return kept(file, about, make, fits)
 
 
 def _database(path: Path, queries: EmbeddingStore, queries_path: Path) -> EmbeddingStore:
     store = EmbeddingStore.load(path)
     if store.encoder != queries.encoder:
         raise DataError(
-            f"embeddings {path} were made by {store.encoder}, those of the images in "
-            f"{queries_path} by {queries.encoder}: they cannot be compared"
+            f"embeddings {shown(path)} were made by {store.encoder}, those of the images in "
+            f"{shown(queries_path)} by {queries.encoder}: they cannot be compared"
         )
     return store
 
@@ -279,8 +294,9 @@ def _checked_files(images: Any, store: EmbeddingStore, path: Path) -> Sequence[s
         if store.sizes.get(file) != size:
             what = "is new" if file not in store.sizes else "has changed"
             raise DataError(
-                f"embeddings {path} are not those of {root} any more ({file} {what}): run "
-                "scripts/build_index.py again, which embeds what is new"
+                f"embeddings {shown(path)} are not those of {shown(root)} any more "
+                f"({shown(file)} {what}): run scripts/build_index.py again, which embeds what is "
+                "new"
             )
     return files
 

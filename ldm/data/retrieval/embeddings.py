@@ -6,12 +6,12 @@ interrupted goes on where it stopped, and only images that are new or changed ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import logging
-import shutil
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,23 +20,22 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ldm.containers.tensors import read_table, write_table
 from ldm.data.framing import Framing, to_tensor
 from ldm.data.image_io import read_image
 from ldm.data.listing import list_folder
-from ldm.errors import DataError
-from ldm.files import write_atomically
+from ldm.errors import DamagedFileError, DataError
+from ldm.files import reason, shown
+from ldm.locks import sole_writer
 
 Encode: TypeAlias = Callable[[Tensor], Tensor]
 """``encode(images (B, 3, side, side) in [-1, 1]) -> embeddings (B, D)`` of any length."""
 
 BATCHES_PER_PART = 64
 """So many are lost at most where the work is interrupted."""
-DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError)
-"""What reading raises where a file is missing or something else."""
+SUFFIX = ".safetensors"
 
 _log = logging.getLogger(__name__)
 
@@ -62,14 +61,15 @@ class EmbeddingStore:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of files and vectors: what is made of them belongs to no others."""
-        digest = hashlib.sha256("\n".join(self.files).encode())
+        names = "\n".join(self.files).encode("utf-8", "surrogateescape")
+        digest = hashlib.sha256(names)
         digest.update(self.vectors.contiguous().numpy().data)
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file, complete or not at all."""
         about = {name: getattr(self, name) for name in ("files", "encoder", "sizes", "root")}
-        write_tensors(path, {"vectors": self.vectors.contiguous()}, about)
+        write_table(path, {"vectors": self.vectors}, about)
 
     @staticmethod
     def load(path: Path) -> EmbeddingStore:
@@ -79,13 +79,15 @@ class EmbeddingStore:
             DataError: it is missing, damaged or something else.
         """
         try:
-            tensors, about = read_tensors(path)
-            files, sizes = tuple(about["files"]), dict(about["sizes"])
-            return EmbeddingStore(files, tensors["vectors"], about["encoder"], sizes, about["root"])
+            return _store(*read_table(path))
         except FileNotFoundError:
-            raise DataError(f"embeddings {path}: no such file") from None
-        except DAMAGED as error:
-            raise DataError(f"embeddings {path}: not a file of embeddings ({error!r})") from None
+            raise DataError(f"embeddings {shown(path)}: no such file") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            why = reason(error.__cause__ or error)
+            raise DataError(
+                f"embeddings {shown(path)}: not a file of embeddings ({why}): delete it, and "
+                "scripts/build_index.py makes it anew"
+            ) from error
 
     def check_encoder(self, encoder: str, path: Path) -> None:
         """Refuse embeddings of another network.
@@ -95,8 +97,8 @@ class EmbeddingStore:
         """
         if self.encoder != encoder:
             raise DataError(
-                f"embeddings {path} were made by {self.encoder}, not by {encoder}: delete the file "
-                "to embed the images anew, or name that encoder"
+                f"embeddings {shown(path)} were made by {self.encoder}, not by {encoder}: delete "
+                "the file to embed the images anew, or name that encoder"
             )
 
     def check_folder(self, root: Path, path: Path) -> None:
@@ -111,34 +113,41 @@ class EmbeddingStore:
         other = min(name for name, _ in sizes.items() ^ self.sizes.items())
         what = "new" if other not in self.sizes else "changed" if other in sizes else "gone"
         raise DataError(
-            f"embeddings {path} are not those of {root} any more ({other} is {what}): delete the "
-            "file to embed the images anew"
+            f"embeddings {shown(path)} are not those of {shown(root)} any more "
+            f"({shown(other)} is {what}): delete the file to embed the images anew"
         )
+
+
+def _store(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> EmbeddingStore:
+    """What a file holds, as far as that can be."""
+    files, sizes, vectors = tuple(about["files"]), dict(about["sizes"]), tensors["vectors"]
+    if not all(isinstance(text, str) for text in (*files, about["encoder"], about["root"])):
+        raise TypeError("its names are no texts")
+    if vectors.ndim != 2 or len(vectors) != len(files) or vectors.dtype != torch.float32:
+        raise ValueError(f"{vectors.dtype} {tuple(vectors.shape)} for {len(files)} files")
+    return EmbeddingStore(files, vectors, about["encoder"], sizes, about["root"])
+
+
+def stored(path: Path) -> EmbeddingStore | None:
+    """What a file holds; None: there is none, or it is damaged and to be made anew, which is said.
+
+    Raises:
+        DataError: it is a whole file of another kind, which must not be lost.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        return EmbeddingStore.load(path)
+    except DataError as error:
+        if path.suffix != SUFFIX or not isinstance(error.__cause__, DamagedFileError):
+            raise
+        _log.warning("embeddings %s are made anew", error.__cause__)
+        return None
 
 
 def file_sizes(root: Path, files: Sequence[str]) -> dict[str, int]:
     """Bytes of files below a folder, by path."""
     return {name: (root / name).stat().st_size for name in files}
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a ``.safetensors`` file, complete or not at all.
-
-    Args:
-        path: the file.
-        tensors: what it holds.
-        about: what is known of them, as values of JSON. It becomes a tensor of bytes: a header of
-            safetensors is too short for a million names.
-    """
-    packed = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-    content = save({**tensors, "about": packed})
-    write_atomically(path, lambda file: file.write(content))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What ``write_tensors`` wrote; raises one of ``DAMAGED``."""
-    tensors = load_file(path)
-    return tensors, dict(json.loads(bytes(tensors.pop("about").numpy()).decode()))
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,9 @@ def embed_folder(
             part = []
     kept = [(name, vector) for name in files if (vector := found[name]) is not None]
     if not kept:
-        raise DataError(f"image folder '{root}': none of its {len(files)} images can be read")
+        raise DataError(
+            f"image folder '{shown(root)}': none of its {len(files)} images can be read"
+        )
     vectors = torch.stack([vector for _, vector in kept])
     names = tuple(name for name, _ in kept)
     return EmbeddingStore(names, vectors, embed.name, sizes, str(root.resolve()))
@@ -236,24 +247,30 @@ def embed_into(
 
     Raises:
         DataError: the file is of another network or another folder, or no image can be read.
+        UserError: another process is making it.
     """
-    old = EmbeddingStore.load(file) if file.exists() else None
-    if old is not None:
-        old.check_encoder(embed.name, file)
-        if old.root != str(root.resolve()):
-            old.check_folder(root, file)
     folder = file.with_name(f"{file.name}.parts")
-    parts = [EmbeddingStore.load(path) for path in sorted(folder.glob("*.safetensors"))]
-    numbers = itertools.count(len(parts))
+    with sole_writer(folder, first=True):
+        old = stored(file)
+        if old is not None:
+            old.check_encoder(embed.name, file)
+            if old.root != str(root.resolve()):
+                old.check_folder(root, file)
+        paths = sorted(folder.glob(f"*{SUFFIX}"))
+        parts = [part for path in paths if (part := stored(path)) is not None]
+        free = (folder / f"{n:06d}{SUFFIX}" for n in itertools.count())
 
-    def keep(new: EmbeddingStore) -> None:
-        new.save(folder / f"{next(numbers):06d}.safetensors")
+        def keep(new: EmbeddingStore) -> None:
+            new.save(next(path for path in free if not path.exists()))
 
-    known = [part for part in parts if part.encoder == embed.name]
-    store = embed_folder(root, embed, [old, *known] if old else known, keep, progress)
-    if old is None or store.sizes != old.sizes:
-        store.save(file)
-    shutil.rmtree(folder, ignore_errors=True)
+        known = [part for part in parts if part.encoder == embed.name]
+        store = embed_folder(root, embed, [old, *known] if old else known, keep, progress)
+        if old is None or store.sizes != old.sizes:
+            store.save(file)
+        for path in folder.glob(f"*{SUFFIX}"):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
     return store
 
 

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.data.retrieval.embeddings import DAMAGED, EmbeddingStore, read_tensors, write_tensors
+from ldm.containers.tensors import read_table, write_table
+from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.errors import DataError
+from ldm.files import reason, shown
 
 
 class Neighbours(NamedTuple):
@@ -232,7 +234,7 @@ def save_index(search: FaissSearch, store: EmbeddingStore, path: Path) -> None:
     data = np.zeros(0, np.uint8)
     if search.kind != "exact":
         data = _faiss().serialize_index(search.index)
-    write_tensors(path, {"index": torch.from_numpy(data)}, about)
+    write_table(path, {"index": torch.from_numpy(data)}, about)
 
 
 def load_index(path: Path, store: EmbeddingStore) -> FaissSearch:
@@ -247,27 +249,37 @@ def load_index(path: Path, store: EmbeddingStore) -> FaissSearch:
     """
     faiss = _faiss()
     try:
-        tensors, about = read_tensors(path)
+        tensors, about = read_table(path)
         kind, cells, probes = about["kind"], int(about["cells"]), int(about["probes"])
         made_of, data = about["embeddings"], tensors["index"].numpy()
     except FileNotFoundError:
-        raise DataError(f"index {path}: no such file; scripts/build_index.py writes it") from None
-    except DAMAGED as error:
-        raise DataError(f"index {path}: not a file of build_index.py ({error!r})") from None
+        raise DataError(
+            f"index {shown(path)}: no such file; scripts/build_index.py writes it"
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = reason(error.__cause__ or error)
+        raise DataError(
+            f"index {shown(path)}: not a file of build_index.py ({why}): "
+            "scripts/build_index.py makes it anew"
+        ) from None
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise DataError(f"index {shown(path)}: not a file of build_index.py ({data.dtype})")
     if made_of != store.fingerprint:
         raise DataError(
-            f"index {path} is of other embeddings than these of {store.root}: build it anew with "
-            "scripts/build_index.py"
+            f"index {shown(path)} is of other embeddings than these of {shown(store.root)}: build "
+            "it anew with scripts/build_index.py"
         )
     if kind == "exact":
         return exact_index(store.vectors)
     try:
         index = faiss.deserialize_index(data)
-    except RuntimeError as error:
-        raise DataError(f"index {path}: faiss cannot read it ({error})") from None
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise DataError(f"index {shown(path)}: faiss cannot read it ({reason(error)})") from None
     if (kind, index.ntotal, index.d) != ("ivf", *store.vectors.shape):
-        raise DataError(f"index {path} does not hold the {len(store.files)} embeddings it names")
-    return FaissSearch(index, kind, cells, probes)
+        raise DataError(
+            f"index {shown(path)} does not hold the {len(store.files)} embeddings it names"
+        )
+    return with_probes(FaissSearch(index, kind, cells, 1), probes)
 
 
 def _rows(vectors: Tensor) -> Any:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import CheckpointError, UserError
+from ldm.containers.zips import check_if_zip
+from ldm.errors import CheckpointError, DamagedFileError, UserError
 from ldm.evaluation.networks.base import PublishedWeights
 from ldm.evaluation.networks.resizing import NETWORK, resizer, tf1_bilinear
 from ldm.files import file_sha256
+from ldm.safe_pickle import load_plain
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity: the weights of the TensorFlow network of 2015."""
@@ -108,14 +110,18 @@ def _load(path: Path) -> nn.Module:
     """torch-fidelity's network with the weights of a file."""
     kind = _package()
     try:
+        check_if_zip(path)
         # torch-fidelity unpickles the file: make sure first that it holds tensors only.
-        torch.load(path, map_location="meta", weights_only=True)
+        load_plain(path, "meta")
         network: nn.Module = kind(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
             feature_extractor_weights_path=str(path),
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
+    except (
+        CheckpointError, DamagedFileError, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
+        AttributeError,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"'{path}' does not hold the Inception weights ({reason}): fetch {WEIGHTS_FILE} of "

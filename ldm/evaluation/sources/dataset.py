@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ldm.config import instantiate, load_config
+from ldm.config.trust import lies_beside_weights, mark_foreign
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
 from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
@@ -35,6 +36,8 @@ from ldm.evaluation.sources.base import (
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
 TRUNCATION = "float in [-1, 1] to uint8: (x + 1) * 127.5, without the fraction"
 SPLITS = ("validation", "train")
+RUN_CONFIG = "config.yaml"
+"""The config of a run, which is found by way of the run's samples too."""
 
 _OVERSHOOT = 1.01
 """Interpolation may leave [-1, 1] by a little; images in [0, 255] leave it by far."""
@@ -164,6 +167,7 @@ def open_dataset(
     num: int | None = None,
     skip_corrupt: bool = False,
     cache: ContentCache | None = None,
+    trust: bool = False,
 ) -> DatasetSource:
     """The data set that a YAML describes.
 
@@ -172,12 +176,15 @@ def open_dataset(
         num: use the first so many.
         skip_corrupt: leave out what cannot be read.
         cache: remembers the hash.
+        trust: build whatever the file names, even if it is that of a run or lies beside weights.
 
     Raises:
         UserError: the file or the data set cannot be used.
     """
     file, _, split = where.partition("#")
     node = load_config(file, complete=False)
+    if Path(file).name == RUN_CONFIG or lies_beside_weights(Path(file)):
+        mark_foreign(node, Path(file), trust)
     dataset = data_split(node, split or SPLITS[0], where)
     node = node.data if "data" in node else node
     recipe = f"{split or SPLITS[0]}\n{OmegaConf.to_yaml(node, resolve=True)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +15,9 @@ from torch import Tensor
 from torchvision.io import read_image
 from tqdm import tqdm
 
-from ldm.errors import UserError
+from ldm.containers.npz import MOST_BYTES, Array, names_of, opened_array, read_whole
+from ldm.containers.zips import check_zip
+from ldm.errors import DamagedFileError, UserError
 from ldm.evaluation.sources.base import (
     Content,
     ContentCache,
@@ -27,11 +28,13 @@ from ldm.evaluation.sources.base import (
     SourceInfo,
     first_of,
 )
-from ldm.files import write_atomically
+from ldm.files import reason, shown, write_atomically
 
 IMAGES, LABELS = "arr_0", "arr_1"
-
-_DAMAGE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+MOST_PIXELS = 128_000_000
+"""Of one image."""
+_MOST_CLASSES = 1 << 31
+_SHOWN = 10
 
 
 class NpzSource(ReadSource):
@@ -55,11 +58,12 @@ class NpzSource(ReadSource):
         cache: ContentCache | None = None,
     ) -> None:
         self._path, self._cache = Path(where).expanduser(), cache or ContentCache()
-        with _opened(self._path, IMAGES) as stream:
-            shape, dtype = _array_header(stream, self._path)
-        self._shape = _checked(shape, dtype, self._path)
-        self._labels = _labels(self._path, shape[0])
-        super().__init__(where, first_of(shape[0], num, where), False)
+        with _opened(self._path, IMAGES) as array:
+            self._shape = _checked(array, self._path)
+        count = self._shape[0]
+        self._labels = _labels(self._path, count)
+        self._whole = False
+        super().__init__(where, first_of(count, num, where), False)
 
     def _items(self, rank: int, processes: int) -> Iterator[Item]:
         labels = self._labels
@@ -71,21 +75,28 @@ class NpzSource(ReadSource):
         return values.permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
     def _arrays(self, rank: int, processes: int) -> Iterator[tuple[int, bytes]]:
+        self._check()
         length = int(np.prod(self._shape[1:]))
-        try:
-            with _opened(self._path, IMAGES) as stream:
-                _array_header(stream, self._path)
-                stream.seek(rank * length, 1)
+        with _opened(self._path, IMAGES) as array:
+            try:
+                array.stream.seek(rank * length, 1)
                 for index in range(rank, len(self), processes):
-                    data = stream.read(length)
+                    data = array.stream.read(length)
                     if len(data) < length:
                         raise EOFError(f"it ends within image {index}")
                     yield index, data
-                    stream.seek((processes - 1) * length, 1)
-        except _DAMAGE as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"'{self._path}' is damaged ({error}): write it again") from error
+                    array.stream.seek((processes - 1) * length, 1)
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+                raise _damaged(self._path, error) from error
+
+    def _check(self) -> None:
+        """Compare the images with their checksum, which a part of them cannot be compared with."""
+        if not self._whole:
+            try:
+                check_zip(self._path, [f"{IMAGES}.npy"])
+            except (OSError, DamagedFileError) as error:
+                raise _damaged(self._path, error.__cause__ or error) from error
+            self._whole = True
 
     def _info(self) -> SourceInfo:
         content = self._cache.content(f"npz {len(self)}", [self._path], self._scan)
@@ -108,84 +119,111 @@ def array_names(path: Path) -> list[str]:
         UserError: it is absent or no npz file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
+        return names_of(path)
     except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist") from None
-    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"'{shown(path)}' does not exist") from None
+    except (OSError, DamagedFileError) as error:
         raise UserError(
-            f"'{path}' is no npz file, or is cut short ({error}): write it with numpy.savez"
+            f"'{shown(path)}' is no npz file, or is cut short "
+            f"({reason(error.__cause__ or error)}): write it with numpy.savez"
         ) from error
 
 
-def read_array(path: Path, name: str) -> np.ndarray:
+def read_array(path: Path, name: str, most: int = MOST_BYTES) -> np.ndarray:
     """One array of an npz file; one with Python objects, which may run code, is refused.
 
     Raises:
         UserError: it is absent, damaged or refused.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values: np.ndarray = arrays[name]
-            return values
-    except (*_DAMAGE, KeyError) as error:
-        raise UserError(f"'{path}': {name} cannot be read ({error})") from error
+        with opened_array(path, name) as array:
+            return read_whole(array, most)
+    except (OSError, DamagedFileError) as error:
+        why = reason(error.__cause__ or error)
+        raise UserError(f"'{shown(path)}': {name} cannot be read ({why})") from error
+
+
+def array_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one array of an npz file, which is not read.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    try:
+        with opened_array(path, name) as array:
+            return array.shape, array.dtype
+    except (OSError, DamagedFileError) as error:
+        why = reason(error.__cause__ or error)
+        raise UserError(f"'{shown(path)}': {name} cannot be read ({why})") from error
 
 
 @contextlib.contextmanager
-def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+def _opened(path: Path, name: str) -> Iterator[Array]:
     names = array_names(path)
     if name not in names:
         raise UserError(
-            f"'{path}' holds {', '.join(names) or 'nothing'}: images must be called {IMAGES}, "
-            "stored statistics mu and sigma"
+            f"'{shown(path)}' holds {_listed(names)}: images must be called "
+            f"{IMAGES}, stored statistics mu and sigma"
         )
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        yield stream
-
-
-def _array_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype; the stream stands at the values then."""
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read(stream)
-    except (*_DAMAGE, KeyError) as error:
-        raise UserError(f"'{path}': {IMAGES} is no array ({error}): write it again") from error
-    if fortran:
-        raise UserError(f"'{path}': {IMAGES} is in Fortran order: write it in C order")
-    return shape, dtype
+        with opened_array(path, name) as array:
+            yield array
+    except (OSError, DamagedFileError) as error:
+        why = reason(error.__cause__ or error)
+        raise UserError(
+            f"'{shown(path)}': {name} is damaged or no array ({why}): write it again"
+        ) from error
 
 
-def _checked(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> tuple[int, ...]:
-    name = f"'{path}': {IMAGES} of shape {shape}"
+def _listed(names: Sequence[str]) -> str:
+    """Some names of arrays, as a message shows them in a line."""
+    shown_names = [name if name.isprintable() else ascii(name) for name in names[:_SHOWN]]
+    return ", ".join(name[:80] for name in shown_names) or "nothing"
+
+
+def _damaged(path: Path, error: BaseException) -> UserError:
+    return UserError(f"'{shown(path)}' is damaged ({reason(error)}): write it again")
+
+
+def _checked(array: Array, path: Path) -> tuple[int, ...]:
+    shape, dtype = array.shape, array.dtype
+    name = f"'{shown(path)}': {IMAGES} of shape {shape}"
+    if array.fortran:
+        raise UserError(f"{name} is in Fortran order: write it in C order")
     if dtype.kind == "f":
         raise UserError(
             f"{name} is {dtype}, not uint8: how images become 8-bit numbers changes what is "
             "measured, so do it yourself: whole numbers from 0 to 255"
         )
     if dtype != np.uint8:
-        raise UserError(f"{name} is {dtype}: images are uint8, from 0 to 255")
+        raise UserError(f"{name} is {str(dtype)[:80]}: images are uint8, from 0 to 255")
     if len(shape) != 4 or shape[3] not in (1, 3):
         turned = len(shape) == 4 and shape[1] in (1, 3)
         advice = ": put the channels last, transpose(0, 2, 3, 1)" if turned else ""
         raise UserError(f"{name}: images are (N, H, W, 3) or (N, H, W, 1){advice}")
     if 0 in shape:
         raise UserError(f"{name} holds no images")
+    if shape[1] * shape[2] > MOST_PIXELS:
+        raise UserError(f"{name}: images have at most {MOST_PIXELS} pixels")
     return shape
 
 
 def _labels(path: Path, count: int) -> list[int] | None:
     if LABELS not in array_names(path):
         return None
-    labels = read_array(path, LABELS)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+    shape, dtype = array_shape(path, LABELS)
+    if shape == (count,) and dtype.hasobject:
+        read_array(path, LABELS)  # which says why it is refused
+    if shape != (count,) or dtype.kind not in "iu":
         raise UserError(
-            f"'{path}': {LABELS} is {labels.dtype} {labels.shape}, not the whole number of a class "
-            f"for each of the {count} images: correct or drop it"
+            f"'{shown(path)}': {LABELS} is {str(dtype)[:80]} {shape}, not the whole number of a "
+            f"class for each of the {count} images: correct or drop it"
+        )
+    labels = read_array(path, LABELS)
+    if not 0 <= int(labels.min()) <= int(labels.max()) < _MOST_CLASSES:
+        raise UserError(
+            f"'{shown(path)}': {LABELS} goes from {labels.min()} to {labels.max()}, which are no "
+            f"numbers of classes, 0 to {_MOST_CLASSES - 1}: correct or drop it"
         )
     return [int(label) for label in labels]
 

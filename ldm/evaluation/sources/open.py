@@ -28,6 +28,7 @@ def open_source(
     num: int | None = None,
     classes: str | Sequence[str] = "auto",
     cache: Path | None = None,
+    trust: bool = False,
 ) -> ImageSource | StoredStatistics:
     """Open what a user names.
 
@@ -38,6 +39,7 @@ def open_source(
         num: use the first so many images, in order.
         classes: of a folder: auto, folder, none, or the names of the class folders by class id.
         cache: folder that remembers hashes of what is slow to read.
+        trust: of a YAML that lies beside weights, see ``ldm.load.load_model``.
 
     Raises:
         UserError: it is none of these, is empty, or has fewer images than ``num``.
@@ -52,7 +54,7 @@ def open_source(
             return read_statistics(where, num, remembered)
         return NpzSource(where, num, remembered)
     if where.partition("#")[0].endswith((".yaml", ".yml")):
-        return open_dataset(where, num, skip_corrupt, remembered)
+        return open_dataset(where, num, skip_corrupt, remembered, trust)
     if where.endswith(_ARCHIVES):
         return ShardSource(where, num, skip_corrupt, remembered)
     problem = "is none of the known forms" if path.exists() else "does not exist"

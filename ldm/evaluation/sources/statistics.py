@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,14 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.evaluation.metrics.fid import FeatureStatistics
 from ldm.evaluation.sources.base import ContentCache, ImageSource, SourceInfo
-from ldm.evaluation.sources.npz import IMAGES, NpzSource, array_names, read_array
+from ldm.evaluation.sources.npz import (
+    IMAGES,
+    NpzSource,
+    array_names,
+    array_shape,
+    read_array,
+)
+from ldm.files import shown
 
 ADM_NETWORK = "inception-adm"
 """The network of ADM's reference batches, whose files do not name it."""
@@ -29,6 +37,10 @@ NAMED = ("network", "weights_sha256", "resize", "source_sha256")
 
 _UNKNOWN_COUNT = 2
 _ASYMMETRY = 1e-4
+_LARGEST = 1e60
+"""Squares of what is larger are not finite."""
+_MOST_IMAGES = 1 << 48
+_MOST_TEXT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class StoredStatistics:
         Raises:
             UserError: they are of another network or other weights, or there are none.
         """
-        where = f"'{self.info.where}'"
+        where = f"'{shown(self.info.where)}'"
         if feature not in self.statistics:
             names = ", ".join(self.statistics)
             raise UserError(f"{where} holds statistics of {names}, not of the feature '{feature}'")
@@ -121,14 +133,14 @@ def read_statistics(
     names = array_names(path)
     if num is not None and IMAGES not in names:
         raise UserError(
-            f"{num} images of '{where}': it holds statistics, which cannot be cut down to some of "
-            "the images"
+            f"{num} images of '{shown(where)}': it holds statistics, which cannot be cut down to "
+            "some of the images"
         )
     moments = {
         FEATURE_NAMES.get(ending, ending[1:]): _moments(path, ending) for ending in _endings(names)
     }
     count = _count(path) if "count" in names else 0
-    said = {name: str(read_array(path, name)) for name in NAMED if name in names}
+    said = {name: _text(path, name) for name in NAMED if name in names}
     network = said.get("network", ADM_NETWORK if "mu_s" in names else None)
     images = NpzSource(where, num, cache) if IMAGES in names else None
     about: dict[str, Any] = {
@@ -144,7 +156,7 @@ def read_statistics(
             for feature, (mean, cov) in moments.items()
         },
         features={
-            name.removeprefix(FEATURES): torch.from_numpy(read_array(path, name))
+            name.removeprefix(FEATURES): _features(path, name)
             for name in names
             if name.startswith(FEATURES)
         },
@@ -161,28 +173,56 @@ def _endings(names: Sequence[str]) -> list[str]:
 
 
 def _moments(path: Path, ending: str) -> tuple[Tensor, Tensor]:
-    mean, cov = (read_array(path, f"{name}{ending}") for name in ("mu", "sigma"))
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or mean.dtype.kind != "f":
+    mu, sigma = f"mu{ending}", f"sigma{ending}"
+    (shape, kind), (other, other_kind) = (array_shape(path, name) for name in (mu, sigma))
+    for name, dtype in ((mu, kind), (sigma, other_kind)):
+        if dtype.hasobject:
+            read_array(path, name)  # which says why it is refused
+    kinds = kind.kind + other_kind.kind
+    if len(shape) != 1 or 0 in shape or other != shape * 2 or kinds != "ff":
         raise UserError(
-            f"'{path}': mu{ending} {mean.shape} and sigma{ending} {cov.shape} are no mean (D,) and "
-            "covariance (D, D)"
+            f"'{shown(path)}': {mu} {shape} and {sigma} {other} are no mean (D,) and covariance "
+            "(D, D)"
         )
+    mean, cov = (read_array(path, name).astype(np.float64) for name in (mu, sigma))
     if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-        raise UserError(f"'{path}': mu{ending} or sigma{ending} holds NaN or infinite values")
-    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+        raise UserError(f"'{shown(path)}': {mu} or {sigma} holds NaN or infinite values")
+    if max(np.abs(mean).max(), np.abs(cov).max()) > _LARGEST:
+        raise UserError(f"'{shown(path)}': {mu} or {sigma} holds values beyond {_LARGEST:g}")
     if np.abs(cov - cov.T).max() > _ASYMMETRY * np.abs(cov).max() or (np.diag(cov) < 0).any():
         raise UserError(
-            f"'{path}': sigma{ending} is no covariance: it is not symmetric, or has a "
+            f"'{shown(path)}': {sigma} is no covariance: it is not symmetric, or has a "
             "negative variance"
         )
     return torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2)
 
 
 def _count(path: Path) -> int:
-    count = read_array(path, "count")
-    if count.size != 1 or count.dtype.kind not in "iu" or int(count.reshape(())) < 2:
-        raise UserError(f"'{path}': count is {count}, not the number of images, 2 or more")
+    shape, dtype = array_shape(path, "count")
+    count = read_array(path, "count") if math.prod(shape) == 1 else None
+    if count is None or dtype.kind not in "iu" or not 2 <= int(count.reshape(())) < _MOST_IMAGES:
+        said = f"{dtype} {shape}" if count is None else str(count.reshape(()))
+        raise UserError(f"'{shown(path)}': count is {said}, not the number of images, 2 or more")
     return int(count.reshape(()))
+
+
+def _features(path: Path, name: str) -> Tensor:
+    shape, dtype = array_shape(path, name)
+    if len(shape) != 2 or dtype.kind != "f":
+        raise UserError(f"'{shown(path)}': {name} is {dtype} {shape}, no features (N, D)")
+    values = read_array(path, name)
+    return torch.from_numpy(values.astype(np.float32 if dtype.itemsize < 8 else np.float64))
+
+
+def _text(path: Path, name: str) -> str:
+    shape, dtype = array_shape(path, name)
+    values = read_array(path, name, _MOST_TEXT)
+    try:
+        if math.prod(shape) != 1 or dtype.kind not in "US":
+            raise ValueError
+        return " ".join(str(values).split())
+    except (ValueError, SystemError):  # also of numbers that are no characters
+        raise UserError(f"'{shown(path)}': {name} is no text") from None
 
 
 def _digest(moments: Mapping[str, tuple[Tensor, Tensor]]) -> str:

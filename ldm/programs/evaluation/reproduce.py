@@ -185,7 +185,8 @@ def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], 
 
 def _common(arguments: argparse.Namespace) -> list[str]:
     device = [] if arguments.device is None else ["--device", arguments.device]
-    return ["--batch-size", str(arguments.batch_size), *device]
+    trust = ["--trust"] if arguments.trust else []
+    return ["--batch-size", str(arguments.batch_size), *trust, *device]
 
 
 def _command(program: str, arguments: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ldm.autoencoders import base as stored
 from ldm.cli.app import say
 from ldm.cli.latent_cache import SPLITS, first_seed, flip_probability, model_node, with_flip
 from ldm.config import instantiate
-from ldm.data.latents.manifest import FILE, Manifest, Recipe, Split
+from ldm.data.latents.manifest import FILE, DamagedManifestError, Manifest, Recipe, Split
 from ldm.data.latents.shard import describe, odd_entry, pack
 from ldm.data.latents.verify import verify_items, verify_sums
 from ldm.data.latents.writer import Encoder, ItemPairs, Writer
@@ -89,8 +90,8 @@ def _job(arguments: argparse.Namespace, device: torch.device) -> Job:
             f"--without {unknown[0]}: items have no such entry, but {', '.join(item)}"
         )
     entry, encode = _encoding(autoencoder, device, item["image"])
-    there = (arguments.out / FILE).exists()
-    dtype = arguments.dtype or (Manifest.load(arguments.out).recipe.dtype if there else "fp32")
+    there = _there(arguments.out)
+    dtype = arguments.dtype or ("fp32" if there is None else there.recipe.dtype)
     left_out = tuple(sorted({*arguments.without, *(() if arguments.with_image else ("image",))}))
     transform = {name: with_flip(node, 0.0) for name, node in arguments.nodes.items()}
     transform |= {"mirrored": flip > 0, "epochs": arguments.epochs, "left_out": list(left_out)}
@@ -171,13 +172,14 @@ def _make(job: Job, processes: Processes) -> Manifest:
 
 def _begin(job: Job) -> tuple[Manifest, dict[str, list[int]]]:
     """Write the manifest of a new cache, or go on with one; which shards are missing."""
-    if (job.out / FILE).exists():
-        manifest = Manifest.load(job.out)
-        _check_recipe(manifest, job)
-    else:
-        manifest = _plan(job)
-        manifest.save(job.out)
+    found = _there(job.out, say)
+    if found is not None:
+        _check_recipe(found, job)
+    manifest = found or _plan(job)
     writer = Writer(job.out, manifest, job.encode, 1, 0)
+    if found is None:
+        writer.forget()
+        manifest.save(job.out)
     missing = {split: writer.missing(split) for split in manifest.splits}
     for split, about in manifest.splits.items():
         kinds = "plain and mirrored" if about.mirrored else "plain only"
@@ -187,6 +189,17 @@ def _begin(job: Job) -> tuple[Manifest, dict[str, list[int]]]:
             "are there"
         )
     return manifest, missing
+
+
+def _there(out: Path, tell: Callable[[str], object] = lambda _: None) -> Manifest | None:
+    """The manifest of a cache that was begun; a damaged one is void, which is told."""
+    if not os.path.lexists(out / FILE):
+        return None
+    try:
+        return Manifest.load(out)
+    except DamagedManifestError as error:
+        tell(f"warning: {error}, which is done now")
+        return None
 
 
 def _plan(job: Job) -> Manifest:

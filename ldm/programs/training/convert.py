@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,8 +26,13 @@ from ldm.export import (
     read_back,
     round_parameters,
 )
+from ldm.files import TEMPORARY
 from ldm.load.model import inline_pretrained, load_model, run_config
+from ldm.locks import sole_writer
 
+_NEW, _OLD = "new", "old"
+_LONGEST = 200
+"""Bytes of the name of a folder that its temporary neighbour keeps."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = 1e-4
 
@@ -42,13 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--scale-factor: a whole model has its own; leave it out")
     factor = arguments.scale_factor or config.get("scale_factor") or 1.0
 
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        report = _write(model, config, temporary, arguments.to, factor, DTYPES[arguments.dtype])
-        _replace(out, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _beside(out) as new:
+        _check_out(out, Path(arguments.source), arguments.overwrite)  # others may have been faster
+        report = _write(model, config, new, arguments.to, factor, DTYPES[arguments.dtype])
+        _replace(out, new)
     count = sum(p.numel() for p in model.parameters())
     say(f"{out}: {type(model).__name__}, {count / 1e6:.3f} M parameters, {arguments.dtype}")
     say(report)
@@ -56,6 +60,30 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"  scaling_factor {factor:g} in config.json (--scale-factor X changes it)")
     elif arguments.to == "compvis" and whole:
         say("  without config.yaml: use the config of the original code that fits the source")
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new folder that may take the name ``out`` once it is complete; one process has it.
+
+    What a call that was killed left there is removed, and its earlier ``out`` gets its name back.
+    """
+    place = out.with_name(os.fsdecode(os.fsencode(f".{out.name}")[:_LONGEST]) + TEMPORARY)
+    with sole_writer(place, first=True):
+        _clear(place, out)
+        try:
+            yield place / _NEW
+        finally:
+            _clear(place, out)
+    with contextlib.suppress(OSError):
+        place.rmdir()
+
+
+def _clear(place: Path, out: Path) -> None:
+    if (place / _OLD).is_dir() and not out.exists():
+        os.replace(place / _OLD, out)
+    for name in (_NEW, _OLD):
+        shutil.rmtree(place / name, ignore_errors=True)
 
 
 def _check_out(out: Path, source: Path, overwrite: bool) -> None:
@@ -74,12 +102,12 @@ def _check_out(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
-    source, ema = arguments.source, not arguments.no_ema
+    source, ema, trust = arguments.source, not arguments.no_ema, arguments.trust
     if arguments.config is None:
-        config = inline_pretrained(run_config(source))
-        return load_model(source, arguments.checkpoint, ema), config
-    config = inline_pretrained(arguments.config)
-    return load_model(config, source, ema), config
+        config = inline_pretrained(run_config(source, trust), trust)
+        return load_model(source, arguments.checkpoint, ema, trust=trust), config
+    config = inline_pretrained(arguments.config, trust)
+    return load_model(config, source, ema, trust=trust), config
 
 
 def _write(
@@ -118,9 +146,6 @@ def _listed(values: dict[str, float]) -> str:
 
 def _replace(out: Path, new: Path) -> None:
     """Let ``new`` become ``out``; an earlier ``out`` goes last."""
-    old = out.with_name(f".{out.name}.old")
     if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
+        os.replace(out, new.with_name(_OLD))
     os.replace(new, out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from ldm.cli.app import say
 from ldm.experiment import trainer_options
 from ldm.load.init_from import InitFrom
-from ldm.load.model import inline_pretrained
+from ldm.load.model import inline_pretrained, trust_pretrained
 from ldm.training.checks import check_optimizers
 from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.run import begin, build, open_run, train
@@ -22,7 +22,8 @@ from ldm.training.run_folder import RunFolder
 def run(options: argparse.Namespace) -> None:
     """Start, continue or rehearse a run; of several processes one reports what went wrong."""
     try:
-        _train(options)
+        with options.claim:
+            _train(options)
     except Exception:
         give_way_to_main_process()
         raise
@@ -30,6 +31,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config, folder = options.config, RunFolder(options.folder)
+    if options.trust:  # of configs that the user's own names
+        config = trust_pretrained(config)
     init = InitFrom(options.init_from, options.init_partial) if options.init_from else None
     if options.dry_run:
         _dry_run(config, init)

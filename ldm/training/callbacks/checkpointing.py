@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from ldm.checkpoint import load_training_checkpoint, save
 from ldm.distributed import from_main_process
 from ldm.errors import CheckpointError, TrainingError
+from ldm.files import give_second_name, reason, shown
 from ldm.training.lightning_internals import hand_signals_to, skip_question_of_signals
 from ldm.training.resume import Resumed
 from ldm.training.run_folder import RunFolder
@@ -118,11 +118,10 @@ class SaveCheckpoints(Checkpoint):
 
     def _give_name_for_ever(self, step: int) -> None:
         kept = self._folder.kept(step)
-        kept.unlink(missing_ok=True)
         try:
-            kept.hardlink_to(self._folder.last)
-        except OSError:  # a file system where files have one name
-            shutil.copyfile(self._folder.last, kept)
+            give_second_name(self._folder.last, kept)
+        except OSError as error:
+            raise CheckpointError(f"{shown(kept)} cannot be written: {reason(error)}") from error
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -512,6 +514,36 @@ def test_checksums_find_a_flipped_bit(cache: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"train/00002.safetensors' is damaged"):
         verify_sums(cache, manifest, read.append)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_training_notices_a_flipped_bit_of_an_item(cache: Path, mirrored: bool) -> None:
+    """In a worker, too; the other items are what they were."""
+    path = shard_path(cache, "train", 1)
+    rows = load_file(path)["mirrored.moments" if mirrored else "plain.moments"][1]
+    content = bytearray(path.read_bytes())
+    content[content.index(rows.numpy().tobytes()) + 7] ^= 4
+    path.write_bytes(content)
+    dataset = CachedLatents(cache, flip=float(mirrored))
+    assert CachedLatents(cache, flip=float(not mirrored))[5]
+    for workers in (0, 1):
+        read = iter(DataLoader(dataset, batch_size=None, num_workers=workers))
+        for _ in range(5):
+            next(read)
+        with pytest.raises(DataError, match=r"00001.safetensors' is damaged, item 1 of it .*anew"):
+            next(read)
+
+
+@pytest.mark.parametrize("harm", [b"", b"{}", b"[" * 100_000, b'{"sha256": 5, "bytes": null}'])
+def test_a_damaged_note_makes_its_shard_void(cache: Path, harm: bytes) -> None:
+    manifest = Manifest.load(cache)
+    manifest.with_shards({"train": ()}).save(cache)
+    writer = Writer(cache, Manifest.load(cache), lambda *_: [], 4, 0)  # type: ignore[arg-type]
+    for number, written in enumerate(manifest.splits["train"].shards):
+        writer._note("train", number).write_text(json.dumps(dataclasses.asdict(written)))
+    assert writer.missing("train") == []
+    writer._note("train", 1).write_bytes(harm)
+    assert writer.missing("train") == [1]
 
 
 def _pairs(photos: Path) -> ItemPairs:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.data.retrieval import embeddings as folder_embedding
@@ -97,6 +101,74 @@ def test_only_what_is_new_is_embedded(photos: Path, tmp_path: Path) -> None:
 def test_threads_change_nothing(photos: Path) -> None:
     stores = [embed_folder(photos, embedder(Counting(), threads=n)) for n in (1, 3)]
     assert same(*stores)
+
+
+def test_damaged_embeddings_are_void_and_made_anew(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "e.safetensors"
+    whole = embed_into(file, photos, embedder(Counting()))
+    before = bytearray(file.read_bytes())
+    before[-20] ^= 1
+    for content in (before, before[:100], b"", b"no tensors"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"build_index\.py makes it anew"):
+            EmbeddingStore.load(file)
+        caplog.clear()
+        assert same(embed_into(file, photos, embedder(Counting())), whole)
+        assert f"{file} is damaged" in caplog.text
+        assert same(EmbeddingStore.load(file), whole)
+    save_file({"a": torch.zeros(3)}, file)  # whole, and of something else
+    other = tmp_path / "picture.png"
+    other.write_bytes(b"no tensors")
+    for path in (file, other):
+        content = path.read_bytes()
+        with pytest.raises(DataError, match="not a file of embeddings"):
+            embed_into(path, photos, embedder(Counting()))
+        assert path.read_bytes() == content
+
+
+def test_a_damaged_part_is_embedded_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_embedding, "BATCHES_PER_PART", 1)
+    file = tmp_path / "e.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        embed_into(file, photos, embedder(Counting(stop_after=6)))
+    part = file.with_name("e.safetensors.parts") / "000001.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    rest = Counting()
+    store = embed_into(file, photos, embedder(rest))
+    assert rest.seen == 6
+    assert same(store, embed_folder(photos, embedder(Counting())))
+    assert not part.parent.exists()
+
+
+def test_two_calls_do_not_write_one_file(photos: Path, tmp_path: Path) -> None:
+    def again(_: Tensor) -> Tensor:
+        done = subprocess.run(
+            [sys.executable, "-c", f"from ldm.locks import *; from pathlib import Path\n"
+             f"with sole_writer(Path({str(tmp_path / 'e.safetensors.parts')!r}), True): pass"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        raise RuntimeError(done.stderr)
+
+    with pytest.raises(RuntimeError, match="is being written by process"):
+        embed_into(tmp_path / "e.safetensors", photos, embedder(again))
+
+
+def test_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9\n.png")
+    (photos / "3.png").rename(photos / name)
+    store = embed_into(tmp_path / "e.safetensors", photos, embedder(Counting()))
+    assert name in store.files
+    assert len(store.fingerprint) == 64
+    read = EmbeddingStore.load(tmp_path / "e.safetensors")
+    assert same(store, read)
+    (photos / name).unlink()
+    with pytest.raises(DataError, match=r"caf\\xe9") as raised:
+        read.check_folder(photos, tmp_path / "e.safetensors")
+    str(raised.value).encode()
 
 
 def test_embeddings_of_something_else_are_not_overwritten(photos: Path, tmp_path: Path) -> None:

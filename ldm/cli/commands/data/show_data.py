@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.cli.options.common import check_out_file, new_parser
 from ldm.cli.options.configs import read_config
+from ldm.cli.options.model import add_trust_option
 from ldm.config import check
 from ldm.errors import UserError
 from ldm.experiment import data_set
@@ -38,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.num < 1 or min(options.workers, options.epoch, options.seconds) < 0:
         raise UserError("--num must be at least 1, --workers, --epoch and --seconds not negative")
     check_out_file("--out", options.out)
-    options.config = read_config(options.config, complete=False)
+    options.config = read_config(options.config, complete=False, trust=options.trust)
     _check_data(options.config, options.split)
     return options
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num", type=int, default=16, help="samples to show (default: 16)")
     parser.add_argument("--out", type=Path, default=Path("data.png"), help="default: data.png")
+    add_trust_option(parser)
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: 0)")
     parser.add_argument("--epoch", type=int, default=0, help="whose crops and order (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples")

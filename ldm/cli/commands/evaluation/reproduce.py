@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.evaluation import PRESETS
-from ldm.cli.options.model import add_device_option
+from ldm.cli.options.model import add_device_option, add_trust_option
 from ldm.errors import UserError
 
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-real", type=int, metavar="N", help="the first N real images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for features, see evaluate.py")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: 64)")
+    add_trust_option(parser)
     add_device_option(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="(default: reproduced-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="only print the two commands")

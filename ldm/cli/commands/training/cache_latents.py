@@ -29,8 +29,9 @@ from omegaconf import OmegaConf
 from ldm.cli.latent_cache import data_nodes, model_node
 from ldm.cli.options.common import check_out_folder, new_parser
 from ldm.cli.options.configs import read_config
-from ldm.cli.options.model import add_device_option
+from ldm.cli.options.model import add_device_option, add_trust_option
 from ldm.config import check
+from ldm.config.trust import refuse_foreign
 from ldm.errors import UserError
 
 DTYPES = ("fp32", "bf16")
@@ -51,7 +52,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not 0 < options.shard_mib < 2**20:
         raise UserError(f"--shard-mib {options.shard_mib}: must be positive")
     _check_out(options.out, options.verify)
-    options.config = read_config(options.config)
+    options.config = read_config(options.config, trust=options.trust)
+    refuse_foreign(options.config)  # of which plain nodes are made
     options.nodes = data_nodes(options.config)
     for name, node in options.nodes.items():
         check(node, f"data.params.{name}")
@@ -91,5 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard-mib", type=float, default=256, help="size (default: 256)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at once (default: 32)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    add_trust_option(parser)
     add_device_option(parser)
     return parser

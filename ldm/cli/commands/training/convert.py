@@ -32,6 +32,8 @@ from pathlib import Path
 
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
+from ldm.cli.options.model import add_trust_option
+from ldm.config.trust import mark_if_beside
 from ldm.errors import UserError
 
 FORMATS = ("native", "compvis", "diffusers")
@@ -57,7 +59,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise UserError(
                 "--config goes with a checkpoint file as SOURCE, and without --checkpoint"
             )
-        options.config = read_config(options.config, complete=False)
+        files = options.config
+        options.config = read_config(files, complete=False)
+        mark_if_beside(options.config, files, options.trust, source)
     return options
 
 
@@ -90,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="scaling_factor of diffusers, by which a diffusion model multiplies the latents "
         "(default: the source's; 1 if it has none)",
     )
+    add_trust_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier OUT")
     return parser
 

@@ -27,19 +27,25 @@ computers, SLURM: docs/clusters.md.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ldm.cli.app import say
 from ldm.cli.options.common import new_parser
 from ldm.cli.options.configs import read_config
+from ldm.cli.options.model import add_trust_option
 from ldm.config import load_config
+from ldm.config.trust import mark_foreign, refuse_foreign
 from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_experiment, check_name, check_places
+from ldm.locks import RUN_LOCK, run_lock
 
-_RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"}
+_RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "JSM_NAMESPACE_RANK"}
 """Variables by which launchers tell a process which of several it is."""
 
 
@@ -65,6 +71,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def check_files(options: argparse.Namespace) -> None:
+    """Claim the folder of the run, or refuse one that is being trained: libraries take a while.
+
+    The lock is part of the options from now on, as ``claim``, which whoever runs them closes.
+    """
+    options.claim = contextlib.ExitStack()
+    atexit.register(options.claim.close)
+    elsewhere = options.folder.is_dir() and not os.access(options.folder, os.W_OK)
+    first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    if first and not elsewhere and not options.dry_run:  # a complete run may lie anywhere
+        options.claim.enter_context(run_lock(options.folder / RUN_LOCK, say))
+
+
 def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
     """What to train, and the folder of the run."""
     if options.resume:
@@ -75,7 +94,9 @@ def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
         saved = folder / "config.yaml"
         if not saved.exists():
             raise UserError(f"--resume {folder}: no such run (it has no config.yaml)")
-        return load_config(saved, overrides=options.config), folder
+        config = mark_foreign(load_config(saved, overrides=options.config), saved, options.trust)
+        refuse_foreign(config)
+        return config, folder
     if all("=" in item for item in options.config):
         raise UserError("give a config file, or --resume RUN; --help shows examples")
     config = read_config(options.config)
@@ -119,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --init-from: load what fits, and leave the rest as the config builds it",
     )
+    add_trust_option(parser)
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument(
         "--dry-run",

@@ -1,0 +1,1 @@
+"""Files that hold numbers, with checksums: what was damaged is noticed before it is used."""
