@@ -53,7 +53,7 @@ class DataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if type(batch_size) is not int or batch_size < 1:
-            raise ConfigError(f"batch_size: expected a whole number from 1, got {batch_size!r}")
+            raise ConfigError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
         if type(num_workers) is not int or num_workers < 0:
             raise ConfigError(f"num_workers: expected 0, 1, 2, ..., got {num_workers!r}")
         self.train = train
