@@ -8,10 +8,12 @@ Functions that exchange something must be called by all processes, in the same o
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ PATIENCE = timedelta(hours=12)
 """How long a process may wait for the others. One that ends is noticed at once; this is for one
 that hangs, and must be longer than one batch takes."""
 POLL_SECONDS = 0.5
+_LOCALHOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,60 @@ class Processes:
         meanwhile()
 
 
+@contextlib.contextmanager
+def meeting_point() -> Iterator[None]:
+    """Let processes that this one starts meet where no other computer reaches them.
+
+    torch lets the first process listen on all interfaces for the others. Here this process listens
+    on the loopback interface before, and tells torch, as torchrun does, that somebody does already.
+    At the end the environment is as it was.
+    """
+    with contextlib.ExitStack() as kept:
+        listener = kept.enter_context(socket.socket())
+        listener.bind((_LOCALHOST, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        store = dist.TCPStore(
+            _LOCALHOST, port, is_master=True, wait_for_workers=False,
+            master_listen_fd=os.dup(listener.fileno()),
+        )  # fmt: skip
+        changed = {
+            "MASTER_ADDR": _LOCALHOST,
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            **_loopback(),
+        }
+        before = {name: os.environ.get(name) for name in changed}
+        os.environ.update(changed)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+            del store  # until now it answered
+
+
+def stay_on_this_computer() -> None:
+    """Talk over the loopback interface if torchrun started all processes on this computer.
+
+    The processes talk to each other directly then; torchrun itself listens on all interfaces.
+    """
+    if _started() > 1 and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.update(_loopback())
+
+
+def _loopback() -> dict[str, str]:
+    """Settings that keep the libraries to the loopback interface, unless the user has others."""
+    found = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {name: found[0] for name in names if found and name not in os.environ}
+
+
 @functools.cache
 def _meet() -> Processes:
+    stay_on_this_computer()
     store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)  # its threads abort an interpreter that ends first

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+_KILLED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (.{1,60}?)(?:\.|$)", re.MULTILINE
+)
+_NO_SHARED_MEMORY = re.compile(r"unable to (?:write to file|open shared memory|mmap)")
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|out of memory", re.IGNORECASE)
+_SMALLER = (
+    "give a smaller --batch-size or batch (data.params.batch_size), smaller images, or fewer "
+    "loader workers (data.params.num_workers, --workers)"
+)
+_SCARCE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 class UserError(ValueError):
@@ -37,6 +50,12 @@ class DamagedFileError(UserError):
 
 class TrainingError(UserError):
     """Training that must not go on; the message names the step and what was wrong."""
+
+
+class UnreadableInputsError(UserError):
+    """Some inputs could not be read; what was asked for was done with all others."""
+
+    exit_status = 4
 
 
 MOST_LAYERS = 256
@@ -97,3 +116,40 @@ def suggest(word: str, known: Iterable[str]) -> str:
         lowered = {name.lower(): name for name in known}
         near = [lowered[word.lower()]] if word.lower() in lowered else []
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def exhausted(error: BaseException) -> str | None:
+    """One line about what the system had no more of, where an error of another library says so.
+
+    Args:
+        error: what was caught; what it was raised from counts, too.
+
+    Returns:
+        Memory, shared memory, processes or open files, and what helps; None: it is about none.
+    """
+    fewer = "use fewer loader workers (data.params.num_workers, --workers) or smaller batches"
+    for one in _chain(error):
+        text = str(one)
+        if isinstance(one, RuntimeError) and (killed := _KILLED.search(text)):
+            bus = "Bus error" in text
+            why = "shared memory ran out: enlarge /dev/shm, or " if bus else "memory ran out: "
+            what = killed[1].replace("is killed", "was killed")
+            return f"a loader worker {what}, most often because {why}{fewer}"
+        if isinstance(one, RuntimeError) and _NO_SHARED_MEMORY.search(text):
+            return f"shared memory ran out: enlarge /dev/shm, or {fewer}"
+        out = isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError"
+        if out or (isinstance(one, RuntimeError) and _NO_MEMORY.search(text)):
+            place = "this device" if "CUDA" in text else "this computer"
+            return f"out of memory: {place} has less than is needed: {_SMALLER}"
+        if isinstance(one, OSError) and one.errno in _SCARCE and one.filename is None:
+            return f"no more processes, open files or memory ({one.strerror}): {fewer}"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    for _ in range(20):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__

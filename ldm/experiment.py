@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.config import check
+from ldm.config import check, to_yaml
 from ldm.config.kinds import kinds_of, misfit
 from ldm.config.paths import one_line
 from ldm.errors import ConfigError, DataError, suggest
@@ -30,8 +29,6 @@ _RESERVED = (
     *("fast_dev_run", "use_distributed_sampler"),
 )
 _COUNTED = ("num_nodes", "accumulate_grad_batches")
-_LONGEST = 200
-"""Bytes of the name of a run's folder, beside which others are made."""
 _INTERVALS = ("val_check_interval", "check_val_every_n_epoch")
 
 
@@ -42,7 +39,6 @@ def check_experiment(config: DictConfig) -> None:
         ConfigError: a part is missing, or there is a key or a name that nothing knows.
     """
     check_parts(config)
-    check_name(plain(config, "name"))
     check_seed(config.get("seed", 0))
     trainer_options(config)
     intervals(config)
@@ -61,7 +57,7 @@ def check_keys(config: DictConfig) -> None:
     Raises:
         ConfigError: it names the key that was meant.
     """
-    text = OmegaConf.to_yaml(config)
+    text = to_yaml(config)
     for key in map(str, config):
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
         if key not in _KEYS and near and f"${{{key}" not in text:
@@ -166,22 +162,6 @@ def check_data_set(dataset: Any, path: str) -> None:
         raise ConfigError(f"{path}: it builds a {type(dataset).__name__}, not a data set")
 
 
-def check_name(name: Any) -> None:
-    """Refuse what cannot be the name of a run, which is that of its folder.
-
-    Raises:
-        ConfigError: it is no text, or none that a folder can have.
-    """
-    if not isinstance(name, str):
-        hint = "" if name is None else f"; put it in quotes: name: '{name}'"
-        hint = hint if isinstance(name, (bool, int, float)) else ""
-        raise ConfigError(f"name: expected text, the name of the run, got {_shown(name)}{hint}")
-    if not name.strip(" ./") or not name.isprintable():
-        raise ConfigError(f"name: expected the name of a folder, got {_shown(name)}")
-    if any(len(os.fsencode(part)) > _LONGEST for part in name.split("/")):
-        raise ConfigError(f"name: longer than the {_LONGEST} bytes that a folder's may have")
-
-
 def check_seed(seed: Any) -> None:
     """Refuse what no generator can begin with; without a seed no run could be repeated.
 
@@ -245,7 +225,7 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
     options: dict[str, Any] = plain(config, "trainer")
     known = [parameter.name for parameter in parameters("pytorch_lightning.Trainer") or ()]
     accepted = [name for name in known or options if name not in _RESERVED]  # or it refuses itself
-    for key in options:
+    for key in map(str, options):
         if key in _INTERVALS:
             raise ConfigError(f"trainer.{key}: use every.validation, the steps between validations")
         if key not in accepted:
@@ -254,8 +234,10 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
                 f"{suggest(key, accepted)}; it accepts {', '.join(accepted)}"
             )
     for key in ("max_steps", "max_epochs"):
-        if key in options and (type(options[key]) is not int or options[key] < -1):
-            raise ConfigError(f"trainer.{key}: expected a whole number, got {_shown(options[key])}")
+        if key in options and type(options[key]) is not int:
+            raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
+        if options.get(key, 0) < -1:
+            raise ConfigError(f"trainer.{key}: {options[key]} is below 0 (-1: no limit)")
     for key, value in options.items():
         reason = misfit(value, kinds_of("pytorch_lightning.Trainer", str(key)))
         if isinstance(value, dict) and key != "max_time":

@@ -29,6 +29,8 @@ TEMPORARY = ".tmp"
 """Ending of the hidden files that are being written."""
 MOST_TEXT = 1 << 30
 """Most bytes that a text or JSON file may have."""
+_DEEPEST = 100
+"""Levels that a record may have."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -43,8 +45,8 @@ _MARKS = {  # the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-_LONGEST = 255
-"""Bytes that a name may have on the file systems of today."""
+LONGEST_NAME = 255
+"""Bytes that the name of a file may have on the file systems of today."""
 _OWN = re.compile(rf"\..*\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
 """Names that ``temporary_beside`` gives."""
 _OLD = 3600.0
@@ -142,8 +144,31 @@ def temporary_beside(path: Path) -> Path:
     Names of one ``path`` begin alike, so that ``remove_leftovers`` of its folder finds them.
     """
     end = f".{secrets.token_hex(4)}{TEMPORARY}"
-    begin = os.fsencode(path.name)[: _LONGEST - len(end) - 1].decode(errors="ignore")
+    begin = os.fsencode(path.name)[: LONGEST_NAME - len(end) - 1].decode(errors="ignore")
     return path.with_name(f".{begin}{end}")
+
+
+def fitting_name(begin: str, end: str = "", room: int = LONGEST_NAME) -> str:
+    """``begin + end`` as the name of a file; a hash of ``begin`` stands for what is too much of it.
+
+    The same names give the same ones, different names different ones; a name that fits stays as it
+    is.
+
+    Args:
+        begin: text of any length, such as the name of another file.
+        end: stays whole.
+        room: bytes that the name may have.
+    """
+    try:
+        encoded = os.fsencode(begin)
+    except UnicodeEncodeError:  # half a character, of a JSON file
+        begin = begin.encode("utf-8", "backslashreplace").decode()
+        encoded = begin.encode()
+    room -= len(os.fsencode(end))
+    if len(encoded) <= room:
+        return begin + end
+    digest = f"-{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: room - len(digest)].decode(errors="ignore") + digest + end
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -292,6 +317,7 @@ def read_json(
     where: str = "",
     remedy: str = "",
     table: bool = False,
+    shape: Any = None,
 ) -> Any:
     """Content of a JSON file.
 
@@ -301,6 +327,7 @@ def read_json(
         where: what a message calls the file; "": its path.
         remedy: what to do, the end of the message.
         table: refuse all but an object of JSON, which comes back as a dict.
+        shape: the form of a record, see ``fits``; refuse all that has another one.
 
     Raises:
         UserError: ``error``: the file is absent, damaged, or no such object.
@@ -313,7 +340,40 @@ def read_json(
     if table and not isinstance(content, dict):
         message = f"{where or shown(path)}: expected values by name, got {type(content).__name__}"
         raise error(message + (remedy and f"; {remedy}"))
+    if shape is not None and not (fits(content, shape) and not _is_deep(content)):
+        message = f"{where or shown(path)}: is JSON, but not of the kind that is expected here"
+        raise error(message + (remedy and f"; {remedy}"))
     return content
+
+
+def fits(content: Any, shape: Any) -> bool:
+    """Whether values of a JSON file have a form.
+
+    Args:
+        content: the values.
+        shape: a type (``object`` is any, a truth value is no number), ``[shape]`` of all items,
+            keys with shapes that a mapping holds among others, or a tuple of alternatives.
+    """
+    if isinstance(shape, tuple):
+        return any(fits(content, one) for one in shape)
+    if isinstance(shape, list):
+        return isinstance(content, list) and all(fits(item, shape[0]) for item in content)
+    if isinstance(shape, dict):
+        return isinstance(content, dict) and all(
+            key in content and fits(content[key], one) for key, one in shape.items()
+        )
+    return isinstance(content, shape) and (shape in (bool, object) or type(content) is not bool)
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether values are nested deeper than any record is."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        pairs = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for pair in pairs for child in pair if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def file_sha256(path: Path) -> str:

@@ -129,8 +129,9 @@ def _claimed(file: Path, error: type[UserError]) -> Iterator[tuple[int, dict[str
         except FileNotFoundError:  # one that gave up has just removed the folder
             continue
         except OSError as cause:
+            message = _hindrance(file, cause)
             _remove(made)
-            raise error(_hindrance(file, cause)) from cause
+            raise error(message) from cause
         try:
             if not _take(file, descriptor, error):
                 continue
@@ -152,11 +153,11 @@ def _make_folders(folder: Path) -> list[Path]:
             place.mkdir()
             made.insert(0, place)
         except FileExistsError:
-            if not place.is_dir():
+            if not os.path.isdir(place):
                 _remove(made)
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         except OSError:  # such as a root that may not be written to
-            if not place.is_dir():
+            if not os.path.isdir(place):
                 _remove(made)
                 raise
     return made
@@ -185,12 +186,14 @@ def _take(file: Path, descriptor: int, error: type[UserError]) -> bool:
     Raises:
         UserError: ``error``: another process holds it.
     """
-    until = time.monotonic() + _INTRODUCTION
+    until, before = time.monotonic() + _INTRODUCTION, None
     while not _locked(descriptor):
         holder = _holder(descriptor)
-        if holder or time.monotonic() >= until:
+        # for a moment it is one that was killed, and has a successor
+        if (holder and holder == before) or time.monotonic() >= until:
             raise _refusal(file, holder, error)
-        time.sleep(0.02)
+        before = holder
+        time.sleep(0.05)
     return _named(file, descriptor)
 
 
@@ -239,7 +242,7 @@ def _refusal(file: Path, holder: dict[str, Any], error: type[UserError]) -> User
 
 def _hindrance(file: Path, cause: OSError) -> str:
     """Why a folder cannot be claimed."""
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         return f"{shown(file.parent)} cannot be made: {reason(cause)}"
     if cause.errno in (None, errno.EISDIR, errno.ENXIO):
         return f"{shown(file)} stands where a lock file belongs: {reason(cause)}; remove it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -13,6 +15,7 @@ RUN_FILES, IN_RUN = "files", "run://"
 """Folder of a run with what its model needs besides weights; its config names ``run://NAME``."""
 _TEXTS = (".txt", ".json", ".gz")
 """Endings of files that are looked for in further places."""
+_PART = re.compile(r"(.+)#([\w-]*)", re.DOTALL)
 _DATA = ("data", "uncached")
 """Parts of a config that describe data."""
 
@@ -57,6 +60,17 @@ def _inside(value: str) -> PurePath:
     if name.is_absolute() or ".." in name.parts or "\0" in value:
         raise ConfigError(f"{value!r} leads out of the folder {RUN_FILES!r} beside the config")
     return name
+
+
+def split_name(where: str) -> tuple[str, str]:
+    """A file and the part of it that is meant, as in ``DATA.yaml#train``; "": all of it.
+
+    In the name of something that is there ``#`` is a letter like any other.
+    """
+    named = _PART.fullmatch(where)
+    if named is None or os.path.exists(os.path.expanduser(where)):
+        return where, ""
+    return named[1], named[2]
 
 
 def is_absent_text(value: Any) -> bool:

@@ -9,18 +9,26 @@ options are known to be good. ``scripts/NAME.py`` and the command ``ldm NAME`` b
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
+import json
 import logging
 import os
 import re
+import select
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import ldm
-from ldm.errors import UserError, suggest
+from ldm.errors import UserError, exhausted, suggest
+from ldm.files import shown
 
 FAMILIES = {
     "training": {
@@ -56,12 +64,40 @@ FAMILIES = {
     },
 }
 """Programs by what they are about, each with a line of help."""
+TRACEBACK = "LDM_TRACEBACK"
+"""Variable: not 0 shows where an error came from, whatever it is."""
+_ELSEWHERE = "choose another place"
+_FULL = "free some space, or " + _ELSEWHERE
+_REMEDIES = {
+    errno.EACCES: f"get the permission, or {_ELSEWHERE}",
+    errno.EPERM: f"get the permission, or {_ELSEWHERE}",
+    errno.EROFS: f"nothing can be written there, {_ELSEWHERE}",
+    errno.ENOSPC: f"the disk is full: {_FULL}; TMPDIR says where temporary files go",
+    errno.EDQUOT: f"the quota is used up: {_FULL}",
+    errno.EFBIG: f"the file system takes no such large files: {_ELSEWHERE}",
+    errno.ENAMETOOLONG: "names may have 255 bytes, paths some thousand: choose shorter ones",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or give fewer workers",
+    errno.ENFILE: "too many files are open on this computer: end other programs",
+    errno.ENOENT: "it is not there (any more): correct the path, or make it",
+    errno.ENOTDIR: "a file has the name of a folder: correct the path",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.EEXIST: "it is there already: delete it, or choose another name",
+    errno.ELOOP: "links lead in a circle: correct them",
+    errno.EIO: "the disk or the network fails: try again, then look at the device",
+    errno.ESTALE: "the network file system has lost it: try again",
+    errno.ETIMEDOUT: "the network does not answer: try again",
+    errno.EBUSY: "another process uses it: wait for that",
+    errno.ETXTBSY: "another process uses it: wait for that",
+}
+"""What to do, by what the system says."""
 
 
 def start(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a program and end; bad input ends in one line on stderr and exit status 2.
 
-    The status is 3 where the input is images of which some cannot be read (``CorruptImages``).
+    The status is 3 where images cannot be read that an evaluation needs (``CorruptImages``), and 4
+    where some inputs could not be read and the others have their results
+    (``UnreadableInputsError``).
 
     Args:
         name: of the program, as in ``FAMILIES``.
@@ -103,6 +139,8 @@ def check(name: str, options: argparse.Namespace) -> None:
 def run(name: str, options: argparse.Namespace) -> None:
     """Let a program do what its options say."""
     program = importlib.import_module(f"ldm.programs.{_family(name)}.{name}")
+    if getattr(options, "most_pixels", None) is not None:
+        importlib.import_module("ldm.data.image_io").allow_pixels(options.most_pixels)
     _quiet_libraries()  # once they are imported: Lightning sets its level then
     program.run(options)
 
@@ -119,12 +157,63 @@ def main() -> NoReturn:
     end_with_status(lambda: call(name, arguments))
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error; of one that a loader worker passed on, without its traceback."""
     text = str(error)
     if text.startswith("Caught ") and "DataLoader worker" in text:
         text = re.sub(r"^ldm\.errors\.\w+: ", "", text.strip().splitlines()[-1])
     return " ".join(text.split())
+
+
+def explained(error: BaseException) -> str | None:
+    """In one line what went wrong outside of the program, and what to do; None: it is a bug.
+
+    Disks, permissions, memory and files of others fail anywhere, also in libraries, which wrap what
+    the system says.
+    """
+    if isinstance(error, UserError):
+        return one_line(error)
+    short = exhausted(error)
+    if short is not None:
+        return short
+    text = one_line(error)
+    number = _errno(error, text)
+    if isinstance(error, OSError) or number is not None:
+        return _of_system(error, number, text)
+    if isinstance(error, (UnicodeError, json.JSONDecodeError)) or _too_deep(error):
+        what = "JSON or YAML" if not isinstance(error, UnicodeError) else "text in UTF-8"
+        reason = "nested too deeply" if isinstance(error, RecursionError) else text
+        return f"a file that should be {what} is not: {reason} ({TRACEBACK}=1 shows where)"
+    return None
+
+
+def _errno(error: BaseException, text: str) -> int | None:
+    """The number that the system gave, which other languages and processes pass on as text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\[Errno (\d+)\]|\(os error (\d+)\)", text)
+    return int(found[1] or found[2]) if found else None
+
+
+def _of_system(error: BaseException, number: int | None, text: str) -> str:
+    names = [getattr(error, key, None) for key in ("filename", "filename2")]
+    files = [os.fsdecode(name) for name in names if isinstance(name, str | bytes)]
+    place = " and ".join(map(shown, files))
+    problem = text
+    if number is not None and isinstance(error, OSError) and error.errno is not None:
+        problem = os.strerror(number) if error.strerror is None else error.strerror
+    remedy = _REMEDIES.get(number or 0, f"{TRACEBACK}=1 shows what was being done")
+    line = " ".join(f"{f'{place}: ' * bool(place)}{problem[:400]}".split())
+    return f"{line}: {remedy}"
+
+
+def _too_deep(error: BaseException) -> bool:
+    """Whether a parser met more levels than Python has, in what somebody wrote."""
+    if not isinstance(error, RecursionError):
+        return False
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    parsers = ("json", "yaml", "omegaconf", "ast.py", "copy.py")
+    return any(name in Path(file).parts for file in files for name in parsers)
 
 
 def as_typed(text: str) -> str:
@@ -155,19 +244,59 @@ def _help() -> str:
 
 
 def end_with_status(work: Callable[[], object]) -> NoReturn:
-    """Do the work and end the process; see ``start``."""
+    """Do the work and end the process; see ``start``.
+
+    An error that is a bug of the program has its traceback and the status 1; with the variable
+    LDM_TRACEBACK=1 every error has one.
+    """
     sys.path.append(os.getcwd())  # targets may live in the user's own modules
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         work()
-    except UserError as error:
-        print(f"error: {as_typed(one_line(error))}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_status", 2))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         status = getattr(interrupt, "exit_status", 130)  # 0: another process reports
         if status:
-            print(str(interrupt) or "interrupted", file=sys.stderr)
+            _complain(str(interrupt) or "interrupted")
         sys.exit(status)
+    except Exception as error:
+        if _stdout_is_lost() and isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        line = explained(error)
+        if line is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            _complain(traceback.format_exc().rstrip())
+        if line is None:
+            sys.exit(1)
+        _complain(f"error: {as_typed(line)}")
+        sys.exit(getattr(error, "exit_status", 2))
     sys.exit(0)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening
+        print(text, file=sys.stderr, flush=True)
+
+
+def _stdout_is_lost() -> bool:
+    """Whether stdout takes no more (``| head``, a full disk); what is left to say is dropped."""
+    if sys.stdout is None:
+        return False
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            return False
+    except io.UnsupportedOperation:  # a stream without a file
+        return False
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _quiet_libraries() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +22,8 @@ from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.inpainting.blending import fill_with_mean
 from ldm.data.listing import list_folder
 from ldm.diffusion.sampling import run_sampler
-from ldm.errors import UserError
-from ldm.files import file_sha256
+from ldm.errors import DataError, UnreadableInputsError, UserError
+from ldm.files import LONGEST_NAME, file_sha256, fitting_name, shown
 from ldm.samplers.inpainting import KnownRegion, latent_hole
 from ldm.samplers.noise import SeededNoise
 from ldm.visualization.figure import Cell, Row, save_rows
@@ -35,7 +38,15 @@ T = TypeVar("T")
 def picture_files(
     places: Sequence[Path], endings: Sequence[str] = EXTENSIONS, what: str = "image"
 ) -> dict[str, Path]:
-    """Image files by the names of their results, which are their paths below the folder.
+    """Image files by the names of their results; see ``picture_stems`` and ``result_names``."""
+    stems = picture_stems(places, endings, what)
+    return dict(zip(result_names(list(stems)), stems.values(), strict=True))
+
+
+def picture_stems(
+    places: Sequence[Path], endings: Sequence[str] = EXTENSIONS, what: str = "image"
+) -> dict[str, Path]:
+    """Image files by their paths below the folder, without ending.
 
     Args:
         places: files, and folders of them, that are there.
@@ -43,7 +54,7 @@ def picture_files(
         what: is in a file, for messages.
 
     Raises:
-        UserError: a file is none of these, or two would get one name.
+        UserError: a file is none of these, or two have one such path.
     """
     found: list[tuple[str, Path]] = []
     for place in places:
@@ -51,28 +62,98 @@ def picture_files(
             relatives = list_folder(place, endings, what).images
             found += [(relative, place / relative) for relative in relatives]
         elif place.suffix.lower() not in endings:
-            raise UserError(f"{place}: not one of {', '.join(endings)}")
+            raise UserError(f"{shown(place)}: not one of {', '.join(endings)}")
         else:
             found.append((place.name, place))
     files: dict[str, Path] = {}
     for relative, file in found:
-        name = result_name(relative)
-        if name in files:
-            raise UserError(f"{files[name]} and {file} would both become {name}.png: rename one")
-        files[name] = file
+        stem = str(Path(relative).with_suffix(""))
+        if stem in files:
+            both = f"{shown(files[stem])} and {shown(file)}"
+            raise UserError(f"{both} would both become {shown(_flat(stem))}.png: rename one")
+        files[stem] = file
     return files
 
 
-def result_name(relative: str) -> str:
-    """What the result of an image is called, without ending."""
-    return str(Path(relative).with_suffix("")).replace("/", "_")
+def result_names(stems: Sequence[str]) -> list[str]:
+    """What the results of images are called, without ending: their paths with _ in place of /.
+
+    Of those that would then be equal, also where a file system does not tell small letters from
+    large ones, each gets a hash of its path.
+    """
+    alike = Counter(folded(_flat(stem)) for stem in stems)
+    names = []
+    for stem in stems:
+        name = _flat(stem)
+        if alike[folded(name)] > 1:
+            digest = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()
+            name = f"{name}-{digest[:8]}"
+        names.append(name)
+    return names
 
 
-def result_files(name: str, count: int) -> list[str]:
-    """Where the results of an image go below OUT: under its own name if there is but one."""
-    if count == 1:
-        return [f"images/{name}.png"]
-    return [f"images/{name}_{i}.png" for i in range(count)]
+def _flat(stem: str) -> str:
+    return stem.replace("/", "_")
+
+
+def folded(name: str) -> str:
+    """A name without what some file systems do not tell apart: case, and forms of one letter."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def result_files(name: str, count: int, numbered: bool = False) -> list[str]:
+    """Where the results of an image go below OUT: under its own name if there is but one.
+
+    Args:
+        name: of the results; a hash stands for the end of one that is too long for a file.
+        count: of the results.
+        numbered: also the only one has a number.
+    """
+    ends = [f"_{i}.png" for i in range(count)] if numbered or count > 1 else [".png"]
+    begin = fitting_name(name, room=LONGEST_NAME - len(ends[-1]))
+    return [f"images/{begin}{end}" for end in ends]
+
+
+def readable(
+    session: SamplingSession, files: Mapping[str, T], read: Callable[[T], object]
+) -> dict[str, T]:
+    """Those of the inputs that can be read; the user hears of the others.
+
+    Args:
+        session: for warnings.
+        files: inputs by the names of their results.
+        read: reads one.
+
+    Raises:
+        UserError: none can be read.
+    """
+    found = {}
+    for name, file in files.items():
+        try:
+            read(file)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            session.warn(f"left out: {error}")
+        else:
+            found[name] = file
+    if not found:
+        raise UserError(f"none of the {len(files)} inputs can be read: see the warnings")
+    return found
+
+
+def end_without(session: SamplingSession, files: Sized, found: Sized) -> None:
+    """Say at the end how many inputs have no result.
+
+    Raises:
+        UnreadableInputsError: there are some; the first process says so.
+    """
+    count = len(files) - len(found)
+    if count and session.processes.first:
+        raise UnreadableInputsError(
+            f"{count} of {len(files)} inputs could not be read and have no result: see the "
+            "warnings; all others are done"
+        )
 
 
 def read_picture(file: Path, channels: int, size: Sequence[int] | None = None) -> Tensor:
@@ -166,21 +247,27 @@ def result_records(
     options: argparse.Namespace,
     files: Mapping[str, Path],
     more: Mapping[str, dict[str, str]] | None = None,
+    left_out: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """What ``samples.json`` says of every result: of which image it is, and what was wished for.
 
     Args:
-        options: with ``prompt``, ``label`` and ``per_image``.
+        options: with ``prompt``, ``label``, ``seed`` and ``per_image``.
         files: images by the names of their results.
         more: what else there is to say of an image.
+        left_out: names of images without results, which have their seeds all the same.
     """
     wish = {"prompt": options.prompt, "label": options.label}
     wish = {key: value for key, value in wish.items() if value is not None}
     records = []
-    for name, file in files.items():
+    for k, (name, file) in enumerate(files.items()):
+        if name in left_out:
+            continue
         about = {"image": file.name, "image_sha256": file_sha256(file)}
         about |= (more or {}).get(name, {}) | wish
-        records += [{"file": result} | about for result in result_files(name, options.per_image)]
+        for i, result in enumerate(result_files(name, options.per_image)):
+            seed = options.seed + k * options.per_image + i
+            records.append({"file": result, "seed": seed} | about)
     return records
 
 

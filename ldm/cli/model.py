@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.checkpoint import SUFFIXES
+from ldm.cli.app import say
+from ldm.cli.options.configs import split_config
 from ldm.cli.options.model import check_source
 from ldm.config import load_config
 from ldm.config.trust import mark_if_beside
@@ -41,9 +42,21 @@ def load_source(source: Source, options: argparse.Namespace) -> tuple[Any, DictC
     """The model, in eval mode on the device, and its config with the images that it trained on."""
     options.device = own_device(options.device)
     model = source.model(not options.no_ema, options.device)
+    say_weights(source)
     if options.compile:
         compile_networks(model)
     return model, with_images(source.config())
+
+
+def say_weights(source: Source, what: str = "weights") -> None:
+    """Tell which checkpoint was read; of several processes the first one does.
+
+    Args:
+        source: whose model was built.
+        what: has these weights.
+    """
+    if int(os.environ.get("RANK", "0")) == 0:
+        say(f"{what}: {source.used()}")
 
 
 def with_images(config: DictConfig) -> DictConfig:
@@ -72,10 +85,9 @@ def load_latent_diffusion(
 
 def load_yaml(option: str, items: list[str], complete: bool = True) -> DictConfig:
     """YAML files and ``key=value`` overrides of an option, merged; see ``load_config``."""
-    files = [item for item in items if "=" not in item]
+    files, overrides = split_config(items)
     if not files:
         raise UserError(f"{option} {items[0]}: name a YAML file before it")
-    overrides = [item for item in items if "=" in item]
     return load_config(*files, overrides=overrides, complete=complete)
 
 
@@ -96,24 +108,6 @@ def other_weights(source: Source) -> dict[str, str]:
     return {str(file): file_sha256(file) for file in others}
 
 
-def is_model(options: argparse.Namespace) -> bool:
-    """Whether the first argument is a model, and not a folder or file of images."""
-    path = Path(options.source)
-    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
-    return bool(options.config) or path.suffix in SUFFIXES or described
-
-
-def is_run(source: str) -> bool:
-    """Whether it is the folder of a training run, into which results may be written."""
-    return (Path(source) / "checkpoints").is_dir()
-
-
-def name_of(source: str) -> str:
-    """A short name for a source that is no run."""
-    path = Path(source)
-    return path.resolve().name if path.is_dir() else path.stem
-
-
 def load_classifier(
     options: argparse.Namespace, diffusion: LatentDiffusion
 ) -> tuple[NoisyLatentClassifier | None, dict[str, Any]]:
@@ -129,6 +123,7 @@ def load_classifier(
         options.classifier_scale = 1.0
     source = locate(run, trust=options.trust)
     model = source.model(not options.no_ema, options.device)
+    say_weights(source, "weights of the classifier")
     if not isinstance(model, NoisyLatentClassifier):
         raise UserError(
             f"--classifier {run}: holds a {type(model).__name__}, not a classifier of noisy "

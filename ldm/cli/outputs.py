@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -22,7 +23,8 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.files import write_text
+from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE, path_from
+from ldm.files import read_json, shown, write_text
 from ldm.locks import sole_writer
 from ldm.visualization.images import save_grid, save_png
 
@@ -30,9 +32,9 @@ Make = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
 """``make(indices, seeds) -> images``: (B, C, H, W) in [-1, 1], or B images (C, H, W)."""
 Record = dict[str, Any]
 
-RECORD = "samples.json"
 MOST_IN_GRID = 128
 MADE_BY = "made_by"
+_SHAPE = {"settings": dict, "samples": [{"file": str}], MADE_BY: list}
 NOT_DECISIVE = ("run", "checkpoint")
 """Settings that may be spelled in another way: the hash says which weights they are."""
 
@@ -94,7 +96,8 @@ def _begin(
     batches = [batch for batch in batches if any(absent[k] for k in batch)]
     if batches:
         made_by = [*made_by, _made_by(session)]
-    document = {"settings": settings, MADE_BY: made_by, "samples": entries}
+    run = path_from(session.out, session.options.source)
+    document = {"settings": settings, MADE_BY: made_by, RUN_FROM_HERE: run, "samples": entries}
     write_text(session.out / RECORD, json.dumps(document, indent=1) + "\n")
     if not all(absent):
         say(f"{len(files) - sum(absent)} of {len(files)} images are there already")
@@ -154,12 +157,10 @@ def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Rec
     file = out / RECORD
     if not file.exists():
         return []
-    try:
-        before = with_current_names(json.loads(file.read_text()))
-        old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: not written by this script; give another --out") from None
-    if not any((out / entry["file"]).exists() for entry in samples):
+    remedy = f"not written by this script: give another --out, or delete {shown(out)}"
+    before = with_current_names(read_json(file, remedy=remedy, shape=_SHAPE))
+    old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
+    if not any(os.path.exists(out / entry["file"]) for entry in samples):
         return []  # the call before this one failed at its first batch
     new = json.loads(json.dumps([settings, entries]))
     different = sorted(

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm.cli.options.evaluation import read_preset
+from ldm.cli.model import say_weights
+from ldm.cli.options.evaluation import check_features, metric_names, read_preset
 from ldm.config import instantiate
 from ldm.errors import UserError
 from ldm.evaluation.networks.base import Network
-from ldm.evaluation.networks.registry import NAMES, network, own_network
+from ldm.evaluation.networks.registry import network, own_network
 from ldm.evaluation.networks.resizing import NETWORK
 from ldm.evaluation.protocol import GIVEN, EvaluationProtocol, Measure, protocol_from
 from ldm.load.model import locate
+from ldm.places import split_name
 
 MEASURES = {
     "fid": Measure("frechet"),
@@ -44,7 +46,7 @@ def choose_protocol(arguments: argparse.Namespace) -> EvaluationProtocol | None:
         if features is None:
             return None
         # Nobody's protocol asks for other real images than those that the command line names.
-        named = arguments.split or str(arguments.real).partition("#")[2]
+        named = arguments.split or split_name(str(arguments.real))[1]
         reference = "train" if named == "train" else "validation"
         protocol = EvaluationProtocol(
             "custom", _measures(arguments.metrics, features), reference=reference
@@ -70,14 +72,8 @@ def _measures(names: str | None, features: str) -> list[Measure]:
     if names is None:
         usual = [*USUAL, *(["inception_score"] if features == "inception" else [])]
         return [MEASURES[name] for name in usual]
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
-        if name not in MEASURES:
-            raise UserError(f"--metrics {name}: not one of {', '.join(MEASURES)}")
-    if not chosen:
-        raise UserError(f"--metrics {names!r}: name one or more of {', '.join(MEASURES)}")
     found: list[Measure] = []
-    for name in chosen:
+    for name in metric_names(names):
         found += [MEASURES[name]] if MEASURES[name] not in found else []
     return found
 
@@ -146,29 +142,29 @@ def load_network(
             raise UserError(f"--weights {weights}: {name} has weights of its own; leave it out")
         source = locate(name, trust=trust)
         size, file = source.config().get("image_size"), str(source.weights_file())
-        return own_network(source.model(), resize, size if isinstance(size, int) else None, file)
-    if name in NAMES or ":" in name:
-        return network(name, weights, resize)
-    if "." in name:
+        model = source.model()
+        say_weights(source, f"weights of --features {name}")
+        return own_network(model, resize, size if isinstance(size, int) else None, file)
+    if "." in name and ":" not in name:
         params = {} if weights is None else {"weights": weights}
         return own_network(instantiate({"target": name, "params": params}, "--features"), resize)
-    raise UserError(
-        f"--features {name}: neither one of {', '.join(NAMES)} nor a run folder or a dotted name"
-    )
+    check_features(name)
+    return network(name, weights, resize)
 
 
 def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """File of weights by network."""
     found = {}
     for item in given:
-        name, equals, file = item.partition("=")
-        if not equals:
+        name = next((name for name in names if item.startswith(f"{name}=")), None)
+        file = item if name is None else item.removeprefix(f"{name}=")
+        if name is None and ("=" not in item or Path(item).is_file()):
             if len(names) > 1:
                 raise UserError(
                     f"--weights {item}: say of which network, {names[0]}=FILE or {names[1]}=FILE"
                 )
-            name, file = names[0], item
-        if name not in names:
+            name = names[0]
+        if name is None:
             raise UserError(f"--weights {item}: the networks are {', '.join(names)}")
         found[name] = file
     return found

@@ -16,15 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.autoencoders.tiled import TiledAutoencoder
-from ldm.cli.model import (
-    is_run,
-    load_latent_diffusion,
-    locate_model,
-    name_of,
-    other_weights,
-    subject,
-)
-from ldm.cli.options.sampling import check_sampling_options
+from ldm.cli.model import load_latent_diffusion, locate_model, other_weights, subject
+from ldm.cli.options.sampling import check_sampling_options, out_folder
 from ldm.cli.samplers import choose_sampler, sampler_settings
 from ldm.denoisers.tiled import TiledDenoiser
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -80,11 +73,7 @@ class SamplingSession:
     @property
     def out(self) -> Path:
         """Folder to write."""
-        source = self.options.source
-        name = self.options.folder_name
-        own = Path(source) / name if is_run(source) else Path(f"{name}-{name_of(source)}")
-        out: Path | None = self.options.out
-        return out or own
+        return out_folder(self.options)
 
     @property
     def device(self) -> torch.device:

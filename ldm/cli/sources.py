@@ -5,24 +5,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from ldm.cli.conditions import choose_labels, class_condition, text_condition
-from ldm.cli.model import is_model
+from ldm.cli.options.model import is_model
 from ldm.cli.sampling import Batch, SamplingSession
+from ldm.config import to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.sources.base import ImageSource, Item, ReadSource, SourceInfo, describe_labels
 from ldm.evaluation.sources.dataset import ROUNDING, TRUNCATION, data_split
-from ldm.evaluation.sources.folder import RECORD
 from ldm.evaluation.sources.open import open_source
+from ldm.evaluation.sources.record import RECORD, find_run, has_record, read_record
 from ldm.evaluation.sources.statistics import StoredStatistics
+from ldm.files import shown
 
 Source = ImageSource | StoredStatistics
 
@@ -93,20 +95,21 @@ def _own_run(arguments: argparse.Namespace, protocol: EvaluationProtocol | None)
         if not (Path(arguments.source) / "config.yaml").is_file():
             raise UserError(f"give --real: {arguments.source} names no data of its own")
         return str(arguments.source)
-    record = Path(arguments.source) / RECORD
-    try:
-        run = str(json.loads(record.read_text(encoding="utf-8"))["settings"]["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+    folder = Path(os.path.expanduser(arguments.source))
+    if not folder.is_dir() or not has_record(folder):
         raise UserError(
-            f"give --real: {arguments.source} has no {RECORD} that names a run, whose data would "
-            "be the real images"
-        ) from None
-    if not (Path(run) / "config.yaml").is_file():
-        raise UserError(
-            f"give --real: {record} names {run}, which is no run folder here that has data of its "
-            "own"
+            f"give --real: {shown(arguments.source)} has no {RECORD} that names a run, whose data "
+            "would be the real images"
         )
-    return run
+    record = read_record(folder)
+    run = find_run(folder, record)
+    if run is None:
+        named = shown(str(record.settings.get("run")))
+        raise UserError(
+            f"give --real: {shown(folder / RECORD)} names {named}, which is no run folder here "
+            "that has data of its own, nor does one lie above"
+        )
+    return str(run)
 
 
 # -- a model that is sampled on the fly -------------------------------------------------------
@@ -157,7 +160,7 @@ class ModelSource(ReadSource):
         decisive = {
             key: value for key, value in settings.items() if key not in ("run", "checkpoint")
         }
-        model = OmegaConf.to_yaml(self._job.config.model, resolve=True)
+        model = to_yaml(self._job.config.model, resolve=True)
         what = [decisive, len(self), [height, width], self._labels, self._captions, model]
         about = {
             "formats": {"never written": len(self)},

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config.paths import failure, one_line, parts_of, walk
+from ldm.config.texts import as_meant, number_wanted
 from ldm.errors import ConfigError
 
 _OPEN = ("trainer",)
@@ -36,16 +37,20 @@ def override(config: DictConfig, text: str) -> None:
         near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
         near = near or [name for name in names if name.split(".")[-1] == parts[-1]][:3]
         nearest = f"; nearest: {', '.join(near)}" if near else ""
-        raise ConfigError(f"override {text!r}: no such key{nearest} (+{text} adds it)")
+        file = "; nor is there a file of this name" if text.endswith((".yaml", ".yml")) else ""
+        raise ConfigError(f"override {text!r}: no such key{nearest} (+{text} adds it){file}")
     for end in range(1, len(parts)):
         above = known.get(tuple(parts[:end]), {})
         if not isinstance(above, (dict, list, str)):
             name = ".".join(parts[:end])
             raise ConfigError(f"override {text!r}: {name} is {above!r}, it holds no keys")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-        assert isinstance(parsed, dict)
-        OmegaConf.update(config, key, parsed["value"], merge=False, force_add=new)
+        meant = as_meant(config, parts, value)
+        if isinstance(meant, str) and (wanted := number_wanted(config, parts, meant)):
+            raise ConfigError(f"override {text!r}: expected {wanted}")
+        OmegaConf.update(config, key, meant, merge=False, force_add=new)
+    except ConfigError:
+        raise
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {text!r}: {one_line(error)}") from error
     except Exception as error:  # constructors of tags raise what they like

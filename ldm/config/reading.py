@@ -13,13 +13,17 @@ from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import with_current_names
 from ldm.config.overrides import override
 from ldm.config.paths import failure, one_line, walk
+from ldm.config.texts import check_texts
 from ldm.config.yaml_text import read_yaml
 from ldm.errors import ConfigError, UserError
-from ldm.files import write_text
+from ldm.files import shown, write_text
 from ldm.places import with_places
 
 _LONGEST = 1000
 """Letters that the name of a file may have here, folders included."""
+_BYTES = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+"""Private letters of Unicode for the bytes of a file name that is not UTF-8, as Python has them."""
+_LETTERS = {letter: byte for byte, letter in _BYTES.items()}
 
 
 def load_config(
@@ -35,7 +39,8 @@ def load_config(
     Args:
         paths: YAML files; later ones win.
         overrides: ``key=value`` with a dotted key that exists (``list.0.key`` inside lists) and a
-            YAML value, or ``+key=value`` for a new key.
+            YAML value, or ``+key=value`` for a new key. Where text belongs the value is taken as
+            typed: ``name=007``, ``data_root=on``.
         complete: refuse mandatory values that are missing and interpolations that lead nowhere.
             False where only a part is built, e.g. the model without its data; ``instantiate``
             refuses what is missing in that part.
@@ -57,6 +62,7 @@ def load_config(
         raise ConfigError(f"{' + '.join(files)}: {failure(error)}") from error
     for text in overrides:
         override(config, text)
+    check_texts(config)
     if complete:
         _check_values(config, files)
     return config
@@ -68,7 +74,29 @@ def save_config(config: DictConfig, path: str | Path) -> None:
     Interpolations between its parts are kept, so that an override of the saved file reaches all
     places that an override of the original would have reached.
     """
-    write_text(path, OmegaConf.to_yaml(config))
+    write_text(path, to_yaml(config))
+
+
+def to_yaml(config: Any, resolve: bool = False) -> str:
+    """A configuration as the text of a file; ``load_config`` reads names that are not UTF-8 back.
+
+    Args:
+        config: a ``DictConfig``.
+        resolve: replace interpolations by their values.
+    """
+    try:
+        return OmegaConf.to_yaml(config, resolve=resolve)
+    except UnicodeEncodeError:  # YAML has no way to write a single byte of a name
+        tree = OmegaConf.to_container(config, resolve=resolve)
+        return OmegaConf.to_yaml(OmegaConf.create(_translated(tree, _BYTES)))
+
+
+def _translated(tree: Any, letters: Mapping[int, int]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _translated(value, letters) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_translated(value, letters) for value in tree]
+    return tree.translate(letters) if isinstance(tree, str) else tree
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
@@ -86,10 +114,11 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, di
 
 
 def _read(path: Path) -> dict[str, Any]:
+    where = shown(path)
     try:
-        plain = read_yaml(path)
+        plain: Any = _translated(read_yaml(path), _LETTERS)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file{_where(path)}") from error
+        raise ConfigError(f"{where}: no such configuration file{_where(path)}") from error
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
         translated = compvis.translate_file(named, name=_run_name(path))

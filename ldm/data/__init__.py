@@ -15,6 +15,7 @@
 - ``RandomData``: Items of random entries, drawn on the fly; nothing can be learned from them.
 - ``ImageSource``: Where images come from: a folder, a list of files, an archive, a database.
 - ``FramedImages``: Images of a source, resized, cropped and perhaps mirrored.
+- ``Reading``: How image files are read, where it is not the file that says it.
 - ``Cifar10``: A source (``ldm.data.ImageSource``) of 32 x 32 images with ``class_label``.
 - ``ImageNet``: A source (``ldm.data.ImageSource``) of images with ``class_label``.
 - ``Lsun``: A source (``ldm.data.ImageSource``) of centre squares.
@@ -69,6 +70,7 @@ from ldm.data.datasets.lsun import Lsun
 from ldm.data.datasets.open_images import OpenImagesBoxes
 from ldm.data.folder import ImageFolder
 from ldm.data.framing import Framing, make_framing
+from ldm.data.image_io import Reading
 from ldm.data.inpainting.dataset import Inpainting
 from ldm.data.inpainting.masks import Boxes, MaskFiles, Mixture, Strokes, lama_masks
 from ldm.data.latents.dataset import CachedLatents
@@ -118,6 +120,7 @@ __all__ = [
     "Picture",
     "PointCloud",
     "RandomData",
+    "Reading",
     "SceneDataset",
     "ShardItems",
     "Shards",

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.framing import Enlargement, checked_framing
-from ldm.data.items import ReadableItems, check_choice
+from ldm.data.items import ReadableItems, Skips, check_choice
 from ldm.data.listing import find_classes, list_folder, split_files
 from ldm.errors import DataError
+from ldm.files import open_regular, reason, shown
 
 Array = npt.NDArray[Any]
 
@@ -108,6 +109,11 @@ class ArrayFolder(Dataset[dict[str, Any]]):
         # a wrong option shows before training begins
         self._channels_first(self.files[first], stored)
 
+    @property
+    def skips(self) -> Skips:
+        """How often another array was taken in place of a broken one, over all workers."""
+        return self._items.skips
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -186,10 +192,24 @@ def open_array(path: Path) -> Array:
         DataError: the file is missing, damaged or holds something else; the message names it.
     """
     try:
-        array: Array = open_memmap(path, mode="r")
-    except (OSError, EOFError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read array '{path}' ({reason}): mend or remove it") from error
+        array = map_array(path)
+    except Exception as error:  # a damaged header can raise any kind
+        raise DataError(
+            f"cannot read array '{shown(path)}' ({reason(error)}): mend or remove it"
+        ) from error
     if array.dtype.kind not in "fiub" or array.size == 0:
-        raise DataError(f"cannot read array '{path}': it holds no real numbers; mend or remove it")
+        raise DataError(
+            f"cannot read array '{shown(path)}': it holds no real numbers; mend or remove it"
+        )
+    return array
+
+
+def map_array(path: Path) -> Array:
+    """Memory-map a .npy file; it neither waits for a pipe nor believes a size that is not there.
+
+    Raises:
+        Exception: of many kinds, if it cannot be read.
+    """
+    open_regular(path).close()
+    array: Array = open_memmap(path, mode="r")
     return array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ldm.data.captions import Captions, Tokenizer, choose_caption, find_captions
 from ldm.data.datasets.base import FramedImages
 from ldm.data.datasets.lists import FileSource
 from ldm.data.framing import Framing, checked_framing
-from ldm.data.image_io import MODES, read_image, read_size
+from ldm.data.image_io import MODES, Reading, read_image, read_size
 from ldm.data.items import EMPTY_CAPTION, Skips, Uniform, check_choice
 from ldm.data.listing import find_classes, image_endings, list_folder, split_files
 from ldm.errors import DataError
@@ -59,6 +59,7 @@ class ImageFolder(FramedImages):
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
         extensions: endings that count as images beside jpg, jpeg, png and webp, e.g. [bmp, tif], or
             all; see ``ldm.data.listing.image_endings``. Of an animation the first picture counts.
+        reading: see ``ldm.data.FramedImages``.
 
     Attributes:
         files: paths of the images of this split below ``root``, as POSIX paths.
@@ -88,6 +89,7 @@ class ImageFolder(FramedImages):
         small: str = "upscale",
         tokenizer: Tokenizer | None = None,
         extensions: Sequence[str] | str | None = None,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("folder", "mode", mode, MODES)
         check_choice("folder", "captions", captions, CAPTION_MODES)
@@ -114,7 +116,7 @@ class ImageFolder(FramedImages):
                 "file beside each image or a metadata.jsonl"
             )
         source = FolderImages(folder, files, mode, names, texts)
-        super().__init__(source, framing, seed, broken, small, tokenizer=tokenizer)
+        super().__init__(source, framing, seed, broken, small, tokenizer=tokenizer, reading=reading)
         source.skips = self.skips
         self.root, self.files, self.left_out = source.root, source.files, listing.left_out
 

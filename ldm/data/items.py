@@ -164,6 +164,22 @@ class Skips:
         return {reason: int(n) for reason, n in zip(self.reasons, totals, strict=True) if n}
 
 
+def left_out(dataset: Any) -> dict[str, int]:
+    """What a data set and those inside it (``images``) have left out, by reason.
+
+    These are items that could not be used so far, and files that its listing did not take.
+    """
+    found: dict[str, int] = {}
+    inner = getattr(dataset, "images", None)
+    if inner is not None and inner is not dataset:
+        found.update(left_out(inner))
+    skipped = dataset.skips.counts() if hasattr(dataset, "skips") else {}
+    for counts in (skipped, getattr(dataset, "left_out", {})):
+        for reason, count in counts.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
 class ReadableItems(ItemDraws, Generic[T]):
     """Items by index, of which some may be unreadable, and their draws.
 

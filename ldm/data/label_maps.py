@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from ldm.data.arrays import map_array
+from ldm.data.image_io import read_ids
 from ldm.errors import DataError
+from ldm.files import reason, shown
 
 EXTENSIONS = (".png", ".npy")
 
@@ -20,7 +22,8 @@ def read_label_map(path: Path) -> Tensor:
     """The ids (H, W), int64, of a label map.
 
     Args:
-        path: a PNG whose pixels are ids (palette, or grey of 8 or 16 bits; not colours), or a
+        path: a PNG whose pixels are ids (palette, or grey of 1 to 16 bits; not colours), turned
+            upright as its image is, or a
             ``.npy`` file of integers (H, W).
 
     Raises:
@@ -76,24 +79,26 @@ def pad_label_map(ids: Tensor, multiple: int) -> Tensor:
 
 def _from_array(path: Path) -> np.ndarray:
     try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"label map {path}: cannot be read ({error})") from None
+        ids = map_array(path)
+    except Exception as error:  # a damaged header can raise any kind
+        where = f"label map {shown(path)}"
+        raise DataError(f"{where}: cannot be read ({reason(error)})") from error
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-        raise DataError(f"label map {path}: must be integers (H, W), got {ids.dtype} {ids.shape}")
-    return np.asarray(ids)
+        raise DataError(
+            f"label map {shown(path)}: must be integers (H, W), got {ids.dtype} {ids.shape}"
+        )
+    return ids
 
 
 def _from_image(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            image.load()
-            mode, ids = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"label map {path}: cannot be read ({error})") from None
-    if mode not in ("P", "L") and not mode.startswith("I"):
+        mode, image = read_ids(path)
+    except DataError as error:
+        where = f"label map {shown(path)}"
+        raise DataError(f"{where}: cannot be read ({reason(error.__cause__ or error)})") from error
+    if mode not in ("P", "L", "1") and not mode.startswith("I"):
         raise DataError(
-            f"label map {path}: a picture of mode {mode} holds colours, not class ids: save the "
-            "ids as grey or palette PNG"
+            f"label map {shown(path)}: a picture of mode {mode} holds colours, not class ids: save "
+            "the ids as grey or palette PNG"
         )
-    return ids
+    return np.asarray(image)

@@ -18,7 +18,7 @@ from posixpath import basename, splitext
 
 from PIL import Image
 
-from ldm.data.image_io import EXTENSIONS
+from ldm.data.image_io import EXTENSIONS, FORMATS
 from ldm.data.items import check_choice
 from ldm.data.names import Names, normal
 from ldm.errors import DataError, suggest
@@ -32,11 +32,6 @@ ALL = "all"
 NO_PERMISSION, NO_FILE, NO_TARGET = "no permission", "no regular file", "link to nothing"
 LOOP, TOO_OFTEN = "link to a folder above it", "folder that is linked too often"
 
-_FORMATS = (
-    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG"),
-    *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
-)
-"""Formats that are read where Pillow, or a plug-in of it, can; EPS would start Ghostscript."""
 _FOREIGN = (
     *(".heic", ".heif", ".jxl", ".svg", ".eps", ".exr", ".hdr", ".raw", ".ico", ".icns", ".fits"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".xbm", ".xpm"),
@@ -110,7 +105,7 @@ def image_endings(further: Sequence[str] | str | None = None) -> tuple[str, ...]
 
 def _readable() -> set[str]:
     Image.init()
-    formats = {name for name in _FORMATS if name in Image.OPEN or name == "MPO"}  # opened as JPEG
+    formats = {name for name in FORMATS if name in Image.OPEN} | {"MPO"}  # opened as JPEG
     return {end for end, name in Image.registered_extensions().items() if name in formats}
 
 

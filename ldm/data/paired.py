@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.datasets.lists import check_first, read_list
 from ldm.data.framing import Cut, Enlargement, Framing, snap, take, to_tensor
-from ldm.data.image_io import EXTENSIONS, read_image
+from ldm.data.image_io import EXTENSIONS, Reading, as_reading, read_image, reading_as
 from ldm.data.items import ReadableItems, Skips
 from ldm.data.label_maps import check_label_map, read_label_map
 from ldm.data.listing import Listing, image_endings, list_folder, split_files
@@ -191,6 +191,7 @@ class PairedFolder(Dataset[dict[str, Any]]):
         small: what an image below the crop does: upscale = enlarge it, with one warning, or
             error = raise.
         extensions: further endings of images; see ``ldm.data.listing.image_endings``.
+        reading: of images and ``Picture`` partners; see ``ldm.data.FramedImages``.
 
     Attributes:
         files: paths of the images of this split below ``root``, as POSIX paths.
@@ -213,8 +214,10 @@ class PairedFolder(Dataset[dict[str, Any]]):
         broken: str = "skip",
         small: str = "upscale",
         extensions: Sequence[str] | str | None = None,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
+        self.reading = as_reading(reading)
         self.partners, self.framing = dict(partners), framing
         self.left_out: dict[str, int] = {}
         self._endings, self._folder = image_endings(extensions), Folder(self.root)
@@ -318,8 +321,10 @@ class PairedFolder(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> Pair:
         file = self.files[index]
-        image = read_image(self._folder.path(file))[0]
-        return image, {key: self._read_partner(key, file, image.size) for key in self.partners}
+        with reading_as(self.reading):
+            image = read_image(self._folder.path(file))[0]
+            others = {key: self._read_partner(key, file, image.size) for key in self.partners}
+        return image, others
 
     def _read_partner(self, key: str, file: str, size: tuple[int, int]) -> Image.Image:
         partner = self.partners[key]

@@ -133,7 +133,8 @@ def _encoding(report: Report) -> str:
     formats = _at(report, ("fake", "about", "formats"))
     if not formats:
         return "not said"
-    return ", ".join(sorted(set(formats) - LOSSLESS)) or "without loss"
+    names = formats if isinstance(formats, Mapping) else [_words(formats)]
+    return ", ".join(sorted(set(names) - LOSSLESS)) or "without loss"
 
 
 def _bytes(report: Report) -> str:

@@ -238,9 +238,9 @@ def _build(kind: type[T], values: Any, place: str) -> T:
         return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}" if place else str(error)) from error
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{place}: {reason}" if place else reason) from error
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        where = place or "the protocol"
+        raise ConfigError(f"{where}: a value is of the wrong kind: {error}") from error
 
 
 def _known(word: str, known: Iterable[str]) -> str:

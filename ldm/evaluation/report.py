@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -160,7 +161,9 @@ class EvaluationReport:
 
     def to_json(self) -> str:
         """``to_dict`` as indented, strictly valid JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        # names of files that are no UTF-8: as JSON writes them, or the file would be no text
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
     def table(self) -> str:
         """A text table, one line per measurement; what they have in common is said above it."""

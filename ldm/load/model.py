@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from ldm.config import instantiate, load_config
 from ldm.config.paths import one_line
 from ldm.config.trust import is_foreign, lies_beside_weights, mark_foreign, refuse_foreign
 from ldm.errors import CheckpointError, ConfigError
-from ldm.files import file_sha256
+from ldm.files import file_sha256, shown
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
+
+logger = logging.getLogger(__name__)
 
 PRETRAINED = "ldm.load.pretrained"
 RUN = ("last", "best")
@@ -76,6 +79,7 @@ class Source:
                 _check_fit(config, weights, ema)
             model = _build(config, self.trust)
         load_weights(model, weights, ema)
+        self._memory.update(weights.metadata)
         return model.eval().to(device).to(memory_format=torch.channels_last)  # the faster layout
 
     def weights_file(self) -> Path:
@@ -96,8 +100,10 @@ class Source:
         for file in files:
             if file.exists():
                 return file
+        there = sorted(file.name for file in (self.place / "checkpoints").glob("*.ckpt"))
+        held = f" It has {', '.join(there)}: name one as checkpoint" if there else ""
         raise CheckpointError(
-            f"{self.place} has no checkpoints/{names[0]}.ckpt; has it been trained?"
+            f"{shown(self.place)} has no checkpoints/{names[0]}.ckpt; has it been trained?{held}"
         )
 
     def files(self) -> list[Path]:
@@ -118,7 +124,27 @@ class Source:
                 ``config.json`` beside them describes.
         """
         found, file = self._diffusers, self.weights_file()
+        if self._instead(file):
+            logger.warning("%s: %s", shown(file), self._instead(file))
         return read_state(file, self.check) if found is None else found.read(file, self.check)
+
+    def used(self) -> str:
+        """Which file has the weights, for the user; after ``model`` also of which step they are."""
+        file = self.weights_file()
+        step = self._memory.get("global_step")
+        about = [*([] if step is None else [f"step {step}"]), *filter(None, [self._instead(file)])]
+        return shown(file) + (f" ({', '.join(about)})" if about else "")
+
+    def _instead(self, file: Path) -> str:
+        """What there is to say of weights that are not the obvious ones of a run."""
+        chosen = self.checkpoint is None and file.parent.name == "checkpoints"
+        best = chosen and file.name == f"{RUN[1]}.ckpt"
+        return "of the lowest validation loss: there is no last.ckpt" if best else ""
+
+    @functools.cached_property
+    def _memory(self) -> dict[str, Any]:
+        """What was met when the weights were read."""
+        return {}
 
     @functools.cached_property
     def _config(self) -> DictConfig:

@@ -190,7 +190,7 @@ def check_data(task: Any, data: Any) -> None:
         except UserError:
             raise
         except StopIteration:
-            raise DataError("data.params.train: the data set is empty") from None
+            raise DataError("the training set is empty: data.params.train yields no item") from None
         except Exception as error:  # of parts that do not fit each other, or a user's own
             raise ConfigError(
                 f"data.params.train: its first item cannot be made: {failure(error)}"
@@ -200,17 +200,17 @@ def check_data(task: Any, data: Any) -> None:
 
 
 def check_split(trainer: pl.Trainer, task: Any, data: Any) -> None:
-    """Refuse a batch that cannot be shared out evenly, or that the data do not fill.
+    """Refuse a batch that cannot be shared out evenly, or that is larger than the data.
 
     Raises:
         ConfigError: it cannot.
-        DataError: they do not.
+        DataError: it is.
     """
-    if hasattr(data, "batches_in"):
-        data.batches_in(0)  # refuses a batch that is larger than the data
     accumulated = trainer.accumulate_grad_batches * getattr(task, "micro_batches", 1)
     if hasattr(data, "batch_size"):
         size_of_part(data.batch_size, trainer.world_size * accumulated)
+    if hasattr(data, "batches_in"):
+        data.batches_in(0)
 
 
 def size_of_part(batch_size: int, parts: int) -> int:

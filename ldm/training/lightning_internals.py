@@ -95,6 +95,11 @@ def loss_scaler(trainer: pl.Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
+def starts_processes(trainer: pl.Trainer) -> bool:
+    """Whether Lightning starts the other processes of this computer from this one."""
+    return isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+
+
 def take_children(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
     """The processes that Lightning started, of which it knows no more from now on.
 

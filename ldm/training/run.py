@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,10 +17,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from ldm.config import instantiate, save_config
-from ldm.distributed import lost_another
-from ldm.errors import ConfigError, TrainingError
+from ldm.distributed import lost_another, meeting_point, stay_on_this_computer
+from ldm.errors import ConfigError, TrainingError, UserError, exhausted
 from ldm.experiment import check_parts, check_seed
-from ldm.files import reason
+from ldm.files import reason, shown
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.load.portable import pack, with_own_files
@@ -32,6 +34,7 @@ from ldm.training.checks import (
     check_split,
 )
 from ldm.training.launch import end_others, is_main_process
+from ldm.training.lightning_internals import starts_processes, take_children
 from ldm.training.resume import (
     Resumed,
     changes,
@@ -165,9 +168,17 @@ def _train(
             begun = resumed is not None
             why = folder.trouble(error, begun) or f"the run cannot begin: {reason(error)}"
             raise TrainingError(why) from error
-    with signals:
+    with signals, _place_to_meet(trainer):
         chosen = folder.last if resumed is None else resumed.path
         _fit(trainer, task, data, folder, chosen if resume else None, signals)
+
+
+def _place_to_meet(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Where the processes of a run meet; on one computer no other one can come."""
+    stay_on_this_computer()
+    alone = trainer.num_nodes == 1 and "MASTER_ADDR" not in os.environ
+    here = alone and starts_processes(trainer)
+    return meeting_point() if here else contextlib.nullcontext()
 
 
 def _silent(_: str) -> None:
@@ -222,47 +233,82 @@ def _fit(
         TrainingError: the folder cannot be written to any more, or another process failed.
     """
     main = is_main_process()
+    signals.last_act = functools.partial(_end_at_once, trainer, folder, main)
     start, before = time.monotonic(), folder.status().get("seconds", 0) if main else 0
     try:
-        stopped = _stopped(trainer, task, data, checkpoint)
+        stopped = _stopped(trainer, task, data, checkpoint, signals)
         finished = not stopped and _at_its_end(trainer)
     except Exception as error:
         lost = lost_another(error)
         end_others(trainer, may_speak=lost)
-        reason = folder.trouble(error) if isinstance(error, OSError) else None
+        why = folder.trouble(error) if isinstance(error, OSError) else None
         if lost:
-            reason = "another process of this training failed: see what it said"
+            why = "another process of this training failed: see what it said"
+        elif why is None and not isinstance(error, UserError) and (short := exhausted(error)):
+            saved = folder.resumable() if main else []
+            why = f"step {trainer.global_step}: {short}"
+            why += f"; then continue with --resume {shown(folder.path)}" if saved else ""
         if main:
             _record_failure(folder, trainer.global_step)
-        if reason is None:
+        if why is None:
             raise
-        raise TrainingError(reason) from error
+        raise TrainingError(why) from error
     if main:
-        folder.write_status(
-            state="complete" if finished else "interrupted",
-            step=trainer.global_step,
-            seconds=round(before + time.monotonic() - start, 1),
-        )
+        try:
+            folder.write_status(
+                state="complete" if finished else "interrupted",
+                step=trainer.global_step,
+                seconds=round(before + time.monotonic() - start, 1),
+            )
+        except OSError as error:
+            why = folder.trouble(error) or f"{shown(folder.path)}: {reason(error)}"
+            raise TrainingError(why) from error
     if not finished:
+        while_waiting = ", its loader gave no batch any more" if signals.loader_stuck else ""
+        speaks = main or signals.loader_stuck  # the others do not know yet
         raise Interrupted(
-            f"{folder.path}: interrupted at step {trainer.global_step}; continue with "
-            f"--resume {folder.path}",
-            128 + (signals.received or signal.SIGTERM) if main else 0,
+            f"{folder.path}: interrupted at step {trainer.global_step}{while_waiting}; continue "
+            f"with --resume {folder.path}",
+            128 + (signals.received or signal.SIGTERM) if speaks else 0,
         )
 
 
-def _stopped(trainer: pl.Trainer, task: Any, data: Any, checkpoint: Path | None) -> bool:
+def _stopped(
+    trainer: pl.Trainer, task: Any, data: Any, checkpoint: Path | None, signals: StopSignals
+) -> bool:
     """Train; whether it was asked to stop."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     except Stop:
+        if signals.loader_stuck:  # the others wait for this process
+            end_others(trainer, may_speak=False)
         return True
     except SystemExit:  # how Lightning ends after KeyboardInterrupt
         if not trainer.interrupted:
             raise
         end_others(trainer, may_speak=False)
         return True
+    except Exception as error:
+        if signals.received is None or not lost_another(error):
+            raise
+        end_others(trainer, may_speak=True)  # one whose loader is stuck did not wait for all
+        return True
     return False
+
+
+def _end_at_once(trainer: pl.Trainer, folder: RunFolder, main: bool, why: str) -> None:
+    """What there is time for before the process ends without coming back."""
+    if main:
+        print(
+            f"{folder.path}: {why}; what was done since the last checkpoint is lost; continue with "
+            f"--resume {folder.path}",
+            file=sys.stderr,
+            flush=True,
+        )
+    for child in take_children(trainer):
+        child.kill()
+    if main and folder.config.exists():
+        folder.write_status(state="interrupted")
 
 
 def _at_its_end(trainer: pl.Trainer) -> bool:
@@ -273,7 +319,7 @@ def _at_its_end(trainer: pl.Trainer) -> bool:
 
 
 def _record_failure(folder: RunFolder, step: int) -> None:
-    with contextlib.suppress(OSError):  # the disk may be what failed
+    with contextlib.suppress(OSError, TrainingError):  # the disk may be what failed
         if folder.config.exists():  # else the folder is gone, and must not come back half
             folder.write_status(state="failed", step=step)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,37 @@ from ldm.locks import RUN_LOCK
 from ldm.places import RUN_FILES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_STATUS = "status.json"
+_REMEDY = "delete it (hashes and times of the run are lost)"
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+_KNOWN: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "state": ("a word", lambda value: isinstance(value, str)),
+    "step": ("a whole number", lambda value: type(value) is int and value >= 0),
+    "seconds": ("a number", _number),
+    "inputs": ("hashes by file", _texts),
+    "files": ("names by file", _texts),
+    "resumes": (
+        "a list of records",
+        lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+    ),
+    "init_from": (
+        "null, or checkpoint, sha256 and partial by name",
+        lambda value: (
+            value is None
+            or (isinstance(value, dict) and {"checkpoint", "sha256", "partial"} <= value.keys())
+        ),
+    ),
+}
+"""What a run records about itself, and how it is told from something else."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +129,23 @@ class RunFolder:
         Raises:
             TrainingError: it is not readable as such.
         """
-        file = self.path / "status.json"
+        file = self.path / _STATUS
         if not file.exists():
             return {}
-        remedy = "delete it (hashes and times of the run are lost)"
-        found = read_json(file, TrainingError, f"{file} is damaged", remedy, table=True)
-        return dict(found)
+        damaged = f"{shown(file)} is damaged"
+        found: dict[str, Any] = read_json(file, TrainingError, damaged, _REMEDY, table=True)
+        for key, (expected, fits) in _KNOWN.items():
+            if key in found and not fits(found[key]):
+                value = " ".join(repr(found[key]).split())[:80]
+                raise TrainingError(
+                    f"{damaged}: {key}: expected {expected}, got {value}; {_REMEDY}"
+                )
+        return found
 
     def write_status(self, **values: Any) -> None:
         """Update ``status.json`` in one move."""
         text = json.dumps(self.status() | values, indent=2) + "\n"
-        write_text(self.path / "status.json", text)
+        write_text(self.path / _STATUS, text)
 
     @property
     def complete(self) -> bool:

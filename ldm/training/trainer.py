@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.config.paths import failure
 from ldm.errors import ConfigError
@@ -15,7 +14,7 @@ from ldm.experiment import ema_decay, intervals, peak_tflops, profile_options, t
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO, SaveCheckpoints
 from ldm.training.callbacks.ema import EMACallback
 from ldm.training.callbacks.images import EpochOfData, LossCurves, PictureGrid
-from ldm.training.callbacks.metrics import MetricsLog
+from ldm.training.callbacks.metrics import MetricsLog, TensorBoardLog
 from ldm.training.callbacks.profiler import ProfileSteps
 from ldm.training.callbacks.progress import StepProgress
 from ldm.training.callbacks.throughput import Throughput
@@ -74,10 +73,7 @@ def make_trainer(
         return pl.Trainer(
             **(defaults | options),
             callbacks=callbacks,
-            logger=[
-                MetricsLog(folder.metrics),
-                TensorBoardLogger(folder.path, name="tensorboard", version=""),
-            ],
+            logger=[MetricsLog(folder.metrics), TensorBoardLog(folder.path)],
             plugins=[AtomicCheckpointIO(folder, resumed)],
             default_root_dir=folder.path,
             enable_progress_bar=False,

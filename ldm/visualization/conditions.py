@@ -18,6 +18,7 @@ from torch import Tensor
 from ldm.data.framing import to_tensor
 from ldm.data.layouts.boxes import Box, BoxTokenizer
 from ldm.data.layouts.reading import Layout
+from ldm.files import shown
 from ldm.visualization.figure import SMALLEST, Cell
 from ldm.visualization.images import as_rgb
 
@@ -27,6 +28,8 @@ _SHADES = ((0.80, 0.95), (0.45, 0.80), (0.95, 0.60), (0.60, 0.45), (0.30, 0.95))
 _PAPER = (245, 245, 245)
 NEIGHBOURS = 6
 """Pictures of what an image retrieves, at most."""
+_LONGEST = 100
+"""Letters of a name of a class."""
 Item = dict[str, Any]
 
 
@@ -67,7 +70,7 @@ def draw_layout(layout: Layout, size: tuple[int, int], classes: Sequence[str] = 
         x0, y0, x1, y1 = edges
         colour = tuple(colours[box.class_id].tolist())
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=max(1, min(size) // 96))
-        name = classes[box.class_id] if classes else str(box.class_id)
+        name = shown(classes[box.class_id][:_LONGEST]) if classes else str(box.class_id)
         paper = draw.textbbox((x0 + 2, y0 + 1), name, font=font)
         draw.rectangle(paper, fill=_PAPER)
         draw.text((x0 + 2, y0 + 1), name, fill=tuple(part // 2 for part in colour), font=font)
@@ -159,4 +162,4 @@ def _class(item: Item, classes: Sequence[str]) -> str:
     if "class_label" not in item:
         return "image"
     label = int(item["class_label"])
-    return f"{label} {classes[label]}" if label < len(classes) else f"class {label}"
+    return f"{label} {classes[label]}" if 0 <= label < len(classes) else f"class {label}"

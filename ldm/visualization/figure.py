@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ldm.data.image_io import read_image
-from ldm.files import write_atomically
+from ldm.errors import DataError
+from ldm.files import shown, write_atomically
 
 SMALLEST, LARGEST = 112, 512
 """Longer side of a cell in pixels: small images are enlarged to be seen, large ones shrunk."""
@@ -26,7 +27,7 @@ class Cell:
     """An image and a line below it; without an image, words in its place.
 
     Attributes:
-        image: (3, H, W) or (1, H, W) in [-1, 1], or a file.
+        image: (3, H, W) or (1, H, W) in [-1, 1], or a file; one that cannot be read is none.
         text: may be long where there is no image.
     """
 
@@ -61,7 +62,7 @@ def save_rows(rows: Sequence[Row], out: Path, heads: Sequence[str] = ()) -> None
     draw = ImageDraw.Draw(sheet)
     y = GAP
     for column, head in enumerate(heads):
-        fitted = "\n".join(_fit(line, width, font) for line in head.splitlines())
+        fitted = "\n".join(_fit(line, width, font) for line in head.splitlines()[:2])
         draw.multiline_text((GAP + column * (width + GAP), y), fitted, INK, font)
     y += 2 * LINE * bool(heads)
     for row, images, caption in zip(rows, pictures, captions, strict=True):
@@ -84,7 +85,10 @@ def _picture(cell: Cell) -> Image.Image | None:
     if cell.image is None:
         return None
     if isinstance(cell.image, Path):
-        return read_image(cell.image)[0]
+        try:
+            return read_image(cell.image)[0]
+        except DataError:
+            return None  # its name stands in its place
     values = (cell.image.float().clamp(-1, 1) + 1) * 127.5
     pixels = values.expand(3, -1, -1).permute(1, 2, 0).round().numpy().astype(np.uint8)
     return Image.fromarray(pixels)
@@ -110,18 +114,19 @@ def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    short = shown(text[: 4 * width])
+    if len(text) <= 4 * width and font.getlength(short) <= width:
+        return short
+    while short and font.getlength(short + "…") > width:
+        short = short[:-1]
+    return short + "…"
 
 
 def _wrap(
     text: str, width: int, lines: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
     wrapped = [""]
-    for word in text.split():
+    for word in text[: 4 * width * lines].split():
         longer = f"{wrapped[-1]} {word}".strip()
         if wrapped[-1] and font.getlength(longer) > width:
             wrapped.append(word)

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, read_image
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pad, resize
 from torchvision.utils import make_grid
 
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import read_bytes, reason, shown, write_atomically
 
 WIDEST_GRID = 4096
 """In pixels."""
@@ -94,7 +94,21 @@ def save_png(image: Tensor, path: Path, how: str = "round") -> None:
 
 def save_grid(files: Sequence[Path], columns: int, out: Path) -> None:
     """Lay PNG files out in rows of ``columns`` and write them as one picture."""
-    _write_grid([read_image(str(file), ImageReadMode.RGB) for file in files], columns, out)
+    _write_grid([read_png(file, ImageReadMode.RGB) for file in files], columns, out)
+
+
+def read_png(file: Path, mode: ImageReadMode = ImageReadMode.UNCHANGED) -> Tensor:
+    """A PNG file as uint8 (C, H, W), whatever it is called: torchvision takes names in UTF-8 only.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        data = torch.frombuffer(bytearray(read_bytes(file)), dtype=torch.uint8)
+        return decode_image(data, mode)
+    except (OSError, ValueError, RuntimeError) as error:
+        text = f"{shown(file)}: cannot be read ({reason(error)}); delete it to have it made anew"
+        raise UserError(text) from error
 
 
 def save_sheet(images: Iterable[Tensor], columns: int, out: Path) -> None:

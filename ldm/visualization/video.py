@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.files import write_atomically
+from ldm.files import shown, temporary_beside, write_atomically
 
 SUFFIXES = (".gif", ".mp4")
 
@@ -23,10 +23,10 @@ def check_film(path: Path, fps: float) -> None:
         UserError: another suffix than .gif or .mp4, no writer for mp4, or no frames per second.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: a film is a .gif or an .mp4")
+        raise UserError(f"{shown(path)}: a film is a .gif or an .mp4")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise UserError(
-            f"{path}: mp4 needs imageio-ffmpeg: pip install 'ldm[film]', or name a .gif"
+            f"{shown(path)}: mp4 needs imageio-ffmpeg: pip install 'ldm[film]', or name a .gif"
         )
     if not 0 < fps <= 100:
         raise UserError(f"{fps:g} frames per second: must be above 0 and at most 100")
@@ -55,7 +55,7 @@ def write_film(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float
 def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float) -> None:
     pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
     if not pictures:
-        raise UserError(f"{path}: a film needs at least one frame")
+        raise UserError(f"{shown(path)}: a film needs at least one frame")
     durations = [max(20, round(1000 / fps))] * len(pictures)
     durations[-1] += round(1000 * hold)
     first, *others = pictures
@@ -70,7 +70,8 @@ def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float
 def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float) -> None:
     import imageio_ffmpeg
 
-    temporary = path.with_name(f".{path.name}")  # its suffix tells ffmpeg the format
+    # absolute, since ffmpeg takes what stands before a colon for a protocol
+    temporary = temporary_beside(path.absolute())
     writer = None
     try:
         for frame in _held(frames, round(hold * fps)):
@@ -78,12 +79,17 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float
             if writer is None:
                 size = (even.shape[1], even.shape[0])
                 writer = imageio_ffmpeg.write_frames(
-                    str(temporary), size, fps=fps, macro_block_size=2, quality=8
+                    str(temporary),
+                    size,
+                    fps=fps,
+                    macro_block_size=2,
+                    quality=8,
+                    output_params=["-f", "mp4"],
                 )
                 writer.send(None)
             writer.send(np.ascontiguousarray(even))
         if writer is None:
-            raise UserError(f"{path}: a film needs at least one frame")
+            raise UserError(f"{shown(path)}: a film needs at least one frame")
         writer.close()
         os.replace(temporary, path)
     finally:

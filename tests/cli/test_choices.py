@@ -8,6 +8,7 @@ import pytest
 
 import ldm.samplers
 from ldm import export
+from ldm.checkpoint import SUFFIXES
 from ldm.cli import protocol, sampling
 from ldm.cli.commands.data import build_index
 from ldm.cli.commands.training import cache_latents, convert
@@ -24,6 +25,7 @@ TABLES: dict[str, tuple[Iterable[str], Iterable[str]]] = {
     "--spacing": (samplers.SPACINGS, timesteps.SPACINGS),
     "--precision": (sampling_options.PRECISIONS, sampling.PRECISIONS),
     "--checkpoint": (model.IN_RUN, RUN),
+    "endings of weights": (model.WEIGHTS, SUFFIXES),
     "--metrics": (evaluation.METRICS, protocol.MEASURES),
     "--features": (evaluation.NETWORKS, registry.NAMES),
     "--resize": (evaluation.RESIZERS, resizing.NAMES),

@@ -49,6 +49,10 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
             "ldm.data has no 'ImageFoldr'; did you mean 'ImageFolder'?",
         ),
         ([FOLDER, "data_root=x", "--init-from", "nowhere.ckpt"], "nowhere.ckpt: no such"),
+        ([FOLDER, "data_root=x", "data.params.batch_size=x"], "expected a whole number"),
+        ([FOLDER, "data_root=x", "trainer.max_steps=-4"], "max_steps: -4 is below 0"),
+        ([FOLDER, "data_root=x", "name=a/b"], "name: 'a/b' cannot name the run folder"),
+        ([FOLDER, "data_root=x", "~name"], "keys are not deleted here"),
     ],
     "cache_latents": [
         (["nowhere.yaml", *OUT], "nowhere.yaml: no such configuration file"),
@@ -66,6 +70,19 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         ([".", "--preset", "quik"], "--preset quik: no such protocol"),
         ([".", "--preset", "{preset}"], "{preset}: num_fakes: unknown key"),
         (["."], "nothing to measure"),
+        ([".", "--features", "inceptoin"], "--features inceptoin: neither one of"),
+        ([".", "--features", "x:y"], "--features x:y: neither one of"),
+        ([".", "--features", "inception", "--metrics", "fid,nope"], "--metrics nope: not one of"),
+        (["{run}", "--preset", "quick", "--steps", "4000"], "choose 1 to 77"),
+    ],
+    "sample": [
+        (["nowhere"], "nowhere: no such run folder"),
+        (["{run}", "--steps", "78"], "--steps 78: cannot take 78 sampling steps: choose 1 to 77"),
+        (["{run}", "--out", "/proc/x"], "--out /proc/x: nothing can be written into /proc"),
+    ],
+    "evaluate_autoencoder": [
+        (["nowhere"], "nowhere: no such run folder"),
+        (["{run}", "--features", "nope"], "--features nope: neither one of"),
     ],
     "reconstruct": [(["nowhere", "."], "nowhere: no such"), ([".", "none.png"], "none.png: no")],
     "compare_reports": [(["a.json", "b.json"], "a.json: no such report")],
@@ -103,16 +120,17 @@ def _said(program: str, arguments: Sequence[str]) -> tuple[int | str, str]:
     return "done", out.getvalue()
 
 
-def look(preset: str) -> None:
+def look(preset: str, run: str) -> None:
     """Start all programs in this process, which must stay light."""
+    places = {"preset": preset, "run": run}
     for program in PROGRAMS:
         attempts: list[tuple[list[str], int | str, str]] = [
             (["--help"], 0, f"usage: ldm {program} "),
             (["--no-such-option"], 2, f"usage: ldm {program} "),
         ]
         for arguments, message in WRONG.get(program, SOURCE):
-            filled = [argument.format(preset=preset) for argument in arguments]
-            attempts.append((filled, "error", message.format(preset=preset)))
+            filled = [argument.format(**places) for argument in arguments]
+            attempts.append((filled, "error", message.format(**places)))
         for arguments, status, message in attempts:
             found = _said(program, arguments)
             assert found[0] == status, (program, arguments, found)
@@ -124,7 +142,9 @@ def look(preset: str) -> None:
 def test_help_and_bad_input_import_nothing_heavy(tmp_path: Path) -> None:
     preset = tmp_path / "preset.yaml"
     preset.write_text("name: x\nnum_fakes: 3\nmeasures: [{metric: frechet}]\n")
-    code = f"from tests.cli.test_startup import look; look({str(preset)!r})"
+    run = tmp_path / "config.yaml"
+    run.write_text("model: {params: {schedule: {params: {timesteps: 77}}}}\n")
+    code = f"from tests.cli.test_startup import look; look({str(preset)!r}, {str(tmp_path)!r})"
     _run("-c", code)
 
 

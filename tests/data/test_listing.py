@@ -17,6 +17,7 @@ from ldm.data.datasets.lists import FileList, read_list
 from ldm.data.folder import ImageFolder
 from ldm.data.framing import make_framing
 from ldm.data.inpainting.masks import MaskFiles
+from ldm.data.items import left_out
 from ldm.data.listing import (
     LOOP,
     NO_FILE,
@@ -31,7 +32,6 @@ from ldm.data.listing import (
 from ldm.data.paired import Mask, PairedFolder
 from ldm.errors import DataError, UserError
 from ldm.evaluation.sources.folder import FolderSource
-from ldm.programs.data.show_data import _skipped
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 BYTES = os.fsdecode(b"caf\xe9")
@@ -102,7 +102,7 @@ def test_formats_that_are_not_read_are_refused(extensions: object) -> None:
 def test_show_data_counts_them(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "b.gif")
-    assert _skipped(ImageFolder(tmp_path, 8, split="all")) == {"gif": 1}
+    assert left_out(ImageFolder(tmp_path, 8, split="all")) == {"gif": 1}
 
 
 def test_programs_without_the_option_do_not_name_it(

@@ -20,7 +20,13 @@ from ldm.config import instantiate, load_config, save_config
 from ldm.diffusion.latent_diffusion import latent_moments, scale_from_moments
 from ldm.errors import CheckpointError, ConfigError
 from ldm.export import export
-from ldm.load.model import inline_pretrained, load_model, pretrained, pretrained_checkpoints
+from ldm.load.model import (
+    inline_pretrained,
+    load_model,
+    locate,
+    pretrained,
+    pretrained_checkpoints,
+)
 from ldm.samplers.ddim import DDIM
 from tests.compat.first_stages import build, kl, vq
 from tests.parity import Case, assert_close, load_case
@@ -114,13 +120,23 @@ def test_a_run_folder_is_enough(stage1: Path) -> None:
         assert load_model(same).state_dict().keys() == model.state_dict().keys()
 
 
-def test_last_and_best(stage1: Path) -> None:
+def test_last_and_best(stage1: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = stage1 / "checkpoints"
     with pytest.raises(CheckpointError, match=r"stage1 has no checkpoints/best\.ckpt"):
         load_model(stage1, "best")
+    assert locate(stage1).used() == str(folder / "last.ckpt")
     (folder / "last.ckpt").rename(folder / "best.ckpt")
-    load_model(stage1)
-    load_model(stage1, "best")
+    source = locate(stage1)
+    assert not caplog.text
+    source.model()
+    assert "best.ckpt: of the lowest validation loss: there is no last.ckpt" in caplog.text
+    assert "best.ckpt (step 5, of the lowest validation loss: there is" in source.used()
+    named = locate(stage1, "best")
+    named.model()
+    assert named.used() == f"{folder / 'best.ckpt'} (step 5)"
+    (folder / "step-5.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"It has best\.ckpt, step-5\.ckpt: name one"):
+        load_model(stage1, "last")
     with pytest.raises(CheckpointError, match=r"no checkpoints/last\.ckpt; has it been trained"):
         load_model(stage1, "last")
     load_model(stage1, folder / "best.ckpt")

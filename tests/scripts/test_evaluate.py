@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -151,6 +152,49 @@ def test_the_cache_changes_no_number(
     assert reports[0]["run"]["from_cache"] == []
     assert len(reports[1]["run"]["from_cache"]) == 2
     assert numbers(reports[0]) == pytest.approx(numbers(reports[1]), rel=1e-12)
+
+
+def test_samples_find_their_run_from_anywhere_and_after_a_move(
+    script: Script, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(classes, tmp_path / "a/runs/x")
+    monkeypatch.chdir(tmp_path / "a")
+    shared = ("--steps", 2, "--num-images", 6)
+    for out in ("runs/x/generated", "out"):
+        outcome = script("sample.py", "runs/x", *shared, "--out", out)
+        assert outcome.code == 0, outcome.err
+    monkeypatch.chdir(tmp_path)
+    shutil.move("a", "b")
+    shutil.move("b/runs/x", "b/runs/x\udce9")
+    for out, code in (("b/runs/x\udce9/generated", 0), ("b/out", 2)):
+        outcome = script(NAME, out, *BY_SUMS, "--metrics", "fd", "--out", tmp_path / "\udce9.json")
+        assert (outcome.code, "no run folder here" in outcome.err) == (code, code == 2), outcome.err
+    shutil.move("b/runs/x\udce9", "b/runs/x")
+    monkeypatch.chdir("/")
+    outcome = script(NAME, tmp_path / "b/out", *BY_SUMS, "--metrics", "fd", "--out", tmp_path / "o")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a#train", "a[1]", "{x}"])
+def test_files_and_folders_of_any_name(script: Script, tmp_path: Path, name: str) -> None:
+    folders = [tmp_path / name / side for side in ("real", "fake")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for k, image in enumerate(pictures(12, seed=seed)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{name}{k}.png")
+            (folder / f"{name}{k}.txt").write_text("a red circle\na disc")
+    cache = ("--cache", tmp_path / f"cache{name}")
+    out = tmp_path / f"{name}.json"
+    for _ in range(2):
+        arguments = (folders[1], "--real", folders[0], *BY_SUMS, "--metrics", "fd", *cache)
+        outcome = script(NAME, *arguments, "--out", out)
+        assert outcome.code == 0, outcome.err
+    (folders[1] / f"{name}3.png").write_bytes(b"?")
+    refused(script(NAME, *arguments, "--out", out), "1 of the 12", "--skip-corrupt", code=3)
+    outcome = script(NAME, *arguments, "--out", out, "--skip-corrupt")
+    assert outcome.code == 0, outcome.err
+    (left_out,) = read(out)["left_out"].values()
+    assert len(left_out) == 1
 
 
 def test_corrupt_images(script: Script, real: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,26 @@ def test_strength(script, pixels_model, images, tmp_path) -> None:  # type: igno
     assert distances == sorted(distances)
     assert distances[0] < 12
     assert distances[2] > 3 * distances[0]
+
+
+def test_names_of_any_length_and_kind(script, pixels_model, images, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Results have names that fit, that differ on every file system, and that are told again."""
+    names = ["x" * 251, "x" * 250 + "y", "é" * 125, "日" * 83, "a b", "n/a", "n_a"]
+    names += ["m/" + "y" * 245, "same", "SAME", "\u00e9", "e\u0301", "-x", "#", "100%", "a\nb"]
+    for name in names:
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / f"{name}.png").write_bytes((images / "square.png").read_bytes())
+    (images / "bad.png").write_bytes(b"?")
+    options = ("--steps", "1", "--per-image", "2", "--out", tmp_path / "out")
+    done = script("img2img.py", pixels_model, images, *options)
+    assert done.code == 4, done.err
+    made = [file.name for file in (tmp_path / "out/images").iterdir()]
+    alike = {unicodedata.normalize("NFC", name).casefold() for name in made}
+    assert len(alike) == len(made) == 2 * (len(names) + 2)
+    again = script("img2img.py", pixels_model, images, *options)
+    assert again.code == 4
+    assert f"{len(made)} of {len(made)} images are there already" in again.out
+    assert (tmp_path / "out/edited.png").is_file()
 
 
 def test_prompts_variants_and_batches(script, text, images, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -95,6 +95,31 @@ def test_known_pixels_stay_and_the_hole_is_filled(script, kind, folder, tmp_path
     assert (bare[~hole] != pixels(folder / "a.png")[~hole]).any()
 
 
+def test_unreadable_pairs_are_left_out(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("bad_image", "bad_hole"):
+        for end in ("", "_mask"):
+            (folder / f"{name}{end}.png").write_bytes((folder / f"a{end}.png").read_bytes())
+    (folder / "bad_image.png").write_bytes(b"?")
+    (folder / "bad_hole_mask.png").write_bytes(b"?")
+    done = script("inpaint.py", text, folder, *FAST, "--out", tmp_path / "out")
+    assert done.code == 4, done.err
+    assert "error: 2 of 4 inputs could not be read" in done.err
+    made = {file.name for file in (tmp_path / "out/images").iterdir()}
+    assert made == {"a.png", "b.png"}
+
+
+def test_pairs_whose_results_would_have_one_name(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("n/a", "n_a", "A"):
+        for end in ("", "_mask"):
+            (folder / "n").mkdir(exist_ok=True)
+            (folder / f"{name}{end}.png").write_bytes((folder / f"a{end}.png").read_bytes())
+    done = script("inpaint.py", text, folder, *FAST, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    made = {file.name.casefold() for file in (tmp_path / "out/images").iterdir()}
+    assert len(made) == 5
+    assert "b.png" in made
+
+
 def test_what_is_hidden_makes_no_difference(script, trained, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
     for model in (trained, text):
         results = []

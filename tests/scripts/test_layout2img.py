@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.images import result_files
 from ldm.data.layouts.boxes import Box, BoxTokenizer
+from ldm.data.layouts.reading import Layout
 from ldm.load.model import load_model
+from ldm.programs.sampling.layout2img import file_names
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
 from tests.scripts.conftest import Outcome
@@ -42,6 +45,14 @@ def _file(tmp_path: Path, content: Any) -> Path:
 
 def _pixels(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("names", [["x" * 400, "x" * 400 + "y"], ["a", "A"], ["日" * 99, "\ud800"]])
+def test_names_of_any_length_and_kind(names: list[str]) -> None:
+    layouts = [Layout(name, ()) for name in names]
+    files = [f for name in file_names(layouts) for f in result_files(name, 2, numbered=True)]
+    assert len({file.casefold() for file in files}) == 4
+    assert max(len(Path(file).name.encode()) for file in files) <= 255
 
 
 def test_images_are_those_of_the_tokens(script: Script, run: Path, tmp_path: Path) -> None:

@@ -145,9 +145,35 @@ def test_a_damaged_picture_does_not_stop_the_others(
 ) -> None:
     (photos / "a.png").write_bytes(b"nothing")
     outcome = script(NAME, model, photos, "--out", tmp_path / "out")
-    assert_one_line(outcome, "1 of 4 images")
+    assert outcome.code == 4
+    assert outcome.err.count("error: ") == 1
+    assert "error: 1 of 4 images" in outcome.err
     assert "a.png: left out, cannot read image" in outcome.out
     assert (tmp_path / "out" / "odd.png").exists()
+    alone = script(NAME, model, photos / "a.png", "--out", tmp_path / "alone")
+    assert_one_line(alone, "none of the 1 images could be read")
+
+
+def test_names_of_any_length_and_kind(
+    script: Script, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    names = ["x" * 251 + ".png", "\u00e9" * 125 + ".jpg", "x" * 249 + ".jpeg", "caf\udce9.png"]
+    names += [
+        "same.png",
+        "SAME.png",
+        "Same.jpg",
+        "s/" + "y" * 250 + ".jpg",
+        "s/" + "y" * 250 + ".png",
+    ]
+    (photos / "s").mkdir()
+    for name in names:
+        Image.new("RGB", (4, 4)).save(photos / name)
+    outcome = script(NAME, model, photos, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    made = [file for file in (tmp_path / "out").rglob("*.png") if "pairs" not in file.parts]
+    assert len({str(file).casefold() for file in made}) == len(names) + 3
+    again = script(NAME, model, photos, "--out", tmp_path / "out")
+    assert again.out.count("is there already") == len(names) + 3
 
 
 @pytest.mark.parametrize(

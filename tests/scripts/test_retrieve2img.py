@@ -66,6 +66,23 @@ def _pixels(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
 
 
+def test_an_unreadable_query_is_left_out(
+    script: Script, run: Path, world: tuple[Path, Any], tmp_path: Path
+) -> None:
+    root, bad = world[0], tmp_path / "bad.png"
+    bad.write_bytes(b"?")
+    queries = ("--query", bad, "--query", root / "photos/1.png")
+    outcome = _call(script, run, root, "--prompt", PROMPT, *queries, "--out", tmp_path / "out")
+    assert outcome.code == 4, outcome.err
+    record = json.loads((tmp_path / "out/samples.json").read_text())["samples"]
+    assert [entry["seed"] for entry in record] == [0, 2]
+    assert [entry["file"] for entry in record] == ["images/00000.png", "images/00002.png"]
+    assert (tmp_path / "out/neighbours.png").is_file()
+    outcome = _call(script, run, root, "--query", bad, "--out", tmp_path / "none")
+    assert outcome.code == 2
+    assert "bad.png" in outcome.err
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_the_model_sees_the_query_and_its_neighbours(
     own: bool, script: Script, run: Path, world: tuple[Path, Any], tmp_path: Path

@@ -94,6 +94,24 @@ def test_a_changed_map_does_not_mix_with_the_old_images(
     assert "holds images made with other settings" in outcome.err
 
 
+def test_an_unreadable_map_is_left_out(
+    script: Script, run: Path, maps: Path, tmp_path: Path
+) -> None:
+    (maps / "bad.png").write_bytes(b"?")
+    (maps / "bad.npy.npy").write_bytes(b"?")
+    outcome = script("semantic2img.py", run, maps, "--steps", 1, "--out", tmp_path / "out")
+    assert outcome.code == 4, outcome.err
+    assert outcome.err.count("left out: ") == 2
+    made = {file.name for file in (tmp_path / "out/images").iterdir()}
+    assert made == {"first_0.png", "more_second_0.png"}
+    for file in (maps / "first.png", maps / "more/second.npy"):
+        file.unlink()
+    outcome = script("semantic2img.py", run, maps, "--steps", 1, "--out", tmp_path / "none")
+    assert outcome.code == 2
+    assert "error: none of the 2 inputs can be read" in outcome.err
+    assert not (tmp_path / "none").exists()
+
+
 def test_bad_input_is_one_line(script: Script, run: Path, maps: Path, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         outcome = script("semantic2img.py", run, *arguments, "--out", tmp_path / "out")

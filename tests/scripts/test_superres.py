@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,4 +68,18 @@ def test_errors(script, model, images, tmp_path) -> None:  # type: ignore[no-unt
     assert "nowhere.png: no such image or folder" in refused(model, tmp_path / "nowhere.png")
     assert "--per-image 0: must be at least 1" in refused(model, images, "--per-image", "0")
     (images / "c.png").write_bytes(b"not a picture")
-    assert "c.png" in refused(model, images)
+    assert "c.png" in refused(model, images / "c.png")
+
+
+def test_the_unreadable_is_left_out(script, model, images, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (images / "aa.png").write_bytes(b"not a picture")
+    options = ("--steps", "2", "--per-image", "2", "--out", tmp_path / "out")
+    done = script("superres.py", model, images, *options)
+    assert done.code == 4
+    assert "left out: cannot read image" in done.err
+    assert "error: 1 of 3 inputs could not be read" in done.err
+    samples = json.loads((tmp_path / "out/samples.json").read_text())["samples"]
+    assert [entry["file"] for entry in samples] == [
+        f"images/{n}.png" for n in ("a_0", "a_1", "b_0", "b_1")
+    ]
+    assert [entry["seed"] for entry in samples] == [0, 1, 4, 5]  # as if it could be read

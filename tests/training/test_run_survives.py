@@ -512,14 +512,6 @@ def test_lightning_does_not_hear_of_signals(
     assert isinstance(handlers[0].__self__, StopSignals)
 
 
-def test_a_second_ctrl_c_does_not_wait() -> None:
-    with StopSignals():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_a_signal_in_the_last_step_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

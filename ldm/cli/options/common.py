@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.app import as_typed
 from ldm.errors import UserError
+from ldm.files import LONGEST_NAME, reason, shown
 
 
 def new_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -75,19 +78,42 @@ def check_out_file(option: str, path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; name a file")
+    if os.path.isdir(path):
+        raise UserError(f"{option} {shown(path)}: is a folder; name a file")
+    _check_names(option, path)
     check_out_folder(option, path.parent)
 
 
 def check_out_folder(option: str, path: Path | None) -> None:
     """Refuse a place where no folder can be, before any work; None: there is none to make.
 
+    The nearest folder that is there is tried by a file without a name, which leaves nothing.
+
     Raises:
-        UserError: a file has its name, or that of a folder above it.
+        UserError: a file has its name, or that of a folder above it; the name is too long; or
+            nothing can be written there.
     """
     if path is None:
         return
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    places = (path, *path.absolute().parents)
+    nearest = next(place for place in places if os.path.exists(place))
     if not nearest.is_dir():
-        raise UserError(f"{option} {path}: {nearest} is a file, not a folder")
+        raise UserError(f"{option} {shown(path)}: {shown(nearest)} is a file, not a folder")
+    _check_names(option, path)
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"?")
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f"{option} {shown(path)}: nothing can be written into {shown(nearest)} "
+            f"({reason(error)}): choose another place"
+        ) from error
+
+
+def _check_names(option: str, path: Path) -> None:
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise UserError(
+            f"{option} {shown(path)[:60]}...: a name in it has more than {LONGEST_NAME} bytes: "
+            "choose a shorter one"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from omegaconf import OmegaConf
 from ldm.config import load_config
 from ldm.config.kinds import all_kinds, misfit
 from ldm.errors import ConfigError, UserError
-from ldm.places import configs_folder
+from ldm.files import shown
+from ldm.places import configs_folder, split_name
 
 _NESTED = {("EvaluationProtocol", "measures"), ("EvaluationProtocol", "small_samples")}
 """What has keys of its own."""
@@ -105,6 +107,37 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_features(name: str | None) -> None:
+    """Refuse a feature network that there surely is not, before PyTorch is imported.
+
+    Raises:
+        UserError: it names those that there are.
+    """
+    if name is None or os.path.exists(name) or name in NETWORKS:
+        return
+    kind, _, rest = name.partition(":")
+    if kind == "clip" if rest else "." in name:
+        return
+    raise UserError(
+        f"--features {name}: neither one of {', '.join(NETWORKS)} nor a run folder or a dotted name"
+    )
+
+
+def metric_names(text: str) -> list[str]:
+    """The names that --metrics lists.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in METRICS:
+            raise UserError(f"--metrics {name}: not one of {', '.join(METRICS)}")
+    if not chosen:
+        raise UserError(f"--metrics {text!r}: name one or more of {', '.join(METRICS)}")
+    return chosen
+
+
 def preset_names() -> list[str]:
     """The protocols of ``configs/evaluation``."""
     return sorted(file.stem for file in PRESETS.glob("*.yaml") if not file.name.startswith("_"))
@@ -152,10 +185,10 @@ def check_place(where: str, name: str = "") -> None:
     Raises:
         UserError: there is no such file or folder.
     """
-    file = where.partition("#")[0]
-    several = file.endswith((".tar", ".tar.gz", ".tgz"))  # a pattern, or an address
-    if not several and not Path(file).expanduser().exists():
-        raise UserError(f"{name}{' ' if name else ''}'{where}' does not exist; see --help")
+    file, _ = split_name(where)
+    several = file.lower().endswith((".tar", ".tar.gz", ".tgz"))  # a pattern, or an address
+    if not several and not os.path.exists(os.path.expanduser(file)):
+        raise UserError(f"{name}{' ' if name else ''}'{shown(where)}' does not exist; see --help")
 
 
 def add_source_side_options(parser: argparse.ArgumentParser) -> None:

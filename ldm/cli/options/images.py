@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from ldm.errors import UserError
 
 INVERSION_SPACING = "logsnr"
 """Time steps of DDIM inversion, which needs short ones, if --spacing says nothing."""
+
+
+def add_most_pixels(parser: argparse.ArgumentParser) -> None:
+    """The option that allows larger images; ``ldm.cli.app`` applies it."""
+    parser.add_argument(
+        "--most-pixels",
+        type=int,
+        metavar="N",
+        help="largest image that is decoded, width times height (default: 128000000)",
+    )
 
 
 def check_pictures(places: Sequence[Path]) -> None:

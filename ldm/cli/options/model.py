@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 
 from ldm.cli.options.common import check_file
+from ldm.cli.options.configs import split_config
 from ldm.errors import UserError
+from ldm.files import fitting_name
 
 IN_RUN = ("last", "best")
 """Names of checkpoints, ``ldm.load.model.RUN``."""
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+"""``ldm.checkpoint.SUFFIXES``."""
 
 
 def add_source_options(
@@ -67,8 +71,8 @@ def check_source(options: argparse.Namespace) -> None:
         )
     if options.config and (source.is_dir() or options.checkpoint):
         raise UserError("--config goes with a checkpoint file as first argument")
-    for item in options.config or ():
-        check_file("--config", None if "=" in item else Path(item))
+    for item in split_config(options.config or ())[0]:
+        check_file("--config", Path(item))
     if options.checkpoint not in (None, *IN_RUN) and not Path(options.checkpoint).exists():
         raise UserError(f"--checkpoint {options.checkpoint}: no such checkpoint file")
     if options.checkpoint and source.is_file() and source.suffix not in (".yaml", ".yml"):
@@ -76,6 +80,36 @@ def check_source(options: argparse.Namespace) -> None:
     classifier = getattr(options, "classifier", None)
     if classifier is not None and not Path(classifier).exists():
         raise UserError(f"--classifier {classifier}: no such run folder or checkpoint")
+
+
+def is_model(options: argparse.Namespace) -> bool:
+    """Whether the first argument is a model, and not a folder or file of images."""
+    path = Path(options.source)
+    described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
+    return bool(options.config) or path.suffix in WEIGHTS or described
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether it is the folder of a training run, into which results may be written."""
+    return (Path(source) / "checkpoints").is_dir()
+
+
+def name_of(source: str) -> str:
+    """A short name for a source that is no run."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def result_folder(source: str, name: str) -> Path:
+    """Where results go if nobody says: in a run, else in a folder of the working directory.
+
+    Args:
+        source: run or other model.
+        name: of the results, such as ``generated``.
+    """
+    if is_run(source):
+        return Path(source) / name
+    return Path(fitting_name(f"{name}-{name_of(source)}"))
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:

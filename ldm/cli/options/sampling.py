@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from ldm.cli.options.common import (
     check_at_least,
     check_file,
@@ -13,8 +16,10 @@ from ldm.cli.options.common import (
     check_side_lengths,
     new_parser,
 )
-from ldm.cli.options.model import add_source_options
+from ldm.cli.options.configs import split_config
+from ldm.cli.options.model import add_source_options, check_source, result_folder
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
+from ldm.config import load_config
 from ldm.errors import UserError
 from ldm.files import read_text, reason
 
@@ -144,6 +149,45 @@ def parse_sampling(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
     check_out_folder("--out", options.out)
     check_sampling_options(options)
     return options
+
+
+def out_folder(options: argparse.Namespace) -> Path:
+    """Where a program of sampling writes."""
+    out: Path | None = options.out
+    return result_folder(options.source, options.folder_name) if out is None else out
+
+
+def check_sampling_files(options: argparse.Namespace) -> None:
+    """Refuse a model that is not there, and a place where nothing can be written.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_source(options)
+    check_out_folder("--out", out_folder(options))
+    check_steps(options)
+
+
+def check_steps(options: argparse.Namespace) -> None:
+    """Refuse more --steps than the model has, as far as its config says that by itself.
+
+    Raises:
+        UserError: it says how many there are.
+    """
+    if options.steps is None:
+        return
+    files, overrides = split_config(options.config or [str(Path(options.source) / "config.yaml")])
+    try:
+        config = load_config(*files, overrides=overrides, complete=False)
+        schedule = OmegaConf.select(config, "model.params.schedule.params") or {}
+        total = None if "betas" in schedule else schedule.get("timesteps")
+    except (UserError, OmegaConfBaseException):
+        return  # whoever builds the model says what is wrong
+    if isinstance(total, int) and options.steps > total:
+        raise UserError(
+            f"--steps {options.steps}: cannot take {options.steps} sampling steps: choose 1 to "
+            f"{total}"
+        )
 
 
 def check_sampling_options(options: argparse.Namespace) -> None:

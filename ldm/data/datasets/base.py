@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from PIL import Image
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.captions import Tokenizer
 from ldm.data.framing import Enlargement, Framing, to_tensor
+from ldm.data.image_io import Reading, as_reading, reading_as
 from ldm.data.items import ReadableItems, Skips, Uniform
 from ldm.errors import DataError
 
@@ -53,6 +55,8 @@ class FramedImages(Dataset[dict[str, Any]]):
             error = raise.
         antialias: False, with bilinear interpolation: the resizer of OpenCV and albumentations.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+        reading: what files of more than 8 bits, with colour profiles or of many pixels become: a
+            ``ldm.data.Reading`` or a mapping of some of its names.
 
     Raises:
         DataError: the options do not fit together.
@@ -67,13 +71,14 @@ class FramedImages(Dataset[dict[str, Any]]):
         small: str = "upscale",
         antialias: bool = True,
         tokenizer: Tokenizer | None = None,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         if not antialias and framing.interpolation != "bilinear":
             raise DataError(
                 f"antialias=false goes with bilinear interpolation, not {framing.interpolation}"
             )
         self.source, self.framing, self.antialias = source, framing, antialias
-        self.tokenizer = tokenizer
+        self.tokenizer, self.reading = tokenizer, as_reading(reading)
         self._enlargement = Enlargement(framing, small)
         what = getattr(source, "what", type(source).__name__)
         self._items = ReadableItems(what, len(source), self._read, broken, seed)
@@ -109,4 +114,5 @@ class FramedImages(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
         # What is reduced while it is decoded is anti-aliased.
-        return self.source.read(index, self.framing.needed if self.antialias else None)
+        with reading_as(self.reading):
+            return self.source.read(index, self.framing.needed if self.antialias else None)

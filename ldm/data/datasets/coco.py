@@ -104,6 +104,7 @@ class CocoBoxes:
         rank = {name: i for i, (name, _, _) in enumerate(images.values())}
         order = sorted(range(len(self._table)), key=lambda i: rank[self._table.names[i]])
         self._order = order[slice(*part)]
+        self._frames = {name: (int(width), int(height)) for name, width, height in images.values()}
         if not self._order:
             raise DataError(f"COCO boxes: part {list(part)} of {len(order)} images is empty")
         check_first(self.root, [self._table.names[i] for i in self._order], f"'{shown(first)}'")
@@ -114,6 +115,10 @@ class CocoBoxes:
     def path(self, index: int) -> Path:
         """File of an image."""
         return self._folder.path(self._table.names[self._order[index]])
+
+    def frame(self, index: int) -> tuple[int, int]:
+        """(width, height) of the image on which the boxes were drawn, turned upright or not."""
+        return self._frames[self._table.names[self._order[index]]]
 
     def boxes(self, index: int) -> list[Box]:
         """Boxes of an image."""

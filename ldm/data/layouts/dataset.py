@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm.data.framing import Cut, make_framing, random_side, take, to_tensor
-from ldm.data.image_io import read_image
+from ldm.data.image_io import Reading, as_reading, read_image, reading_as
 from ldm.data.items import ReadableItems, Skips, check_choice
 from ldm.data.layouts.boxes import Box, BoxTokenizer, Crop
 from ldm.errors import DataError
@@ -25,7 +25,11 @@ _SHUFFLE = 1
 
 
 class BoxSource(Protocol):
-    """Where images and their boxes come from."""
+    """Where images and their boxes come from.
+
+    Besides, it may have ``frame(index)``, the (width, height) of the image on which the boxes were
+    drawn. Where that is the size as stored and not the upright one, the image stays as stored.
+    """
 
     classes: Sequence[str]
     """Names of the classes by id."""
@@ -61,6 +65,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         seed: seed of crops, flips and orders.
         broken: what an unreadable image does: skip = warn once per image (and worker) and take
             the next readable one instead, error = raise.
+        reading: see ``ldm.data.FramedImages``.
 
     Raises:
         DataError: the options do not fit together.
@@ -78,6 +83,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         antialias: bool = True,
         seed: int = 0,
         broken: str = "skip",
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("layouts", "crop", crop, CROPS)
         if tokens.num_classes != len(source.classes):
@@ -91,7 +97,7 @@ class LayoutImages(Dataset[dict[str, Any]]):
         self._two, self._shuffle, self._antialias = crop == "random-2d", shuffle, antialias
         # The smallest random-2d crop has the size of the result: nothing may be reduced.
         self._at_least = None if self._two or not antialias else self.framing.needed
-        self._warned = False
+        self._warned, self.reading = False, as_reading(reading)
         what = type(source).__name__
         self._items = ReadableItems(what, len(source), self._read, broken, seed)
 
@@ -133,7 +139,14 @@ class LayoutImages(Dataset[dict[str, Any]]):
             )
 
     def _read(self, index: int) -> Image.Image:
-        return read_image(self.source.path(index), self._at_least)[0]
+        path = self.source.path(index)
+        frame = self.source.frame(index) if hasattr(self.source, "frame") else None
+        with reading_as(self.reading):
+            image, size = read_image(path, self._at_least)
+            if frame is not None and size != frame and size[::-1] == frame:
+                # the boxes were drawn on the image as it is stored
+                return read_image(path, self._at_least, turn=False)[0]
+        return image
 
 
 def _shares(cut: Cut, width: int, height: int) -> Crop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,24 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ldm.data.captions import Tokenizer
+from ldm.data.captions import Tokenizer, choose_caption
 from ldm.data.framing import Framing, to_tensor
+from ldm.data.image_io import Reading, as_reading
 from ldm.data.items import SharedEpoch, Skips, check_choice
+from ldm.data.shards.decoding import REASONS, Complaint, SampleReader, UnusableError
+from ldm.data.shards.listing import list_shards
 from ldm.data.shards.plan import Place, Plan, process_place
-from ldm.data.shards.reader import (
-    REASONS,
-    SampleReader,
-    UnusableError,
-    list_shards,
-    read_shard,
-    shard_sizes,
-)
+from ldm.data.shards.reader import read_shard, shard_sizes
+from ldm.data.shards.samples import ENDINGS, RULES, Naming
+from ldm.data.shards.tar import MOST_MEMBER
 from ldm.errors import DataError
+from ldm.files import shown
 
 DAMAGED = "damaged shard"
+_MOST_WAITING = 1 << 32
+"""Bytes of samples between which the next one is drawn."""
+_CAPTION = 1
+"""Purpose of the draw of a caption, which leaves crops as they are."""
 
 Numbered = tuple[int, dict[str, Any]]
 """A sample and its place in the set."""
@@ -49,7 +52,8 @@ class Shards(IterableDataset[dict[str, Any]]):
             ``ldm.data.shards.reader.list_shards``.
         framing: how images are framed.
         caption: where the caption is: an ending (txt), or an ending and a key (json.caption); None
-            if there is none.
+            if there is none. Of several, the lines of a text or a list in JSON, each epoch draws
+            one.
         classes: number of classes, ids in files of the ending cls; None: no classes.
         epoch_size: samples of an epoch, over all processes; None: as many as there are.
         sizes: samples per shard, see ``ldm.data.shards.reader.shard_sizes``.
@@ -62,10 +66,18 @@ class Shards(IterableDataset[dict[str, Any]]):
         max_aspect: largest ratio of longer to shorter side; None accepts any.
         seed: of the order, crops and flips.
         tokenizer: maps a caption to a long tensor (L,) or (1, L).
+        image: ending of the image or several, of which the first that a sample has is taken
+            (``input.jpg``, ``tif``); None: ``ldm.data.shards.samples.ENDINGS``.
+        dot: which dot of a file's name divides key and ending: first, last or auto, see
+            ``ldm.data.shards.samples.Naming``.
+        most_bytes: that a file of a sample, and all of them together, may have; larger ones are
+            not read.
+        reading: see ``ldm.data.FramedImages``.
 
     Attributes:
         shards: their paths and addresses.
         sizes: samples of each.
+        naming: which files are a sample.
         read: makes image and entries of the files of a sample.
 
     Raises:
@@ -88,17 +100,38 @@ class Shards(IterableDataset[dict[str, Any]]):
         max_aspect: float | None = None,
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
+        image: str | Sequence[str] | None = None,
+        dot: str = "auto",
+        most_bytes: int = MOST_MEMBER,
+        reading: Reading | Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer is not None and caption is None:
             raise DataError("shards without caption have nothing to tokenise: set caption=txt")
+        check_choice("shards", "dot", dot, RULES)
+        for name, value in (
+            ("buffer", buffer),
+            ("epoch_size", epoch_size),
+            ("most_bytes", most_bytes),
+        ):
+            if value is not None and value < 1:
+                raise DataError(f"shards: {name}={value} must be at least 1")
         self.shards = _choose(list_shards(shards), split, validation_shards)
         self.framing, self.seed = framing, seed
-        self.read = SampleReader(caption, classes, min_size, max_aspect, framing.needed)
+        self.naming = Naming(_image_endings(image), dot, most_bytes)
+        self.read = SampleReader(
+            caption,
+            classes,
+            min_size,
+            max_aspect,
+            framing.needed,
+            self.naming.images,
+            as_reading(reading),
+        )
         self._buffer, self._tokenizer = buffer if shuffle else 1, tokenizer
-        self.sizes = shard_sizes(self.shards, sizes)
+        self.sizes = shard_sizes(self.shards, sizes, self.naming)
         count = sum(self.sizes)
         if not count:
-            raise DataError(f"the {len(self.sizes)} shards of '{shards}' hold no samples")
+            raise DataError(f"the {len(self.sizes)} shards of {_where(shards)} hold no samples")
         self._plan = Plan(self.sizes, epoch_size or count, shuffle, seed)
         self.skips = Skips([DAMAGED, *REASONS])
         self._epoch = SharedEpoch()
@@ -165,7 +198,7 @@ class Shards(IterableDataset[dict[str, Any]]):
         self, epoch: int, start: int, count: int
     ) -> Iterator[tuple[int, Image.Image, dict[str, Any]]]:
         """Decoded samples of a stretch, again and again, each with its place in the set."""
-        again = 0
+        again, complaint = 0, Complaint()
         while count:
             found = False
             rng = np.random.default_rng((self.seed, epoch, start, again))
@@ -174,21 +207,31 @@ class Shards(IterableDataset[dict[str, Any]]):
                     image, entries = self.read(sample)
                 except UnusableError as error:
                     self.skips.add(error.reason, f"{error}: left out")
+                    complaint.add(sample, str(error))
                     continue
                 found = True
                 yield number, image, entries
             if not found:
                 raise DataError(
-                    f"not one of {count} samples from '{self.shards[0]}' on is usable: "
-                    f"{self.skips.counts()}"
+                    f"not one of {count} samples from '{shown(self.shards[0])}' on is usable: "
+                    f"{self.skips.counts()}; {complaint}"
                 )
             again += 1
 
     def _raw(self, epoch: int, start: int, count: int) -> Iterator[Numbered]:
         for span in self._plan.spans(epoch, start, count):
-            samples = read_shard(self.shards[span.shard], self._report)
-            part = islice(samples, span.start, span.stop)
-            yield from enumerate(part, start=span.offset + span.start)
+            shard, place, told = self.shards[span.shard], span.start, list[str]()
+
+            def report(text: str, told: list[str] = told) -> None:
+                told.append(text)
+                self._report(text)
+
+            samples = read_shard(shard, report, self.naming)
+            for sample in islice(samples, span.start, span.stop):
+                yield span.offset + place, sample
+                place += 1
+            if place < span.stop and not told:
+                report(f"shard '{shown(shard)}' has fewer than {span.stop} samples")
 
     def _report(self, text: str) -> None:
         self.skips.add(DAMAGED, text)
@@ -202,12 +245,16 @@ class Shards(IterableDataset[dict[str, Any]]):
             epoch: which, for its crop.
             number: its place in the set.
             image: as it was decoded.
-            entries: caption and class.
+            entries: captions and class.
         """
         uniform = np.random.default_rng((self.seed, epoch, number)).random
         item = {"image": to_tensor(self.framing(image, uniform)), **entries}
+        captions = item.pop("captions", None)
+        if captions is not None:
+            draw = np.random.default_rng((self.seed, epoch, number, _CAPTION)).random
+            item["caption"] = choose_caption(captions, draw)
         if self._tokenizer is not None:
-            item["tokens"] = self._tokenizer(entries["caption"]).reshape(-1)
+            item["tokens"] = self._tokenizer(item["caption"]).reshape(-1)
         return item
 
 
@@ -215,13 +262,32 @@ def _shuffled(
     samples: Iterator[Numbered], buffer: int, rng: np.random.Generator
 ) -> Iterator[Numbered]:
     """The samples, each drawn from those that wait in a buffer; a buffer of 1 keeps the order."""
-    waiting = list(islice(samples, buffer))
+    waiting, total = list[Numbered](), 0
     for sample in samples:
-        i = int(rng.integers(len(waiting)))
-        yield waiting[i]
-        waiting[i] = sample
+        waiting.append(sample)
+        total += _bytes(sample)
+        while len(waiting) > max(1, buffer if total <= _MOST_WAITING else 1):
+            i = int(rng.integers(len(waiting) - 1))
+            total -= _bytes(waiting[i])
+            yield waiting[i]
+            waiting[i] = waiting[-1]
+            waiting.pop()
     order = rng.permutation(len(waiting)) if buffer > 1 else range(len(waiting))
     yield from (waiting[i] for i in order)
+
+
+def _bytes(numbered: Numbered) -> int:
+    return sum(len(content) for content in numbered[1].values() if isinstance(content, bytes))
+
+
+def _image_endings(image: str | Sequence[str] | None) -> Sequence[str]:
+    given = [image] if isinstance(image, str) else image
+    return ENDINGS if given is None else tuple(text.lower().removeprefix(".") for text in given)
+
+
+def _where(shards: str | Path | Sequence[str]) -> str:
+    """What messages call them."""
+    return f"'{shown(shards)}'" if isinstance(shards, (str, Path)) else "the list"
 
 
 def _choose(shards: list[str], split: str, held_out: int) -> list[str]:

@@ -10,9 +10,12 @@ from torch.utils.data import Dataset
 
 from ldm.data.items import SharedEpoch, next_usable
 from ldm.data.shards.dataset import DAMAGED, Shards
-from ldm.data.shards.reader import UnusableError, index_shard, is_remote
+from ldm.data.shards.decoding import Complaint, UnusableError
+from ldm.data.shards.listing import is_remote
+from ldm.data.shards.reader import index_shard
 from ldm.data.shards.tar import Member
 from ldm.errors import DataError
+from ldm.files import shown
 
 
 class ShardItems(Dataset[dict[str, Any]]):
@@ -34,7 +37,7 @@ class ShardItems(Dataset[dict[str, Any]]):
             raise DataError(f"shard '{name}' is no local file, of which samples can be picked out")
         self._shards = shards
         self._ends = np.cumsum(shards.sizes)
-        self._epoch = SharedEpoch()
+        self._epoch, self._refused = SharedEpoch(), Complaint()
         self._latest: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def __len__(self) -> int:
@@ -49,16 +52,19 @@ class ShardItems(Dataset[dict[str, Any]]):
         return self._shards.framed(int(self._epoch), index, image, entries)
 
     def _usable(self, number: int) -> tuple[Image.Image, dict[str, Any]] | None:
+        sample: dict[str, Any] = {}
         try:
-            return self._shards.read(self._sample(number))
+            sample = self._sample(number)
+            return self._shards.read(sample)
         except UnusableError as error:
+            self._refused.add(sample, str(error))
             self._shards.skips.add(error.reason, f"{error}: the next one is taken instead")
             return None
 
     def _complaint(self) -> str:
         return (
-            f"not one of {len(self)} samples of '{self._shards.shards[0]}' and others is usable: "
-            f"{self._shards.skips.counts()}"
+            f"not one of {len(self)} samples of '{shown(self._shards.shards[0])}' and others is "
+            f"usable: {self._shards.skips.counts()}; {self._refused}"
         )
 
     def _sample(self, number: int) -> dict[str, Any]:
@@ -66,10 +72,12 @@ class ShardItems(Dataset[dict[str, Any]]):
         shard = int(np.searchsorted(self._ends, number, side="right"))
         name, size = self._shards.shards[shard], self._shards.sizes[shard]
         if self._latest[0] != shard:
-            self._latest = shard, index_shard(name, self._report)
+            self._latest = shard, index_shard(name, self._report, self._shards.naming)
         samples, place = self._latest[1], number - int(self._ends[shard]) + size
         if place >= len(samples):
-            raise UnusableError(DAMAGED, f"shard '{name}' has {len(samples)} samples, not {size}")
+            raise UnusableError(
+                DAMAGED, f"shard '{shown(name)}' has {len(samples)} samples, not {size}"
+            )
         try:
             files = samples[place].items()
             return {key: v.read() if isinstance(v, Member) else v for key, v in files}

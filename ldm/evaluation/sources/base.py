@@ -8,8 +8,8 @@ are remembered.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -20,20 +20,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from PIL import Image
 from torch import Tensor
 
-from ldm.data.image_io import DECODING_ERRORS
+from ldm.data.image_io import read_format
 from ldm.errors import UserError
-from ldm.files import write_text
+from ldm.files import read_json, reason, shown, write_text
 
 SHOWN = 5
 """Unreadable images that a message names."""
 MOST_THREADS = 8
 _AHEAD = 4
 """Results that wait per thread."""
+_CHECK = "checksum"
 _FORMAT = 1
 """Of remembered hashes: another number makes all of them void."""
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,7 +127,7 @@ class Unreadable:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({' '.join(self.reason.split())})"
+        return f"{shown(self.name)} ({shown(' '.join(self.reason.split()))})"
 
 
 class ReadSource(ABC):
@@ -297,11 +299,19 @@ class Head:
 def read_head(name: str, data: bytes) -> Head:
     """What the bytes of an image file say; pixels are not decoded."""
     digest = hashlib.sha256(data).hexdigest()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return Head(name, digest, image.format or "", image.mode, (image.height, image.width))
-    except DECODING_ERRORS:
+    known = read_format(data)
+    if known is None:
         return Head(name, digest, "unreadable")
+    kind, mode, (width, height) = known
+    return Head(name, digest, kind, mode, (height, width))
+
+
+def name_bytes(text: str) -> bytes:
+    """What is hashed of a text with names of files: a name that is no UTF-8 keeps its bytes."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, from an archive
+        return text.encode("utf-8", "surrogatepass")
 
 
 @dataclass
@@ -316,7 +326,7 @@ class ContentCounter:
 
     def add(self, head: Head) -> None:
         """The next image."""
-        self._digest.update(f"{head.name}\0{head.digest}\0".encode())
+        self._digest.update(name_bytes(f"{head.name}\0{head.digest}\0"))
         self.count += 1
         self._formats[head.format] += 1
         if head.size is not None:
@@ -357,21 +367,40 @@ class ContentCache:
         if self.folder is None:
             return scan()
         file = self.folder / f"source-{_key(what, files)}.json"
-        try:
-            return Content(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # absent or damaged: written anew
-            content = scan()
-        write_text(file, json.dumps(asdict(content)))
+        if os.path.lexists(file):
+            try:
+                return _remembered(read_json(file, table=True))
+            except (UserError, TypeError, ValueError) as error:
+                _log.warning("%s is damaged and made anew (%s)", shown(file), reason(error))
+        content = scan()
+        entries = asdict(content)
+        write_text(file, json.dumps({**entries, _CHECK: _checksum(entries)}))
         return content
 
 
+def _remembered(entries: dict[str, Any]) -> Content:
+    """What a file of the cache says, if it is whole; the last release wrote no checksum."""
+    if entries.pop(_CHECK, None) not in (_checksum(entries), None):
+        raise ValueError("its checksum is another")
+    content = Content(**entries)
+    tables = (content.formats, content.modes, content.sizes)
+    if not isinstance(content.sha256, str) or not all(isinstance(t, dict) for t in tables):
+        raise TypeError("not what was written")
+    return content
+
+
+def _checksum(entries: dict[str, Any]) -> str:
+    text = json.dumps({**entries, _CHECK: None}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _key(what: str, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT}\0{what}".encode())
+    digest = hashlib.sha256(name_bytes(f"{_FORMAT}\0{what}"))
     for path in files:
         try:
             stat = path.stat()
             state = f"{stat.st_size}:{stat.st_mtime_ns}"
         except OSError:
             state = "absent"
-        digest.update(f"\0{path.absolute()}\0{state}".encode())
+        digest.update(name_bytes(f"\0{path.absolute()}\0{state}"))
     return digest.hexdigest()[:32]

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ldm.config import instantiate, load_config
+from ldm.config import instantiate, load_config, to_yaml
 from ldm.config.trust import lies_beside_weights, mark_foreign
 from ldm.data.items import EMPTY_CAPTION, Skips
 from ldm.data.shards.dataset import DAMAGED
-from ldm.data.shards.reader import NO_IMAGE, UNREADABLE
+from ldm.data.shards.decoding import NO_IMAGE, UNREADABLE
 from ldm.errors import DataError, UserError
 from ldm.evaluation.networks.resizing import to_uint8
 from ldm.evaluation.sources.base import (
@@ -32,6 +32,7 @@ from ldm.evaluation.sources.base import (
     Unreadable,
     first_of,
 )
+from ldm.places import split_name
 
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
 TRUNCATION = "float in [-1, 1] to uint8: (x + 1) * 127.5, without the fraction"
@@ -181,13 +182,13 @@ def open_dataset(
     Raises:
         UserError: the file or the data set cannot be used.
     """
-    file, _, split = where.partition("#")
+    file, split = split_name(where)
     node = load_config(file, complete=False)
     if Path(file).name == RUN_CONFIG or lies_beside_weights(Path(file)):
         mark_foreign(node, Path(file), trust)
     dataset = data_split(node, split or SPLITS[0], where)
     node = node.data if "data" in node else node
-    recipe = f"{split or SPLITS[0]}\n{OmegaConf.to_yaml(node, resolve=True)}"
+    recipe = f"{split or SPLITS[0]}\n{to_yaml(node, resolve=True)}"
     return DatasetSource(dataset, where, num, skip_corrupt, recipe, cache)
 
 

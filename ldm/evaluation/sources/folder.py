@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,9 @@ from ldm.evaluation.sources.base import (
     read_ahead,
     read_head,
 )
+from ldm.evaluation.sources.record import check_files, has_record, read_record
+from ldm.files import read_bytes, shown
 
-RECORD = "samples.json"
 DECODING = f"Pillow {PIL.__version__}, upright by EXIF, transparency laid over white"
 SHOWN_CLASSES = 5
 
@@ -69,9 +70,8 @@ class FolderSource(ReadSource):
         classes: str | Sequence[str] = "auto",
         cache: ContentCache | None = None,
     ) -> None:
-        self.root = Path(where).expanduser()
-        recorded = (self.root / RECORD).is_file()
-        listed = _recorded(self.root) if recorded else _found(self.root, classes)
+        self.root = Path(os.path.expanduser(where))
+        listed = _recorded(self.root) if has_record(self.root) else _found(self.root, classes)
         super().__init__(where, first_of(len(listed.files), num, where), skip_corrupt)
         self._listed, self._cache = listed, cache or ContentCache()
 
@@ -107,7 +107,7 @@ class FolderSource(ReadSource):
 
     def _head(self, file: str) -> Head:
         try:
-            return read_head(file, (self.root / file).read_bytes())
+            return read_head(file, read_bytes(self.root / file))
         except OSError:
             return Head(file, "", "unreadable")
 
@@ -143,37 +143,23 @@ def _class_names(root: Path, images: Sequence[str], classes: str | Sequence[str]
     unknown = sorted(set(find_classes(root, images, "folder")) - set(classes))
     if unknown:
         raise UserError(
-            f"folder '{root}' has the class folder '{unknown[0]}', which is not one of the "
-            f"{len(classes)} classes {', '.join(classes[:SHOWN_CLASSES])}, ..."
+            f"folder '{shown(root)}' has the class folder '{shown(unknown[0])}', which is not one "
+            f"of the {len(classes)} classes {', '.join(classes[:SHOWN_CLASSES])}, ..."
         )
     return classes
 
 
 def _recorded(root: Path) -> _Listed:
     """What ``samples.json`` lists, whose images must all be there."""
-    try:
-        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        entries = record["samples"]
-        files = [str(entry["file"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"'{root / RECORD}' was not written by the sampling scripts: remove it, and all images "
-            "of the folder count"
-        ) from None
-    absent = [file for file in files if not (root / file).is_file()]
-    if absent or not files:
-        first = f", first {absent[0]}" if absent else ""
-        raise UserError(
-            f"'{root}': {len(absent)} of the {len(files)} images that {RECORD} lists are "
-            f"absent{first}: repeat the sampling command, it goes on where it stopped"
-        )
-    labels, prompts = ([entry.get(key) for entry in entries] for key in ("label", "prompt"))
+    record = read_record(root)
+    check_files(root, record.files)
     captions: Captions | None = None
-    if all(isinstance(prompt, str) for prompt in prompts):
-        captions = {file: (prompt,) for file, prompt in zip(files, prompts, strict=True)}
-    known = all(isinstance(label, int) for label in labels)
-    about = {name: record[name] for name in ("settings", "made_by") if name in record}
-    return _Listed(files, labels if known else None, captions, about)
+    if record.prompts is not None:
+        pairs = zip(record.files, record.prompts, strict=True)
+        captions = {file: (prompt,) for file, prompt in pairs}
+    entries = {"settings": record.settings, "made_by": record.made_by}
+    about = {name: value for name, value in entries.items() if value}
+    return _Listed(record.files, record.labels, captions, about)
 
 
 def _caption(found: Path | tuple[str, ...]) -> str:

@@ -12,7 +12,6 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import read_image
 from tqdm import tqdm
 
 from ldm.containers.npz import MOST_BYTES, Array, names_of, opened_array, read_whole
@@ -29,6 +28,7 @@ from ldm.evaluation.sources.base import (
     first_of,
 )
 from ldm.files import reason, shown, write_atomically
+from ldm.visualization.images import read_png
 
 IMAGES, LABELS = "arr_0", "arr_1"
 MOST_PIXELS = 128_000_000
@@ -240,12 +240,12 @@ def write_npz(out: Path, files: Sequence[Path], labels: Sequence[int | None]) ->
 
 
 def _write(file: Any, paths: Sequence[Path], labels: Sequence[int | None]) -> None:
-    channels, height, width = read_image(str(paths[0])).shape
+    channels, height, width = read_png(paths[0]).shape
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as array:
             _write_header(array, np.uint8, (len(paths), height, width, channels))
             for path in tqdm(paths, desc="npz", unit="image", dynamic_ncols=True):
-                pixels = read_image(str(path))
+                pixels = read_png(path)
                 if pixels.shape != (channels, height, width):
                     raise UserError("--npz: the images are not all of one size")
                 array.write(pixels.permute(1, 2, 0).contiguous().numpy().tobytes())

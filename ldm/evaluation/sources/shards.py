@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ldm.data.image_io import decode_image
-from ldm.data.shards.reader import ENDINGS, count_samples, list_shards, read_caption, read_shard
+from ldm.data.shards.decoding import (
+    begin_of,
+    image_ending,
+    missing_image,
+    read_captions,
+    read_label,
+)
+from ldm.data.shards.listing import list_shards
+from ldm.data.shards.reader import count_samples, read_shard
+from ldm.data.shards.tar import Unread as UnreadFile
 from ldm.errors import DataError
 from ldm.evaluation.sources.base import (
     Content,
@@ -25,6 +34,7 @@ from ldm.evaluation.sources.base import (
     read_head,
 )
 from ldm.evaluation.sources.folder import DECODING, pixels
+from ldm.files import shown
 
 CAPTIONS = ("txt", "json.caption")
 
@@ -63,7 +73,7 @@ class ShardSource(ReadSource):
         self._cache = cache or ContentCache()
         first: _Sample = next((s for s in self._samples() if not isinstance(s, Unreadable)), {})
         self._labelled = "cls" in first
-        self._caption = next((place for place in CAPTIONS if read_caption(first, place)), None)
+        self._caption = next((place for place in CAPTIONS if read_captions(first, place)), None)
 
     def _samples(self) -> Iterator[_Sample | Unreadable]:
         """The samples; after a shard of which some are lost, how many those are."""
@@ -78,7 +88,9 @@ class ShardSource(ReadSource):
             lost = min(count - given, room)
             if damage or lost > 0:
                 reason = damage[0].partition("': ")[2] if damage else "it ends early"
-                yield Unreadable(Path(shard).name, f"{lost} of its {count} samples: {reason}")
+                yield Unreadable(
+                    shown(Path(shard).name), f"{lost} of its {count} samples: {reason}"
+                )
             if not room:
                 return
 
@@ -97,17 +109,21 @@ class ShardSource(ReadSource):
         index, sample = numbered
         if isinstance(sample, Unreadable):
             return sample
-        name, data = _name(sample), _image_bytes(sample)
-        if data is None:
-            return Unreadable(name, f"no {', '.join(ENDINGS)}")
+        name, ending = _name(sample), image_ending(sample)
+        if ending is None:
+            return Unreadable(name, f"no {missing_image(sample)}")
+        if isinstance(sample[ending], UnreadFile):
+            return Unreadable(name, f"its {ending} {sample[ending].why}")
         try:
-            image, _ = decode_image(data, name)
+            image, _ = decode_image(sample[ending], name)
         except DataError as error:
             return Unreadable(name, str(error.__cause__ or error))
         label = _label(sample) if self._labelled else None
-        return Item(
-            index, pixels(image), label, self._caption and read_caption(sample, self._caption)
-        )
+        return Item(index, pixels(image), label, self._first_caption(sample))
+
+    def _first_caption(self, sample: _Sample) -> str | None:
+        """As of folders; "" where the first sample has one and this one has none."""
+        return self._caption and next(iter(read_captions(sample, self._caption)), "")
 
     def _info(self) -> SourceInfo:
         files = [Path(shard) for shard in self._shards]
@@ -128,23 +144,22 @@ class ShardSource(ReadSource):
 
 
 def _head(sample: _Sample, labelled: bool) -> tuple[Head, int | None]:
-    head = read_head(str(sample["__key__"]), _image_bytes(sample) or b"")
+    ending = image_ending(sample)
+    data = sample[ending] if ending is not None else b""
+    head = read_head(str(sample["__key__"]), data if isinstance(data, bytes) else b"")
     return head, _label(sample) if labelled else None
 
 
-def _image_bytes(sample: _Sample) -> bytes | None:
-    return next((sample[ending] for ending in ENDINGS if ending in sample), None)
-
-
 def _name(sample: _Sample) -> str:
-    return f"{sample['__key__']} of {Path(str(sample['__url__'])).name}"
+    return f"{shown(sample['__key__'])} of {shown(Path(sample['__url__']).name)}"
 
 
 def _label(sample: _Sample) -> int:
-    text = sample.get("cls", b"").strip()
-    if not text.isdigit():
+    label = read_label(sample)
+    if label is None:
         raise DataError(
-            f"sample {_name(sample)} has the class id {text!r}, and the first sample has one: give "
-            "all samples a whole number in a file of the ending cls, or none"
+            f"sample {_name(sample)} has the class id {begin_of(sample.get('cls', b''))}, and the "
+            "first sample has one: give all samples a whole number in a file of the ending cls, or "
+            "none"
         )
-    return int(text)
+    return label

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ldm.cli.app import say
 from ldm.config import instantiate
 from ldm.config.paths import failure
+from ldm.data.items import left_out
 from ldm.errors import ConfigError, UserError
 from ldm.experiment import check_data_set, data_set
 from ldm.visualization.conditions import Item, item_cells
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"data.params.{arguments.split}: its items cannot be made: {failure(error)}"
         ) from error
     _describe(items)
-    skipped = _skipped(dataset)
+    skipped = left_out(dataset)
     counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     say(f"left out or replaced so far: {counts or 'none'}")
     if speed is not None:
@@ -123,19 +124,6 @@ def _describe(items: Sequence[Item]) -> None:
             say(f"  {key:<14} text     {first[:TEXT]!r}{note}")
         else:
             say(f"  {key:<14} {type(first).__name__:<8} {min(values)} to {max(values)}{note}")
-
-
-def _skipped(dataset: Any) -> dict[str, int]:
-    """What a data set and those inside it have left out."""
-    found: dict[str, int] = {}
-    inner = getattr(dataset, "images", None)
-    if inner is not None and inner is not dataset:
-        found.update(_skipped(inner))
-    skipped = dataset.skips.counts() if hasattr(dataset, "skips") else {}
-    for counts in (skipped, getattr(dataset, "left_out", {})):
-        for reason, count in counts.items():
-            found[reason] = found.get(reason, 0) + count
-    return found
 
 
 def _write(items: Sequence[Item], dataset: Any, out: Path) -> None:

@@ -21,6 +21,7 @@ from ldm.data.scenes.captions import CLASS_NAMES
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.data.super_resolution.bicubic import Bicubic
 from ldm.files import write_atomically, write_text
+from ldm.locks import sole_writer
 from ldm.visualization.images import save_png
 
 HELD_OUT = 20
@@ -36,6 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     scenes = SceneDataset(
         arguments.size, arguments.num, arguments.seed, arguments.split, arguments.num_objects
     )
+    with sole_writer(arguments.out, first=True):
+        _write_all(scenes, arguments)
+
+
+def _write_all(scenes: SceneDataset, arguments: argparse.Namespace) -> None:
     write_text(arguments.out / RECORD, json.dumps(arguments.settings) + "\n")
     named = []
     for k in tqdm(range(arguments.num), desc="scenes", unit="scene", dynamic_ncols=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ from ldm.cli.app import say
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.compare_reports import compare_reports, other_differences
+from ldm.files import read_json
+
+_SHAPE = {"measurements": [{"name": str, "value": object}]}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -42,11 +44,8 @@ def read_report(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is none.
     """
-    try:
-        report: dict[str, Any] = with_current_names(json.loads(file.read_text(encoding="utf-8")))
-        [measurement["name"] + "" for measurement in report["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: not a report of scripts/evaluate.py") from None
+    remedy = "it is not a report of scripts/evaluate.py"
+    report: dict[str, Any] = with_current_names(read_json(file, remedy=remedy, shape=_SHAPE))
     return report
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ldm.cli.app import say
 from ldm.cli.data import add_verdicts, write_report
-from ldm.cli.model import is_model, is_run, name_of
+from ldm.cli.options.model import is_model, is_run, name_of
 from ldm.cli.protocol import choose_protocol, load_networks
 from ldm.cli.sources import Source, open_fake, open_real
 from ldm.distributed import Processes, own_device
@@ -23,8 +23,9 @@ from ldm.evaluation.metrics.fid import save_statistics
 from ldm.evaluation.protocol import EvaluationProtocol
 from ldm.evaluation.report import EvaluationReport
 from ldm.evaluation.sources.base import SHOWN
-from ldm.evaluation.sources.folder import RECORD
+from ldm.evaluation.sources.record import RECORD
 from ldm.evaluation.sources.statistics import StoredStatistics
+from ldm.files import fitting_name
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -141,5 +142,5 @@ def out_file(arguments: argparse.Namespace, protocol: EvaluationProtocol | None)
         return source / "metrics.json"
     name = "judge" if protocol is None else protocol.name.partition(",")[0]
     if is_model(arguments) and is_run(arguments.source):
-        return source / f"metrics-{name}.json"
-    return Path(f"evaluation-{name_of(arguments.source)}.json")
+        return source / fitting_name(f"metrics-{name.replace('/', '_')}", ".json")
+    return Path(fitting_name(f"evaluation-{name_of(arguments.source)}", ".json"))

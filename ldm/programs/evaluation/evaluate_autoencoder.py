@@ -24,7 +24,7 @@ from ldm.cli.data import (
     some_images,
     write_report,
 )
-from ldm.cli.model import is_run, locate_model, name_of, subject
+from ldm.cli.model import locate_model, subject
 from ldm.errors import UserError
 from ldm.evaluation.evaluator import (
     FAKE,
@@ -40,6 +40,7 @@ from ldm.evaluation.latent_statistics import draw, kl_map
 from ldm.evaluation.networks.base import Network
 from ldm.evaluation.protocol import EvaluationProtocol, Measure
 from ldm.evaluation.report import INCEPTION, EvaluationReport
+from ldm.locks import sole_writer
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 from ldm.visualization.images import as_rgb, difference, save_sheet, three_channels
 
@@ -65,9 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     networks.check(images[0]["image"])
     statistics, sheet = _measure(arguments, model, images, networks)
 
-    out = arguments.out or Path(
-        arguments.source if is_run(arguments.source) else f"evaluation-{name_of(arguments.source)}"
-    )
+    out: Path = arguments.out
     report = EvaluationReport(f"reconstruction by {arguments.source}")
     about = {
         "num_real": statistics.images,
@@ -81,9 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
     readiness = assess(statistics.facts(config.get("scale_factor")))
     report.details["subject"] = subject(source, arguments)
     report.details["readiness"] = asdict(readiness)
-    out.mkdir(parents=True, exist_ok=True)
-    save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")
-    write_report(report, out / "metrics.json")
+    with sole_writer(out, first=True):  # sheet and numbers of one call
+        save_sheet(sheet, len(sheet) // 3, out / "reconstructions.png")
+        write_report(report, out / "metrics.json")
     say(f"originals, reconstructions, difference x {GAIN}: {out / 'reconstructions.png'}")
     say(f"\nverdict: {readiness.verdict}")
     for reason in readiness.reasons:

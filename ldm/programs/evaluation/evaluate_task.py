@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import default_collate
-from torchvision.io import ImageReadMode, read_image
+from torchvision.io import ImageReadMode
 
 from ldm.cli.app import say
 from ldm.cli.data import (
@@ -36,6 +36,7 @@ from ldm.evaluation.tasks import BATCH, TASKS, Evaluation, Item
 from ldm.losses.perceptual import SMALLEST_SIDE, lpips
 from ldm.visualization.conditions import item_cells
 from ldm.visualization.figure import Cell, Row, save_rows
+from ldm.visualization.images import read_png
 
 SHEET_ITEMS, ACROSS = 12, 9
 """Items in task.png, evenly from all, and pictures in a row."""
@@ -115,7 +116,7 @@ def _sample(job: SamplingSession, items: Sequence[Item], keys: frozenset[str]) -
     files = [job.out / f"images/{k:05d}.png" for k in range(len(items))]
     channels = items[0]["image"].shape[0]
     mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-    return torch.stack([read_image(str(file), mode).float() / 127.5 - 1 for file in files])
+    return torch.stack([read_png(file, mode).float() / 127.5 - 1 for file in files])
 
 
 def _batch(items: Sequence[Item], keys: frozenset[str]) -> dict[str, Any]:

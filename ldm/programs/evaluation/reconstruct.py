@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,17 +18,22 @@ from torch import Tensor
 from ldm.autoencoders.tiled import reconstruct
 from ldm.cli.app import say
 from ldm.cli.data import image_mode, load_first_stage
-from ldm.cli.model import is_run, locate_model, name_of, subject
+from ldm.cli.images import folded
+from ldm.cli.model import locate_model, subject
+from ldm.cli.options.common import check_out_folder
 from ldm.data.framing import to_tensor
 from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
-from ldm.errors import DataError, UserError
+from ldm.errors import DataError, UnreadableInputsError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
-from ldm.files import read_json, write_text
+from ldm.files import fits, fitting_name, read_json, shown, write_text
 from ldm.load.model import Source
+from ldm.locks import sole_writer
 from ldm.visualization.images import save_png
 
+PAIRS = "pairs"
 RECORD = "reconstructions.json"
+_SHAPE = {"settings": dict, "images": dict}
 SEED = 0
 
 
@@ -36,9 +43,30 @@ def run(arguments: argparse.Namespace) -> None:
     source = locate_model(arguments)
     model, _ = load_first_stage(source, arguments)
     mode = image_mode(model, arguments.source)
-    out = arguments.out or _default_out(arguments.source)
-    record = _record(source, arguments, out)
-    failed = []
+    out: Path = arguments.out
+    check_out_folder("--out", out)
+    with sole_writer(out, first=True):
+        record = _record(source, arguments, out)
+        failed = _reconstruct_all(model, mode, images, record, arguments)
+    say(f"{len(images) - len(failed)} images in {out}, beside their originals in {out / PAIRS}")
+    if len(failed) == len(images):
+        raise UserError(f"none of the {len(images)} images could be read: see above")
+    if failed:
+        raise UnreadableInputsError(
+            f"{len(failed)} of {len(images)} images could not be read: see above; all others are "
+            "done"
+        )
+
+
+def _reconstruct_all(
+    model: Any,
+    mode: str,
+    images: dict[str, Path],
+    record: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Reconstruct what is not there yet; the targets of images that cannot be read."""
+    out, failed = arguments.out, []
     for target, file in images.items():
         if _is_there(record, target, file, out):
             say(f"{target}: is there already")
@@ -54,15 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         record["images"][target] = _numbers(x, y) | {"source": str(file)}
         _save(record, out / RECORD)
         say(_line(target, record["images"][target]))
-    say(f"{len(images) - len(failed)} images in {out}, beside their originals in {out / 'pairs'}")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(images)} images could not be read; see above")
-
-
-def _default_out(source: str) -> Path:
-    if is_run(source):
-        return Path(source) / "reconstructed"
-    return Path(f"reconstructed-{name_of(source)}")
+    return failed
 
 
 def _targets(places: list[str]) -> dict[str, Path]:
@@ -76,20 +96,24 @@ def _targets(places: list[str]) -> dict[str, Path]:
             raise UserError(f"{place}: not one of {', '.join(EXTENSIONS)}")
         else:
             found.append((PurePosixPath(place.name), place))
-    if any(name.parts[0] == "pairs" for name, _ in found):
-        raise UserError("images in a folder 'pairs' would mix with the pairs: rename it")
-    plain = Counter(name.with_suffix(".png") for name, _ in found)
+    if any(name.parts[0].casefold() == PAIRS for name, _ in found):
+        raise UserError(f"images in a folder '{PAIRS}' would mix with the pairs: rename it")
+    plain = Counter(folded(str(name.with_suffix(""))) for name, _ in found)
+    whole = Counter(folded(str(name)) for name, _ in found)
     targets: dict[str, Path] = {}
     for name, file in found:
-        target = name.with_suffix(".png")
-        if plain[target] > 1:  # a.jpg beside a.png
-            target = name.with_name(f"{name.name}.png")
-        if str(target) in targets:
+        stem = name.stem
+        if plain[folded(str(name.with_suffix("")))] > 1:  # a.jpg beside a.png
+            stem = name.name
+        if whole[folded(str(name))] > 1:  # a.jpg beside A.jpg, which some file systems mix up
+            stem += f"-{hashlib.sha256(os.fsencode(str(name))).hexdigest()[:8]}"
+        target = str(name.with_name(fitting_name(stem, ".png")))
+        if target in targets:
             raise UserError(
-                f"{targets[str(target)]} and {file} would both be written to {target}: give them "
-                "in two calls, with another --out"
+                f"{shown(targets[target])} and {shown(file)} would both be written to "
+                f"{shown(target)}: give them in two calls, with another --out"
             )
-        targets[str(target)] = file
+        targets[target] = file
     return targets
 
 
@@ -101,7 +125,8 @@ def _record(source: Source, arguments: argparse.Namespace, out: Path) -> dict[st
     file = out / RECORD
     if arguments.overwrite or not file.exists():
         return fresh
-    before: dict[str, Any] = read_json(file, remedy="give another --out, or --overwrite")
+    remedy = "it is no record of reconstructions: give another --out, or --overwrite"
+    before: dict[str, Any] = read_json(file, remedy=remedy, shape=_SHAPE)
     relevant = settings.keys() - {"source", "checkpoint"}
     if any(before["settings"].get(key) != settings[key] for key in relevant):
         raise UserError(
@@ -116,8 +141,9 @@ def _save(record: dict[str, Any], file: Path) -> None:
 
 
 def _is_there(record: dict[str, Any], target: str, file: Path, out: Path) -> bool:
-    known = record["images"].get(target, {}).get("source") == str(file)
-    return known and (out / target).exists() and (out / "pairs" / target).exists()
+    known = record["images"].get(target)
+    same = fits(known, {"source": str}) and known["source"] == str(file)
+    return same and (out / target).exists() and (out / PAIRS / target).exists()
 
 
 def _read(file: Path, mode: str, max_side: int | None) -> Tensor:
@@ -146,7 +172,7 @@ def _reconstruct(model: Any, x: Tensor, arguments: argparse.Namespace) -> Tensor
 
 
 def _write(x: Tensor, y: Tensor, out: Path, target: str) -> None:
-    for path, picture in ((out / target, y), (out / "pairs" / target, torch.cat([x, y], dim=3))):
+    for path, picture in ((out / target, y), (out / PAIRS / target, torch.cat([x, y], dim=3))):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(picture[0], path)
 

@@ -18,6 +18,7 @@ from ldm.checkpoint import SUFFIXES
 from ldm.cli import app
 from ldm.cli.app import say
 from ldm.cli.options.common import check_out_folder
+from ldm.cli.options.configs import is_override
 from ldm.cli.options.samplers import check_sampler_options
 from ldm.cli.protocol import choose_protocol, load_networks
 from ldm.cli.sources import open_real
@@ -64,7 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     app.run(sampler, sampling)
     app.run("evaluate", evaluation)
     if first:
-        report = read_json(out / "metrics.json")
+        number = (int, float, type(None))
+        shape = {"measurements": [{"name": str, "value": number}]}
+        report = read_json(out / "metrics.json", shape=shape)
         differences = deviations(recipe, published) + _other_inputs(recipe, arguments)
         differences += report.get("departures", [])
         _write(recipe, figures(recipe, report["measurements"]), differences, out)
@@ -77,7 +80,7 @@ def changes(arguments: argparse.Namespace, published: DictConfig) -> list[str]:
     """The overrides of the recipe that the command line asks for."""
     wanted = list(arguments.changes)
     for item in wanted:
-        if "=" not in item:
+        if not is_override(item):
             raise UserError(f"{item}: expected KEY=VALUE, e.g. sampling.steps=20")
         key = item.lstrip("+").partition("=")[0]
         if key.partition(".")[0] not in ("sampling", "preset"):
@@ -170,7 +173,7 @@ def _write(recipe: DictConfig, found: Sequence[Figure], differences: list[str], 
         "figures": [asdict(figure) for figure in found],
         "deviations": differences,
     }
-    write_text(out / "reproduction.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "reproduction.json", json.dumps(document, indent=1) + "\n")
     say("")
     say(f"{'':16}{'measured':>10}{'published':>11}  by")
     for figure in found:

@@ -20,6 +20,7 @@ from ldm.config import instantiate
 from ldm.diffusion.trajectory import Moment, evenly_spaced, log_snr, noised, trace
 from ldm.errors import UserError
 from ldm.files import write_text
+from ldm.locks import sole_writer
 from ldm.samplers.noise import SeededNoise
 from ldm.visualization.figure import Cell, Row, save_rows
 from ldm.visualization.images import as_rgb
@@ -47,7 +48,6 @@ def run(options: argparse.Namespace) -> None:
             ]
     ratios = log_snr(times, session.model.schedule)
     heads = [f"t = {t}\nlog SNR {ratio:+.1f}" for t, ratio in zip(times, ratios, strict=True)]
-    save_rows(rows, session.out / "process.png", [*heads, "end"])
     about = session.settings() | {
         "image": what,
         "prompt": options.prompt,
@@ -56,7 +56,9 @@ def run(options: argparse.Namespace) -> None:
         "log_snr": ratios,
         "seeds": seeds,
     }
-    write_text(session.out / "process.json", json.dumps(about, indent=1) + "\n")
+    with sole_writer(session.out, session.processes.first):  # picture and numbers of one call
+        save_rows(rows, session.out / "process.png", [*heads, "end"])
+        write_text(session.out / "process.json", json.dumps(about, indent=1) + "\n")
     say(f"forward and reverse process: {session.out / 'process.png'}")
 
 

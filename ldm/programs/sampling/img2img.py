@@ -16,12 +16,14 @@ from ldm.cli.images import (
     by_size,
     cut_back,
     draw_results,
+    end_without,
     image_channels,
     multiple_of,
     on_cpu,
     padded,
     picture_files,
     read_picture,
+    readable,
     result_records,
 )
 from ldm.cli.outputs import generate
@@ -44,9 +46,10 @@ def run(options: argparse.Namespace) -> None:
         prompt, label = options.source_prompt, options.source_label
         check_conditions(session, prompt, label, prefix="source-")
     channels = image_channels(session)
-    for file in [*files.values(), *([options.guide_image] if options.guide_image else [])]:
-        read_picture(file, channels, options.frame)  # finds bad ones now
-    requests = [file for file in files.values() for _ in range(options.per_image)]
+    if options.guide_image:
+        read_picture(options.guide_image, channels, options.frame)
+    good = readable(session, files, lambda file: read_picture(file, channels, options.frame))
+    requests = [file for file in good.values() for _ in range(options.per_image)]
     factor = options.guide_factor if options.guide_image else 1
     multiple = math.lcm(multiple_of(session), factor)
 
@@ -63,12 +66,14 @@ def run(options: argparse.Namespace) -> None:
         return cut_back(by_size(full, edit), pictures)
 
     settings = _settings(session, multiple)
-    generate(session, make, result_records(options, files), options.per_image, settings)
+    records = result_records(options, files, left_out=files.keys() - good.keys())
+    generate(session, make, records, options.per_image, settings)
 
     def cells(file: Path) -> list[Cell]:
         return [Cell(read_picture(file, channels, options.frame)[:3])]
 
-    draw_results(session, files, cells, "edited.png", "images beside their results:")
+    draw_results(session, good, cells, "edited.png", "images beside their results:")
+    end_without(session, files, good)
 
 
 def _settings(session: SamplingSession, multiple: int) -> dict[str, object]:

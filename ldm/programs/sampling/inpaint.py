@@ -16,12 +16,15 @@ from ldm.cli.images import (
     by_size,
     cut_back,
     draw_results,
+    end_without,
     filled_around,
     image_channels,
     multiple_of,
     padded,
-    picture_files,
+    picture_stems,
     read_picture,
+    readable,
+    result_names,
     result_records,
 )
 from ldm.cli.outputs import generate
@@ -74,12 +77,15 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--guidance {options.guidance:g} has no effect: give --prompt or --label")
     files = _pairs(session, options.folder, options.masks)
     channels = image_channels(session)
-    for work in files.values():
-        if not work.read(channels)[1].any():  # also finds bad ones now
+
+    def look(work: Work) -> None:
+        if not work.read(channels)[1].any():
             session.warn(f"{work.mask}: nothing is white, so there is nothing to fill in")
+
+    good = readable(session, files, look)
     if not trained and session.processes.first:
         say("the model was not trained to fill holes: what is known is put back at every step")
-    requests = [work for work in files.values() for _ in range(options.per_image)]
+    requests = [work for work in good.values() for _ in range(options.per_image)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         images, masks = zip(*(requests[k].read(channels) for k in indices), strict=True)
@@ -99,15 +105,16 @@ def run(options: argparse.Namespace) -> None:
     method = "inpainting model" if trained else "known region at every step"
     settings = {"method": method, "pasted": not options.no_paste, "seamless": options.seamless}
     images = {name: work.image for name, work in files.items()}
-    digests = {name: {"mask_sha256": file_sha256(work.mask)} for name, work in files.items()}
-    records = result_records(options, images, digests)
+    digests = {name: {"mask_sha256": file_sha256(work.mask)} for name, work in good.items()}
+    records = result_records(options, images, digests, files.keys() - good.keys())
     generate(session, make, records, options.per_image, settings)
 
     def cells(work: Work) -> list[Cell]:
         image, mask = work.read(channels)
         return [Cell(image), Cell(hide(image, mask))]
 
-    draw_results(session, files, cells, "inpainted.png", "images, holes and results")
+    draw_results(session, good, cells, "inpainted.png", "images, holes and results")
+    end_without(session, files, good)
 
 
 def _trained_for_it(session: SamplingSession) -> bool:
@@ -123,13 +130,13 @@ def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> 
     Raises:
         UserError: there is none.
     """
-    files = picture_files([folder])
+    files = picture_stems([folder])
     if mask_folder is None:
         known = Names(files, f"folder '{folder}'")
         ending, masks = SUFFIX, {n: file for n, file in files.items() if _is_mask(n, known)}
         files = {name: file for name, file in files.items() if name not in masks}
     else:
-        ending, masks = "", picture_files([mask_folder])
+        ending, masks = "", picture_stems([mask_folder])
     pairs, known = {}, Names(masks, f"the masks of {folder}")
     for name, file in files.items():
         mask = known.find(name + ending, ending)
@@ -142,7 +149,7 @@ def _pairs(session: SamplingSession, folder: Path, mask_folder: Path | None) -> 
             f"{folder}: no image with a mask; give NAME.png and NAME{SUFFIX}.png, or masks of the "
             "same names in --masks DIR"
         )
-    return pairs
+    return dict(zip(result_names(list(pairs)), pairs.values(), strict=True))
 
 
 def _is_mask(name: str, known: Names) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.cli.app import say
 from ldm.cli.conditions import find_conditioner
-from ldm.cli.images import MOST_ROWS
+from ldm.cli.images import MOST_ROWS, result_files, result_names
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.layout import LayoutTransformer
@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
         return session.images(batch, seeds)
 
     records = [
-        {"file": f"images/{stem}_{i}.png", **describe(layout)}
-        for stem, layout in zip(stems(layouts), layouts, strict=True)
-        for i in range(options.per_layout)
+        {"file": result, **describe(layout)}
+        for name, layout in zip(file_names(layouts), layouts, strict=True)
+        for result in result_files(name, options.per_layout, numbered=True)
     ]
     about = dataclasses.asdict(tokenizer) | {"classes": list(names)}
     generate(session, make, records, columns=options.per_layout, settings={"box_tokens": about})
@@ -110,10 +110,11 @@ def tokens_of(layout: Layout, tokenizer: BoxTokenizer) -> Tensor:
     return tokenizer(layout.boxes, layout.crop)
 
 
-def stems(layouts: Sequence[Layout]) -> list[str]:
+def file_names(layouts: Sequence[Layout]) -> list[str]:
     """Names of files: those of the layouts, without what file systems do not like."""
     names = [re.sub(r"[^\w.-]", "_", layout.name) for layout in layouts]
-    return names if len(set(names)) == len(names) else [f"{k:05d}" for k in range(len(names))]
+    several = len(set(names)) < len(names)
+    return [f"{k:05d}" for k in range(len(names))] if several else result_names(names)
 
 
 def describe(layout: Layout) -> dict[str, object]:

@@ -13,11 +13,12 @@ from torch import Tensor
 from ldm.cli.app import say
 from ldm.cli.commands.sampling.retrieve2img import DEFAULT_NEIGHBOURS
 from ldm.cli.conditions import find_conditioner, warn_of_cuts
-from ldm.cli.images import MOST_ROWS
+from ldm.cli.images import MOST_ROWS, end_without, readable
 from ldm.cli.outputs import generate
 from ldm.cli.retrieval import Clip, open_store
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.embeddings import Embeddings
+from ldm.data.image_io import read_image
 from ldm.data.retrieval.embeddings import EmbeddingStore
 from ldm.data.retrieval.search import ExactSearch, Search, load_index
 from ldm.errors import UserError
@@ -43,8 +44,10 @@ class Found:
 
 def run(options: argparse.Namespace) -> None:
     """Embed queries and database, search, sample, and draw what was found beside the samples."""
-    queries: list[str | Path] = [*options.prompt, *options.query]
+    asked: list[str | Path] = [*options.prompt, *options.query]
     session = SamplingSession.load(options)
+    good = readable(session, {str(k): query for k, query in enumerate(asked)}, _look)
+    queries = list(good.values())
     conditioner = find_conditioner(session, Embeddings, "what is retrieved")
     clip = Clip(options.clip, options.clip_weights, session.device)
     store = None
@@ -64,12 +67,17 @@ def run(options: argparse.Namespace) -> None:
         )
     found = search(queries, vectors, store, count, not options.no_query_embedding, index)
     requests = [k for k in range(len(queries)) for _ in range(options.per_query)]
+    numbers = [int(k) * options.per_query + i for k in good for i in range(options.per_query)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
         conditions = torch.stack([found[requests[i]].condition for i in indices])
         return session.images({conditioner.key: conditions}, seeds)
 
-    records = [{"query": str(found[k].query), "neighbours": found[k].files} for k in requests]
+    records = [
+        {"file": result_file(number), "seed": options.seed + number}
+        | {"query": str(found[k].query), "neighbours": found[k].files}
+        for k, number in zip(requests, numbers, strict=True)
+    ]
     settings = {
         "encoder": clip.name,
         "query_embedding": not options.no_query_embedding,
@@ -79,7 +87,19 @@ def run(options: argparse.Namespace) -> None:
     }
     generate(session, make, records, columns=options.per_query, settings=settings)
     if session.processes.first:
-        draw(session, found[:MOST_ROWS], None if store is None else Path(store.root))
+        files = [session.out / result_file(number) for number in numbers]
+        draw(session, found[:MOST_ROWS], files, None if store is None else Path(store.root))
+    end_without(session, asked, good)
+
+
+def _look(query: str | Path) -> None:
+    if isinstance(query, Path):
+        read_image(query)
+
+
+def result_file(number: int) -> str:
+    """Where an image goes below OUT."""
+    return f"images/{number:05d}.png"
 
 
 def neighbours_of(
@@ -120,7 +140,9 @@ def search(
     ]
 
 
-def draw(session: SamplingSession, found: Sequence[Found], root: Path | None) -> None:
+def draw(
+    session: SamplingSession, found: Sequence[Found], files: Sequence[Path], root: Path | None
+) -> None:
     """Write neighbours.png."""
     per_query = session.options.per_query
     rows = []
@@ -130,8 +152,8 @@ def draw(session: SamplingSession, found: Sequence[Found], root: Path | None) ->
         for file, cosine in zip(entry.files, entry.similarities, strict=True):
             picture = None if root is None or not (root / file).is_file() else root / file
             cells.append(Cell(picture, f"{cosine:.3f} {file}"))
-        numbers = range(k * per_query, (k + 1) * per_query)
-        cells += [Cell(session.out / f"images/{n:05d}.png", "image") for n in numbers]
+        images = files[k * per_query : (k + 1) * per_query]
+        cells += [Cell(image, "image") for image in images]
         rows.append(Row("", cells))
     save_rows(rows, session.out / "neighbours.png")
     say(f"queries, neighbours and images: {session.out / 'neighbours.png'}")

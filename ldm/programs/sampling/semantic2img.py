@@ -13,7 +13,16 @@ from torch import Tensor
 
 from ldm.cli.app import say
 from ldm.cli.conditions import find_conditioner
-from ldm.cli.images import MOST_ROWS, by_size, cut_back, multiple_of, picture_files
+from ldm.cli.images import (
+    MOST_ROWS,
+    by_size,
+    cut_back,
+    end_without,
+    multiple_of,
+    picture_files,
+    readable,
+    result_files,
+)
 from ldm.cli.outputs import generate
 from ldm.cli.sampling import SamplingSession
 from ldm.conditioners.spatial import SpatialRescaler
@@ -34,8 +43,9 @@ def run(options: argparse.Namespace) -> None:
     session = SamplingSession.load(options)
     conditioner = find_conditioner(session, SpatialRescaler, "a label map")
     read = functools.partial(read_map, conditioner=conditioner, size=options.resize)
-    digests = {name: digest(read(file)) for name, file in files.items()}  # finds bad maps now
-    requests = [file for file in files.values() for _ in range(options.per_map)]
+    good = readable(session, files, read_label_map)
+    digests = {name: digest(read(file)) for name, file in good.items()}  # finds unknown ids now
+    requests = [file for file in good.values() for _ in range(options.per_map)]
     multiple = multiple_of(session)
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
@@ -50,15 +60,18 @@ def run(options: argparse.Namespace) -> None:
         return cut_back(by_size(full, of_one_size), [ids[None] for ids in maps])
 
     records = [
-        {"file": f"images/{name}_{i}.png", "map": file.name, "map_sha256": digests[name]}
-        for name, file in files.items()
-        for i in range(options.per_map)
+        {"file": result, "seed": options.seed + k * options.per_map + i}
+        | {"map": file.name, "map_sha256": digests[name]}
+        for k, (name, file) in enumerate(files.items())
+        if name in good
+        for i, result in enumerate(result_files(name, options.per_map, numbered=True))
     ]
     settings = {"resize": options.resize, "sides_multiple_of": multiple}
     generate(session, make, records, columns=options.per_map, settings=settings)
     if session.processes.first:
-        maps = {name: read(file) for name, file in list(files.items())[:MOST_ROWS]}
+        maps = {name: read(file) for name, file in list(good.items())[:MOST_ROWS]}
         draw(session, maps, conditioner.in_channels)
+    end_without(session, files, good)
 
 
 def read_map(file: Path, conditioner: SpatialRescaler, size: Sequence[int] | None) -> Tensor:
@@ -77,7 +90,8 @@ def draw(session: SamplingSession, maps: dict[str, Tensor], num_classes: int) ->
     """Write maps.png."""
     rows = []
     for name, ids in maps.items():
-        samples = [session.out / f"images/{name}_{i}.png" for i in range(session.options.per_map)]
+        results = result_files(name, session.options.per_map, numbered=True)
+        samples = [session.out / result for result in results]
         drawn = colour_label_map(ids, num_classes)
         rows.append(Row(name, [Cell(drawn), *(Cell(sample) for sample in samples)]))
     save_rows(rows, session.out / "maps.png")

@@ -16,9 +16,11 @@ from ldm.cli.images import (
     cut_back,
     denoiser_factor,
     draw_results,
+    end_without,
     padded,
     picture_files,
     read_picture,
+    readable,
     result_records,
 )
 from ldm.cli.outputs import generate
@@ -36,10 +38,9 @@ def run(options: argparse.Namespace) -> None:
     session = SamplingSession.load(options)
     small = _small_image(session)
     check_conditions(session, options.prompt, options.label, given=(INPUT,))
-    for file in files.values():
-        read_picture(file, small.channels)  # finds bad ones now
+    good = readable(session, files, lambda file: read_picture(file, small.channels))
     factor = session.model.autoencoder.downsampling_factor
-    requests = [file for file in files.values() for _ in range(options.per_image)]
+    requests = [file for file in good.values() for _ in range(options.per_image)]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         pictures = [read_picture(requests[k], small.channels) for k in indices]
@@ -53,10 +54,11 @@ def run(options: argparse.Namespace) -> None:
 
         return cut_back(by_size(full, enlarge), pictures, factor)
 
-    records = result_records(options, files)
+    records = result_records(options, files, left_out=files.keys() - good.keys())
     generate(session, make, records, options.per_image, {"factor": factor})
     what = "bicubic enlargements and results"
-    draw_results(session, files, lambda file: _bicubic(file, factor), "enlarged.png", what)
+    draw_results(session, good, lambda file: _bicubic(file, factor), "enlarged.png", what)
+    end_without(session, files, good)
 
 
 def _small_image(session: SamplingSession) -> ConcatImage:

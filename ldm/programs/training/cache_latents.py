@@ -21,7 +21,7 @@ import ldm
 from ldm.autoencoders import base as stored
 from ldm.cli.app import say
 from ldm.cli.latent_cache import SPLITS, first_seed, flip_probability, model_node, with_flip
-from ldm.config import instantiate
+from ldm.config import instantiate, to_yaml
 from ldm.data.latents.manifest import FILE, DamagedManifestError, Manifest, Recipe, Split
 from ldm.data.latents.shard import describe, odd_entry, pack
 from ldm.data.latents.verify import verify_items, verify_sums
@@ -275,7 +275,7 @@ def _finish(job: Job, writer: Writer) -> Manifest:
     images = job.arguments.nodes  # which evaluations look at
     tree = {"data": {"params": data}, "uncached": images}
     text = "# Written by scripts/cache_latents.py: the data node to train with, after the config.\n"
-    text += OmegaConf.to_yaml(OmegaConf.create(tree))
+    text += to_yaml(OmegaConf.create(tree))
     write_text(job.out / DATA, text)
     return manifest
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from ldm.checkpoint import SUFFIXES
 from ldm.cli.app import say
+from ldm.cli.model import say_weights
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError, UserError
 from ldm.export import (
@@ -27,7 +28,7 @@ from ldm.export import (
     round_parameters,
 )
 from ldm.files import TEMPORARY
-from ldm.load.model import inline_pretrained, load_model, run_config
+from ldm.load.model import inline_pretrained, locate
 from ldm.locks import sole_writer
 
 _NEW, _OLD = "new", "old"
@@ -102,12 +103,16 @@ def _check_out(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> tuple[nn.Module, DictConfig]:
-    source, ema, trust = arguments.source, not arguments.no_ema, arguments.trust
+    ema, trust = not arguments.no_ema, arguments.trust
     if arguments.config is None:
-        config = inline_pretrained(run_config(source, trust), trust)
-        return load_model(source, arguments.checkpoint, ema, trust=trust), config
-    config = inline_pretrained(arguments.config, trust)
-    return load_model(config, source, ema, trust=trust), config
+        source = locate(arguments.source, arguments.checkpoint, trust=trust)
+        config = inline_pretrained(source.config(), trust)
+    else:
+        config = inline_pretrained(arguments.config, trust)
+        source = locate(config, arguments.source, trust=trust)
+    model = source.model(ema)
+    say_weights(source)
+    return model, config
 
 
 def _write(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sized
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from ldm.cli.app import say
+from ldm.cli import app
 from ldm.experiment import trainer_options
 from ldm.load.init_from import InitFrom
 from ldm.load.model import inline_pretrained, trust_pretrained
@@ -17,6 +19,14 @@ from ldm.training.checks import check_optimizers
 from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.run import begin, build, open_run, train
 from ldm.training.run_folder import RunFolder
+
+
+def say(text: str) -> None:
+    """Tell the user; a training goes on where nobody reads any more."""
+    try:
+        app.say(text)
+    except (OSError, ValueError):  # a pipe whose reader is gone, a closed file
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,7 +79,6 @@ def _size(data: Any, split: str) -> str:
 
 def _summary(folder: RunFolder) -> None:
     status = folder.status()
-    say(
-        f"{folder.path}: {status['state']} at step {status['step']} after {status['seconds']:.0f} s"
-    )
+    state, step = status.get("state", "unknown"), status.get("step", "unknown")
+    say(f"{folder.path}: {state} at step {step} after {status.get('seconds', 0):.0f} s")
     say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torchvision.utils import make_grid, save_image
 
+from ldm.files import write_atomically
 from ldm.training.callbacks.ema import EMACallback
+from ldm.training.callbacks.informing import OnlyInforms
+from ldm.training.callbacks.metrics import TensorBoardLog
 from ldm.visualization.curves import draw_curves
 from ldm.visualization.images import as_rgb
 
@@ -55,10 +57,11 @@ class PictureGrid(pl.Callback):
         self._pause = pause
         self._batch: dict[str, Any] | None = None
         self._last_step = 0
+        self._informs = OnlyInforms(f"a picture for {folder.name}")
 
     def on_train_start(self, trainer: Any, _task: Any) -> None:
         """Keep the first validation batch: every picture shows the same conditions."""
-        self._batch = next(iter(trainer.datamodule.val_dataloader()))
+        self._batch = next(iter(trainer.datamodule.val_dataloader()), None)
         self._last_step = trainer.global_step
 
     @rank_zero_only
@@ -67,22 +70,28 @@ class PictureGrid(pl.Callback):
         step = trainer.global_step
         if step % self.every == 0 and step != self._last_step:
             self._last_step = step
-            self._draw(trainer, task, step)
+            with self._informs:
+                self._draw(trainer, task, step)
 
     def _draw(self, trainer: Any, task: Any, step: int) -> None:
         self._pause()
         average = self._ema.ema if self._ema is not None else None
         was_training = task.training
         task.eval()
-        with average.applied(task.model) if average is not None else nullcontext():
-            pictures = task.preview(self._batch).float().cpu()
-        task.train(was_training)
+        try:
+            with average.applied(task.model) if average is not None else nullcontext():
+                pictures = task.preview(self._batch).float().cpu()
+        finally:
+            task.train(was_training)
         grid = make_grid(as_rgb(pictures).clamp(-1, 1).add(1).div(2), nrow=self.columns)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, self.folder / f"step-{step:07d}.png")
+        self.folder.mkdir(exist_ok=True)  # in a folder that is gone it must not come back
+        write_atomically(
+            self.folder / f"step-{step:07d}.png",
+            lambda file: save_image(grid, file, format="png"),
+        )
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("preview", grid, step)
+            if isinstance(logger, TensorBoardLog):
+                logger.add_picture("preview", grid, step)
 
 
 class LossCurves(pl.Callback):
@@ -96,15 +105,20 @@ class LossCurves(pl.Callback):
     def __init__(self, metrics: Path, out: Path) -> None:
         self._metrics = metrics
         self._out = out
+        self._informs = OnlyInforms(f"{out.name} cannot be drawn")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Any, _task: Any) -> None:
         """Redraw, unless this was Lightning's check before training."""
-        if self._metrics.exists() and not trainer.sanity_checking:
-            draw_curves(self._metrics, self._out)
+        if not trainer.sanity_checking:
+            self._draw()
 
     @rank_zero_only
     def on_fit_end(self, _trainer: Any, _task: Any) -> None:
         """Redraw with the last steps."""
-        if self._metrics.exists():
-            draw_curves(self._metrics, self._out)
+        self._draw()
+
+    def _draw(self) -> None:
+        with self._informs:
+            if self._metrics.exists():
+                draw_curves(self._metrics, self._out)

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.profiler import ProfilerActivity, profile
 
 from ldm.files import write_text
+from ldm.training.callbacks.informing import OnlyInforms
 
 _ROWS = 40
 
@@ -35,6 +36,7 @@ class ProfileSteps(pl.Callback):
         self._folder, self._start, self._steps = folder, start, steps
         self._profiler: profile | None = None
         self._first, self._done = 0, False
+        self._informs = OnlyInforms("profile")
 
     @rank_zero_only
     def on_train_start(self, trainer: Any, _task: Any) -> None:
@@ -48,8 +50,11 @@ class ProfileSteps(pl.Callback):
             self._first = trainer.global_step
             on_gpu = trainer.strategy.root_device.type == "cuda"
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-            self._profiler = profile(activities=activities)
-            self._profiler.start()
+            self._done = True
+            with self._informs:
+                profiler = profile(activities=activities)
+                profiler.start()
+                self._profiler, self._done = profiler, False
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: Any, *_args: Any) -> None:
@@ -70,18 +75,23 @@ class ProfileSteps(pl.Callback):
     def on_exception(self, *_args: Any) -> None:
         """Stop without a word: the exception says more."""
         if self._profiler is not None:
-            self._profiler.stop()
+            with self._informs:
+                self._profiler.stop()
             self._profiler = None
 
     def _write(self, trainer: Any) -> None:
         profiler, self._profiler, self._done = self._profiler, None, True
         assert profiler is not None
+        with self._informs:
+            self._write_files(profiler, trainer)
+
+    def _write_files(self, profiler: profile, trainer: Any) -> None:
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         profiler.stop()
         where = self._folder / f"step-{self._first:07d}"
         trace, table = Path(f"{where}-trace.json.gz"), Path(f"{where}-operations.txt")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         profiler.export_chrome_trace(str(trace))
         device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
         averages = profiler.key_averages()

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
+from ldm.training.callbacks.informing import OnlyInforms
 from ldm.training.callbacks.throughput import Throughput
 
 _REFRESH_LOSS_EVERY = 10  # reading the loss waits for the device
@@ -31,11 +32,16 @@ class StepProgress(pl.Callback):
         self._throughput = throughput
         self._bar: tqdm[Any] | None = None
         self._lines: ProgressLines | None = None
+        self._informs = OnlyInforms("progress cannot be shown")
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, _task: pl.LightningModule) -> None:
         """Begin where the run stands."""
         total, step = total_steps(trainer), trainer.global_step
+        with self._informs:
+            self._begin(total, step)
+
+    def _begin(self, total: int | None, step: int) -> None:
         if not sys.stderr.isatty():
             self._lines = ProgressLines(self._description, total, step)
             return
@@ -54,12 +60,13 @@ class StepProgress(pl.Callback):
     ) -> None:
         """Advance by the optimiser steps taken."""
         step = trainer.global_step
-        if self._lines is not None and self._lines.due(step):
-            self._lines.write(step, self._state(trainer))
-        if self._bar is not None:
-            if step % _REFRESH_LOSS_EVERY == 0:
-                self._bar.set_postfix_str(self._state(trainer), refresh=False)
-            self._bar.update(step - self._bar.n)
+        with self._informs:
+            if self._lines is not None and self._lines.due(step):
+                self._lines.write(step, self._state(trainer))
+            if self._bar is not None:
+                if step % _REFRESH_LOSS_EVERY == 0:
+                    self._bar.set_postfix_str(self._state(trainer), refresh=False)
+                self._bar.update(step - self._bar.n)
 
     def _state(self, trainer: pl.Trainer) -> str:
         loss = trainer.progress_bar_metrics.get("loss")
@@ -78,7 +85,8 @@ class StepProgress(pl.Callback):
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._informs:
+                self._bar.close()
             self._bar = None
 
 

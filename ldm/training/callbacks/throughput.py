@@ -20,6 +20,7 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm.training.callbacks.flops import FlopCount, peak_flops
+from ldm.training.callbacks.informing import OnlyInforms
 from ldm.training.data.seeded import batch_length
 from ldm.training.lightning_internals import BATCH, FETCH
 
@@ -213,6 +214,7 @@ class Throughput(pl.Callback):
         self._flops_per_image = 0.0
         self._last_step = 0
         self._slow = _WARM_UP
+        self._informs = OnlyInforms("speed cannot be told")
 
     def state_dict(self) -> dict[str, Any]:
         """The count of operations, for checkpoints."""
@@ -230,8 +232,9 @@ class Throughput(pl.Callback):
     def on_train_start(self, trainer: Any, _task: Any) -> None:
         """Look up the device."""
         self._device = trainer.strategy.root_device
-        if self._peak is None:
-            self._peak = peak_flops(self._device, str(trainer.precision))
+        with self._informs:
+            if self._peak is None:
+                self._peak = peak_flops(self._device, str(trainer.precision))
         self._last_step = trainer.global_step
         self._meter.restart()
 
@@ -266,8 +269,9 @@ class Throughput(pl.Callback):
         if step != self._last_step and step % self._every == 0:
             speed = self._meter.read()
             if speed is not None:
-                self._report(trainer, speed)
-                self._judge(trainer, speed)
+                with self._informs:
+                    self._report(trainer, speed)
+                    self._judge(trainer, speed)
         self._last_step = step
 
     def stand_still(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sized
 from itertools import islice
 from typing import Any
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ldm.data.items import left_out
 from ldm.errors import ConfigError, DataError
 from ldm.training.checks import size_of_part
 from ldm.training.data.order import (
@@ -21,6 +23,8 @@ from ldm.training.data.order import (
 )
 from ldm.training.data.seeded import SeededItems, SeededStream
 from ldm.training.signals import leave_signals_to_main_process
+
+_log = logging.getLogger(__name__)
 
 
 class DataModule(pl.LightningDataModule):
@@ -121,6 +125,12 @@ class DataModule(pl.LightningDataModule):
             loader = self._loader(SeededItems(self.train, self.seed), batch_sampler=batches)
         self.set_epoch(epoch)  # workers may begin before the epoch
         return loader
+
+    def teardown(self, stage: str) -> None:
+        """Say, at the end of training, what the data sets of this process left out."""
+        for name in ("train", "validation") if stage == "fit" else ():
+            for reason, count in left_out(getattr(self, name)).items():
+                _log.info("%s data: %d left out: %s", name, count, reason)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """All of the validation set in fixed order, shared out among the processes."""

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 
 from ldm.data.framing import make_framing
 from ldm.data.shards.dataset import Shards
+from ldm.data.shards.decoding import read_captions
+from ldm.data.shards.listing import list_shards
 from ldm.data.shards.plan import Place, Plan, process_place
-from ldm.data.shards.reader import count_samples, list_shards, read_caption, read_shard, shard_sizes
+from ldm.data.shards.reader import count_samples, read_shard, shard_sizes
 from ldm.errors import DataError
 
 FRAME = make_framing(8)
@@ -52,7 +54,7 @@ def sample(number: int) -> dict[str, bytes]:
     return {
         "json": json.dumps({"caption": f"json {number}", "width": 10}).encode(),
         "png": encoded(number),
-        "txt": f"number\n{number}".encode(),
+        "txt": f"number {number}".encode(),
         "cls": str(number % 3).encode(),
     }
 
@@ -309,11 +311,10 @@ def test_an_epoch_may_be_shorter_or_longer(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_none() -> None:
-    assert read_caption({"json": b"{"}, "json.caption") == ""
-    assert read_caption({"json": b"[]"}, "json.caption") == ""
-    assert read_caption({"json": b'{"caption": null}'}, "json.caption") == ""
-    assert read_caption({"txt": b"\xff"}, "txt") == ""
-    assert read_caption({"json": b'{"caption": " a\\nb "}'}, "json.caption") == "a b"
+    for content in (b"{", b"[]", b'{"caption": null}', b"5", b"null", b"[" * 100_000, b'{"a": 1}'):
+        assert read_captions({"json": content}, "json.caption") == ()
+    assert read_captions({"txt": b"\xff"}, "txt") == ()
+    assert read_captions({"json": b'{"caption": " a\\nb "}'}, "json.caption") == ("a b",)
 
 
 def test_it_can_be_sent_to_another_process(tmp_path: Path) -> None:

@@ -149,9 +149,26 @@ def test_a_cache_remembers_the_hash_until_a_file_changes(tmp_path: Path) -> None
     info = opened(root, cache=cache).info
     (remembered,) = cache.iterdir()
     text = remembered.read_text()
-    remembered.write_text(text.replace(info.sha256, "f" * 64))
+    other = {**json.loads(text), "sha256": "f" * 64}
+    del other["checksum"]  # as the last release wrote it
+    remembered.write_text(json.dumps(other))
     assert opened(root, cache=cache).info.sha256 == "f" * 64  # it was not computed again
-    remembered.write_text("{")
+    changed = text.replace(info.sha256[:9], "f" * 9)
+    for damage in (
+        "{",
+        "null",
+        "[]",
+        "5",
+        "[" * 100_000,
+        "{}",
+        changed,
+        text.replace("PNG", "PNH"),
+    ):
+        remembered.write_text(damage)
+        assert opened(root, cache=cache).info == info
+        assert remembered.read_text() == text
+    remembered.unlink()
+    os.mkfifo(remembered)
     assert opened(root, cache=cache).info == info
     os.utime(root / "001.png", (1, 1))
     assert opened(root, cache=cache).info == info

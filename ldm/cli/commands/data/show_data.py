@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm.cli.options.common import check_out_file, new_parser
 from ldm.cli.options.configs import read_config
 from ldm.cli.options.model import add_trust_option
-from ldm.config import check
+from ldm.config import check, to_yaml
 from ldm.errors import UserError
 from ldm.experiment import data_set
 
@@ -48,7 +48,7 @@ def _check_data(config: DictConfig, split: str) -> None:
     if "data" not in config:
         raise UserError("this config has no data: name the file of a data set after it")
     node, path = data_set(config, split)
-    text = OmegaConf.to_yaml(config.data)
+    text = to_yaml(config.data)
     for key in map(str, config):
         if OmegaConf.is_missing(config, key) and f"${{{key}}}" in text:
             raise UserError(f"the data set needs {key}: give {key}=VALUE after the files")

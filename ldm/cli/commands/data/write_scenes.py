@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.cli.options.common import new_parser
+from ldm.cli.options.common import check_out_folder, new_parser
 from ldm.errors import UserError
 from ldm.files import read_json
 
@@ -70,17 +70,18 @@ def _check_out(out: Path, settings: dict[str, Any]) -> None:
     record = out / RECORD
     if record.is_file():
         remedy = f"delete {out} or give another OUT"
-        before = read_json(record, where=f"{record} is damaged", remedy=remedy, table=True)
+        before = read_json(record, where=f"{record} is damaged", remedy=remedy, shape={"num": int})
         different = [k for k in settings if k != "num" and before.get(k) != settings[k]]
         if different:
             raise UserError(
                 f"{out} holds scenes of other settings ({', '.join(different)}; see {RECORD}): "
                 "delete it or give another OUT"
             )
-        if before.get("num", 0) > settings["num"]:
+        if before["num"] > settings["num"]:
             raise UserError(f"{out} holds {before['num']} scenes: ask for as many or more")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and was not written by this script: give another OUT")
+    check_out_folder("OUT", out)
 
 
 def _parser() -> argparse.ArgumentParser:

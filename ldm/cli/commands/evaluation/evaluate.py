@@ -35,16 +35,20 @@ from ldm.cli.options.common import check_at_least, check_out_file, check_out_fol
 from ldm.cli.options.evaluation import (
     add_protocol_options,
     add_source_side_options,
+    check_features,
     check_place,
+    metric_names,
     read_preset,
 )
-from ldm.cli.options.model import add_source_options
+from ldm.cli.options.images import add_most_pixels
+from ldm.cli.options.model import add_source_options, check_source, is_model, is_run
 from ldm.cli.options.samplers import add_sampler_options
 from ldm.cli.options.sampling import (
     add_byte_option,
     add_guidance_options,
     add_memory_options,
     check_guidance,
+    check_steps,
 )
 from ldm.errors import UserError
 
@@ -64,6 +68,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.of_a_model = {k: v for k, v in values.items() if v != parser.get_default(k)}
     check_at_least(options, 1, "batch_size")
     check_guidance(options)
+    if options.metrics is not None:
+        metric_names(options.metrics)
     if options.preset is not None:
         read_preset(options.preset)
     elif options.features is None and not options.judge:
@@ -86,8 +92,16 @@ def check_files(options: argparse.Namespace) -> None:
         UserError: it names them.
     """
     check_place(options.source)
+    check_features(options.features)
+    if is_model(options):
+        check_source(options)
+        check_steps(options)
     if options.real is not None:
         check_place(options.real, "--real")
+    if options.out is None and options.save_statistics is None:
+        source = Path(options.source)
+        own = (source / "samples.json").is_file() or (is_model(options) and is_run(source))
+        check_out_folder("--out", source if own else Path())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="only write mean and covariance of SOURCE's features (npz), for --real of later calls",
     )
+    add_most_pixels(options)
     options.add_argument("--judge", action="store_true", help="check images against their prompts")
     options.add_argument("--out", type=Path, metavar="FILE", help="the report, as JSON")
     options.add_argument(

@@ -23,19 +23,30 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options.common import check_at_least, new_parser
-from ldm.cli.options.evaluation import add_data_options, add_feature_options
-from ldm.cli.options.model import add_source_options
-from ldm.cli.options.model import check_source as check_files
-
-__all__ = ["check_files", "parse"]
+from ldm.cli.options.common import check_at_least, check_out_folder, new_parser
+from ldm.cli.options.evaluation import add_data_options, add_feature_options, check_features
+from ldm.cli.options.model import add_source_options, check_source, is_run, result_folder
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program."""
     options = _parser().parse_args(arguments)
     check_at_least(options, 1, "batch_size")
+    run = is_run(options.source)
+    own = Path(options.source) if run else result_folder(options.source, "evaluation")
+    options.out = options.out or own
     return options
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse a model that is not there, and a place where nothing can be written.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_source(options)
+    check_features(options.features)
+    check_out_folder("--out", options.out)
 
 
 def _parser() -> argparse.ArgumentParser:

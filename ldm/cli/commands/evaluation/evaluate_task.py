@@ -32,12 +32,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least
-from ldm.cli.options.evaluation import add_feature_options
-from ldm.cli.options.model import check_source as check_files
+from ldm.cli.options.evaluation import add_feature_options, check_features
 from ldm.cli.options.retrieval import add_clip_options
-from ldm.cli.options.sampling import parse_sampling, sampling_parser
-
-__all__ = ["check_files", "parse"]
+from ldm.cli.options.sampling import check_sampling_files, parse_sampling, sampling_parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +42,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parse_sampling(_parser(), arguments)
     check_at_least(options, 2, "num")
     return options
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse a model or network that is not there, and a place where nothing can be written.
+
+    Raises:
+        UserError: it names them.
+    """
+    check_sampling_files(options)
+    check_features(options.features)
 
 
 def _parser() -> argparse.ArgumentParser:

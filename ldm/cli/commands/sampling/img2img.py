@@ -17,6 +17,8 @@ label, and denoises it under the other.
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/edited.png (a row per image: itself, then the results), OUT/grid.png and OUT/samples.json.
 docs/image-to-image.md says more.
+Images that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least, check_file, check_side_lengths
-from ldm.cli.options.images import INVERSION_SPACING, check_pictures
+from ldm.cli.options.images import INVERSION_SPACING, add_most_pixels, check_pictures
 from ldm.cli.options.sampling import parse_sampling, sampling_parser
 from ldm.errors import UserError
 
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source-prompt", metavar="PROMPT", help="what the images show, for --method inversion"
     )
     parser.add_argument("--source-label", type=int, metavar="LABEL", help="as --source-prompt")
+    add_most_pixels(parser)
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
     parser.add_argument(
         "--size",

@@ -15,6 +15,8 @@ lighter or of another tint; --no-paste shows what the model makes of the known p
 Images may have any size. Writes OUT/images/NAME.png (NAME_0.png, ... with --per-image),
 OUT/inpainted.png (a row per image: itself, the hole, the results), OUT/grid.png, OUT/samples.json.
 docs/image-to-image.md says more.
+Pairs that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least
+from ldm.cli.options.images import add_most_pixels
 from ldm.cli.options.sampling import parse_sampling, sampling_parser
 from ldm.errors import UserError
 
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", help="what to fill in, for text models")
     parser.add_argument("--label", type=int, help="what to fill in, for models with classes")
+    add_most_pixels(parser)
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
     parser.add_argument(
         "--seamless",

@@ -16,7 +16,8 @@ index of scripts/build_index.py not all of them are compared with the query.
 the cache of the Hugging Face hub or downloaded. They must be those that the model was trained with.
 
 Writes OUT/images/00000.png, ..., OUT/neighbours.png (a row per query: the query, its neighbours
-with their cosines, its images), OUT/grid.png and OUT/samples.json.
+with their cosines, its images), OUT/grid.png and OUT/samples.json. Queries that cannot be read are
+named and left out; the exit code is then 4, and 2 if none can be read.
 """
 
 from __future__ import annotations

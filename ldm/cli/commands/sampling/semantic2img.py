@@ -12,6 +12,8 @@ map by the nearest pixel.
 
 Writes OUT/images/NAME_0.png, ..., OUT/maps.png (a row per map: its colours, then its images),
 OUT/grid.png and OUT/samples.json.
+Label maps that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ larger by the factor f of its first stage: 4 in the published ones. Images may h
 ones are best denoised in tiles of the size of the training. Writes OUT/images/NAME.png
 (NAME_0.png, ... with --per-image), OUT/enlarged.png (a row per image: bicubic, then the results),
 OUT/grid.png and OUT/samples.json. docs/image-to-image.md says more.
+Images that cannot be read are named and left out; the exit code is then 4, and 2 if none
+can be read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options.common import check_at_least
-from ldm.cli.options.images import check_pictures
+from ldm.cli.options.images import add_most_pixels, check_pictures
 from ldm.cli.options.sampling import parse_sampling, sampling_parser
 
 
@@ -38,5 +40,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", help="what they show, for models that also take text")
     parser.add_argument("--label", type=int, help="what they show, for models with classes")
+    add_most_pixels(parser)
     parser.add_argument("--per-image", type=int, default=1, help="results an image (default: 1)")
     return parser

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.cli.options.common import check_at_least
-from ldm.cli.options.images import INVERSION_SPACING, check_pictures
+from ldm.cli.options.common import check_at_least, check_out_file
+from ldm.cli.options.images import INVERSION_SPACING, add_most_pixels, check_pictures
 from ldm.cli.options.sampling import (
     add_prompt_options,
     parse_sampling,
@@ -55,6 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program; ``keys`` are the key frames, ``spacing`` is decided."""
     options = parse_sampling(_parser(), arguments)
     check_at_least(options, 1, "frames")
+    check_out_file("--film", options.film)
     if options.images:
         if options.sampler != "ddim" or options.eta:
             raise UserError(
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=int, default=12, help="from one key frame to the next (default: 12)"
     )
+    add_most_pixels(parser)
     parser.add_argument("--loop", action="store_true", help="end where it began")
     parser.add_argument("--fps", type=float, default=12.0, help="frames per second (default: 12)")
     parser.add_argument("--film", type=Path, help=".gif or .mp4 (default: OUT/walk.gif)")

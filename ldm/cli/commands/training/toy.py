@@ -24,7 +24,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm.cli.options.common import new_parser
+from ldm.cli.options.common import check_out_file, check_out_folder, new_parser
+from ldm.cli.options.configs import is_override
 from ldm.cli.options.model import add_device_option
 from ldm.cli.options.samplers import add_sampler_options, check_sampler_options
 from ldm.config import load_config
@@ -38,6 +39,8 @@ CONFIGS = configs_folder() / "toy"
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program; ``config`` is what is trained, ``film`` the file to write."""
     options = _parser().parse_args(arguments)
+    check_out_file("--film", options.film)
+    check_out_folder("--out", options.out)
     options.film = options.film or options.out / "animation.gif"
     if options.points < 100:
         raise UserError(f"--points {options.points}: give at least 100, to see a shape")
@@ -48,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _config(options: argparse.Namespace) -> DictConfig:
-    wrong = [item for item in options.set if "=" not in item]
+    wrong = [item for item in options.set if not is_override(item)]
     if wrong:
         raise UserError(f"--set {wrong[0]}: give KEY=VALUE, e.g. trainer.max_steps=6000")
     if options.image is None:

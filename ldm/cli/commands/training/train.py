@@ -19,9 +19,10 @@ last.ckpt, previous.ckpt (the one before: --resume takes it where the last is da
 (of the lowest validation loss) and, with every.keep=N, one of each N-th step that stays.
 
 Ctrl-C, SIGTERM and SIGUSR1 end a run after the step it is in, with a checkpoint; the exit status is
-128 + the number of the signal (130, 143, 138), and status.json says "interrupted". An error in what
-was asked for, or a disk that is full, gives one line and the status 2. Several processes, several
-computers, SLURM: docs/clusters.md.
+128 + the number of the signal (130, 143, 138), and status.json says "interrupted". A second Ctrl-C
+or SIGTERM does not wait. An error in what was asked for, a run that another process trains, or a
+disk that is full gives one line and the status 2. Several processes, several computers, SLURM:
+docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm.cli.app import say
 from ldm.cli.options.common import new_parser
-from ldm.cli.options.configs import read_config
+from ldm.cli.options.configs import is_override, read_config, split_config
 from ldm.cli.options.model import add_trust_option
 from ldm.config import load_config
 from ldm.config.trust import mark_foreign, refuse_foreign
 from ldm.errors import ConfigError, UserError
-from ldm.experiment import check_experiment, check_name, check_places
+from ldm.experiment import check_experiment, check_places
+from ldm.files import LONGEST_NAME
 from ldm.locks import RUN_LOCK, run_lock
 
 _RANKS = {"RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "JSM_NAMESPACE_RANK"}
@@ -87,23 +90,51 @@ def check_files(options: argparse.Namespace) -> None:
 def _config(options: argparse.Namespace) -> tuple[DictConfig, Path]:
     """What to train, and the folder of the run."""
     if options.resume:
-        files = [item for item in options.config if "=" not in item]
+        files, overrides = split_config(options.config)
         if files:
             raise UserError(f"--resume takes its config from the run; leave out {files[0]}")
         folder = Path(options.resume)
         saved = folder / "config.yaml"
         if not saved.exists():
             raise UserError(f"--resume {folder}: no such run (it has no config.yaml)")
-        config = mark_foreign(load_config(saved, overrides=options.config), saved, options.trust)
+        config = mark_foreign(load_config(saved, overrides=overrides), saved, options.trust)
         refuse_foreign(config)
         return config, folder
-    if all("=" in item for item in options.config):
+    if all(map(is_override, options.config)):
         raise UserError("give a config file, or --resume RUN; --help shows examples")
     config = read_config(options.config)
     if "name" not in config:
         raise ConfigError("name: missing; it names the run folder, e.g. +name=my-first-run")
-    check_name(config.get("name"))
+    _check_name(config.name)
     return config, Path(options.runs) / config.name
+
+
+def _check_name(name: Any) -> None:
+    """Refuse what cannot be the name of a folder, and what lists of folders do not show."""
+    if not isinstance(name, str):
+        raise ConfigError(f"name: expected text, got {name!r}; it names the run folder")
+    if problem := _problem_of(name):
+        shortened = name if len(name) <= 60 else f"{name[:60]}..."
+        raise ConfigError(
+            f"name: {shortened!r} cannot name the run folder: {problem}; give name=TEXT"
+        )
+
+
+def _problem_of(name: str) -> str:
+    """What is wrong with the name of a folder; "": nothing."""
+    if not name.strip():
+        return "it is empty"
+    if name.startswith("."):
+        return "it begins with a dot, so the folder would be hidden"
+    if "/" in name:
+        return "it holds a / (the folder of all runs is --runs)"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "it holds a control character"
+    try:
+        too_long = len(os.fsencode(name)) > LONGEST_NAME
+    except UnicodeEncodeError:
+        return "it holds half a character"
+    return f"it has more than {LONGEST_NAME} bytes" if too_long else ""
 
 
 def _check_init(options: argparse.Namespace) -> None:
