@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 _KILLED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (.{1,60}?)(?:\.|$)", re.MULTILINE
@@ -54,6 +56,57 @@ class UnreadableInputsError(UserError):
     """Some inputs could not be read; what was asked for was done with all others."""
 
     exit_status = 4
+
+
+MOST_LAYERS = 256
+"""Layers of a kind, one after the other, in a network: more are a slip of the hand."""
+
+
+def check_number(
+    name: str,
+    value: Any,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Refuse what is no finite number of a range.
+
+    Args:
+        name: what it is called.
+        value: the number.
+        lowest: of the range.
+        highest: of the range.
+        above: whether ``lowest`` itself is refused.
+        below: whether ``highest`` itself is refused.
+
+    Raises:
+        ConfigError: it names both ends.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and lowest <= value <= highest
+    if inside and not (above and value == lowest) and not (below and value == highest):
+        return
+    ends = []
+    if lowest > -math.inf:
+        ends.append(f"above {lowest:g}" if above else f"from {lowest:g}")
+    if highest < math.inf:
+        ends.append(f"below {highest:g}" if below else f"to {highest:g}")
+    text = repr(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    raise ConfigError(f"{name}: expected a number {' '.join(ends) or 'that is finite'}, got {text}")
+
+
+def check_count(name: str, value: Any, lowest: int = 1, highest: int = 2**31 - 1) -> None:
+    """Refuse what is no whole number of a range.
+
+    Raises:
+        ConfigError: it names both ends.
+    """
+    if type(value) is not int and not (isinstance(value, float) and value.is_integer()):
+        raise ConfigError(f"{name}: expected a whole number, got {value!r}")
+    if not lowest <= value <= highest:
+        raise ConfigError(f"{name}: expected {lowest} to {highest}, got {value!r}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

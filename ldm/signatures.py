@@ -1,4 +1,4 @@
-"""Which arguments a callable takes, read from its source instead of importing it.
+"""Which arguments a callable takes, and of which kinds, read from its source without importing it.
 
 An import of PyTorch or Lightning costs seconds, a misspelt key should not. Said is only what the
 source says beyond doubt; where decorators, metaclasses, generated code or conditions may have a
@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _PACKAGE = __name__.partition(".")[0]
 _INERT = {"_defaults_from_env_vars", "runtime_checkable", "final", "no_grad", "inference_mode"}
@@ -41,12 +41,24 @@ class _UnclearError(Exception):
     """The source alone does not tell."""
 
 
+class Written(NamedTuple):
+    """An annotation as it stands in a module.
+
+    Attributes:
+        module: the file.
+        node: the expression; None: there is no annotation.
+    """
+
+    module: Path
+    node: ast.expr | None
+
+
 def parameters(name: str) -> list[Parameter] | None:
     """The parameters of the callable with this dotted name; of defaults only that there is one.
 
     Returns:
-        As ``inspect.signature`` would list them, annotations being expressions of ``ast``; or None
-        where the source leaves doubt.
+        As ``inspect.signature`` would list them, or None where the source leaves doubt. The
+        annotation of each is a :class:`Written`, for ``ldm.config.kinds``.
 
     Raises:
         AbsentError: it would be in this package, which does not have it.
@@ -55,9 +67,42 @@ def parameters(name: str) -> list[Parameter] | None:
         module, definition = _located(name)
         if isinstance(definition, ast.ClassDef):
             return _constructor(module, definition)
-        return _arguments(definition)
+        return _arguments(module, definition)
     except _UnclearError:
         return None
+
+
+def meaning(written: Written) -> Written | ast.ClassDef | None:
+    """What a name in an annotation stands for: an alias's expression, a class, or unknown."""
+    module, name = written.module, _word(written.node)
+    try:
+        for _ in range(8):
+            value = _aliases(module).get(name)
+            if value is not None:
+                return Written(module, value)
+            statement = _names(module).get(name)
+            if isinstance(statement, ast.ClassDef):
+                return statement
+            if not isinstance(statement, ast.ImportFrom) or statement.level:
+                return None
+            (name,) = (a.name for a in statement.names if (a.asname or a.name) == name)
+            module = _module(str(statement.module))
+    except _UnclearError:
+        pass
+    return None
+
+
+@functools.cache
+def _aliases(file: Path) -> dict[str, ast.expr]:
+    """What a module assigns once, at its top level, by name."""
+    found: dict[str, ast.expr] = {}
+    for statement in _body(file):
+        targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+        value = getattr(statement, "value", None)
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and value is not None:
+            for target in targets:
+                found[_word(target)] = value
+    return found
 
 
 def _located(name: str) -> tuple[Path, _Definition]:
@@ -111,14 +156,17 @@ def _inner(file: Path, name: str) -> Path | None:
     return next((f for f in files if f.is_file()), None) if file.name == "__init__.py" else None
 
 
-@functools.cache
-def _names(file: Path) -> dict[str, ast.stmt | None]:
+def _body(file: Path) -> list[ast.stmt]:
     try:
-        body = ast.parse(file.read_bytes()).body
+        return ast.parse(file.read_bytes()).body
     except (OSError, SyntaxError, ValueError) as error:
         raise _UnclearError from error
+
+
+@functools.cache
+def _names(file: Path) -> dict[str, ast.stmt | None]:
     names: dict[str, ast.stmt | None] = {}
-    for name, statement in _bindings(body):  # in the order of the last
+    for name, statement in _bindings(_body(file)):  # in the order of the last
         names[name] = None if names.pop(name, names) is not names else statement
     return names
 
@@ -142,17 +190,19 @@ def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]
                 yield _word(node.args[0]), None
 
 
-def _arguments(function: ast.FunctionDef) -> list[Parameter]:
+def _arguments(module: Path, function: ast.FunctionDef) -> list[Parameter]:
     given = function.args
     if given.posonlyargs or {_word(d) for d in function.decorator_list} - _INERT:
         raise _UnclearError
     defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
-    pairs = zip(given.args, defaults, strict=True)
-    result = [_parameter(a.arg, d, a.annotation) for a, d in pairs]
+    result = [
+        _parameter(a.arg, d, Written(module, a.annotation))
+        for a, d in zip(given.args, defaults, strict=True)
+    ]
     if given.vararg:
         result.append(Parameter(given.vararg.arg, Parameter.VAR_POSITIONAL))
     for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
-        found = _parameter(argument.arg, default, argument.annotation)
+        found = _parameter(argument.arg, default, Written(module, argument.annotation))
         result.append(found.replace(kind=Parameter.KEYWORD_ONLY))
     if given.kwarg:
         result.append(Parameter(given.kwarg.arg, Parameter.VAR_KEYWORD))
@@ -168,7 +218,7 @@ def _constructor(module: Path, node: ast.ClassDef) -> list[Parameter]:
     if {_word(d) for d in node.decorator_list} - {"dataclass", *_INERT}:
         raise _UnclearError
     if isinstance(init, ast.FunctionDef):
-        return _arguments(init)[1:]
+        return _arguments(module, init)[1:]
     if "__init__" in own:
         raise _UnclearError
     if made:
@@ -227,7 +277,7 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
         if kind != "ClassVar":
             inherited = None if value or name not in fields else fields[name].default
             default = inherited or given & {"default", "default_factory"} or None
-            fields[name] = _parameter(name, default, statement.annotation)
+            fields[name] = _parameter(name, default, Written(module, statement.annotation))
     return fields
 
 
@@ -240,10 +290,9 @@ def _base(module: Path, base: ast.expr) -> tuple[Path, ast.ClassDef]:
     raise _UnclearError
 
 
-def _parameter(name: str, default: object, annotation: ast.expr | None) -> Parameter:
+def _parameter(name: str, default: object, annotation: Written) -> Parameter:
     value = Parameter.empty if default is None else default
-    kind = Parameter.empty if annotation is None else annotation
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation=kind)
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation=annotation)
 
 
 def _word(node: Any) -> str:

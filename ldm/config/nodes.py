@@ -16,12 +16,17 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name
-from ldm.config.paths import at, join, one_line
+from ldm.config.kinds import all_kinds, misfit
+from ldm.config.objects import unsuited
+from ldm.config.paths import at, failure, join, one_line
 from ldm.config.trust import refuse_foreign
 from ldm.errors import ConfigError, UserError, suggest
 from ldm.places import searched
 
 _NODE_KEYS = {"target", "params", "partial"}
+_ANNOTATED = ("ldm", "torch", "pytorch_lightning")
+"""Packages whose annotations are true; those of others may be loose."""
+_ENDLESS = "it has no end: an interpolation stands inside what it names"
 
 
 def instantiate(node: Any, path: str = "") -> Any:
@@ -46,16 +51,19 @@ def instantiate(node: Any, path: str = "") -> Any:
     """
     if not path and OmegaConf.is_config(node):
         path = node._get_full_key("")
-    refuse_foreign(node, path)
-    return _instantiate(node, path)
+    try:
+        refuse_foreign(node, path)
+        return _instantiate(node, path)
+    except RecursionError as error:
+        raise ConfigError(f"{at(path)}{_ENDLESS}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{at(error.full_key or path)}{one_line(error)}") from error
 
 
 def _instantiate(node: Any, path: str) -> Any:
     if isinstance(node, (Mapping, DictConfig)):
         if compvis.is_published(node.get("target")):
-            if OmegaConf.is_config(node):
-                node = OmegaConf.to_container(node, resolve=True)
-            return _instantiate(compvis.translate(node, path), path)
+            return _instantiate(_translated(node, path), path)
         if "target" in node:
             return _build(node, path)
         if "params" in node:
@@ -74,13 +82,23 @@ def check(node: Any, path: str = "") -> None:
         path: as for ``instantiate``.
 
     Raises:
-        ConfigError: of unknown and missing keys and of unknown names in this library.
+        ConfigError: of unknown and missing keys, of unknown names in this library, and of plain
+            values that the annotation of a parameter does not admit.
     """
     if not path and OmegaConf.is_config(node):
         path = node._get_full_key("")
+    try:
+        _check(node, path)
+    except RecursionError as error:
+        raise ConfigError(f"{at(path)}{_ENDLESS}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{at(error.full_key or path)}{one_line(error)}") from error
+
+
+def _check(node: Any, path: str) -> None:
     if isinstance(node, (list, tuple, ListConfig)):
         for i in range(len(node)):
-            check(*_child(node, i, f"{path}[{i}]"))
+            _check(*_child(node, i, f"{path}[{i}]"))
     if not isinstance(node, (Mapping, DictConfig)) or compvis.is_published(node.get("target")):
         return
     params, place = node, path
@@ -92,10 +110,23 @@ def check(node: Any, path: str = "") -> None:
         except signatures.AbsentError as error:
             raise _not_found(name, path, error.name, error.names) from error
         _check_arguments(parameters, name, params, place, partial)
+        _check_values(name, params, place)
     elif "params" in node:
         raise ConfigError(f"{at(path)}'params' without 'target'; add the dotted name to build")
     for key in params:
-        check(*_child(params, key, join(place, str(key))))
+        _check(*_child(params, key, join(place, str(key))))
+
+
+def _translated(node: Any, path: str) -> Any:
+    """The native node for one of the original code."""
+    try:
+        if OmegaConf.is_config(node):
+            node = OmegaConf.to_container(node, resolve=True)
+        return compvis.translate(node, path)
+    except UserError:
+        raise
+    except Exception as error:  # a published node that was changed
+        raise ConfigError(f"{at(path)}cannot be translated: {failure(error)}") from error
 
 
 def _child(node: Any, key: Any, path: str) -> tuple[Any, str]:
@@ -136,9 +167,11 @@ def _build(node: Any, path: str) -> Any:
     name, params, partial = _call(node, path)
     factory, place = _locate(name, path), join(path, "params")
     _check_arguments(_parameters(factory), name, params, place, partial)
+    _check_values(name, params, place)
     arguments = {
         str(key): _instantiate(*_child(params, key, join(place, str(key)))) for key in params
     }
+    _check_objects(factory, name, arguments, place)
     if partial:
         return functools.partial(factory, **arguments)
     try:
@@ -146,8 +179,10 @@ def _build(node: Any, path: str) -> Any:
     except UserError as error:
         hint = searched(str(error), arguments.values())
         raise type(error)(f"{at(path)}{error}{hint}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{at(path)}{name}: {one_line(error)}") from error
+    except SystemExit as error:
+        raise ConfigError(f"{at(path)}{name}: it ends the program") from error
+    except Exception as error:  # whatever the arguments led to; its cause stays attached
+        raise ConfigError(f"{at(path)}{name}: {failure(error)}") from error
 
 
 def _locate(name: str, path: str) -> Callable[..., Any]:
@@ -179,8 +214,8 @@ def _import(name: str, place: str) -> ModuleType | None:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise ConfigError(f"{place}importing {name} failed: {one_line(error)}") from error
-    except ImportError as error:
-        raise ConfigError(f"{place}importing {name} failed: {one_line(error)}") from error
+    except Exception as error:  # a module of the user's may do anything
+        raise ConfigError(f"{place}importing {name} failed: {failure(error)}") from error
 
 
 def _names(parent: Any) -> list[str] | None:
@@ -228,7 +263,49 @@ def _check_arguments(
                     f"{join(place, key)}: unknown key for {name}{suggest(key, accepted)}; "
                     f"it accepts: {', '.join(accepted) or 'nothing'}"
                 )
+    _check_missing(named, given, name, place, partial)
+
+
+def _check_missing(
+    named: Sequence[inspect.Parameter], given: Sequence[str], name: str, place: str, partial: bool
+) -> None:
     missing = [p.name for p in named if p.default is p.empty and p.name not in given]
     if missing and not partial:
         plural = "s" if len(missing) > 1 else ""
         raise ConfigError(f"{place}: missing key{plural} {', '.join(missing)} for {name}")
+
+
+def _check_values(name: str, params: Any, place: str) -> None:
+    """Refuse plain values that the annotations of a callable do not admit."""
+    if name.partition(".")[0] not in _ANNOTATED:
+        return
+    try:
+        kinds = all_kinds(name)
+    except signatures.AbsentError:  # of sources; what was imported has it
+        return
+    for key in params:
+        where = join(place, str(key))
+        value, _ = _child(params, key, where)
+        if str(key) not in kinds:
+            continue
+        try:
+            plain = OmegaConf.to_container(value, resolve=True) if _is_config(value) else value
+        except OmegaConfBaseException:  # further down, where it is named
+            continue
+        reason = misfit(plain, kinds[str(key)])
+        if reason is not None:
+            raise ConfigError(f"{where}: {reason}")
+
+
+def _is_config(value: Any) -> bool:
+    return OmegaConf.is_config(value)
+
+
+def _check_objects(
+    factory: Callable[..., Any], name: str, arguments: Mapping[str, Any], place: str
+) -> None:
+    """Refuse what children have built where something else belongs."""
+    if name.partition(".")[0] not in _ANNOTATED:
+        return
+    for key, reason in unsuited(factory, arguments):
+        raise ConfigError(f"{join(place, key)}: {reason}")

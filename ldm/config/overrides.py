@@ -8,7 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.config.paths import one_line, parts_of, walk
+from ldm.config.paths import failure, one_line, parts_of, walk
 from ldm.config.texts import as_meant, number_wanted
 from ldm.errors import ConfigError
 
@@ -16,8 +16,6 @@ _OPEN = ("trainer",)
 """Nodes of plain arguments, whose keys are checked by their reader: overrides may add some."""
 _SWITCHES = ("profile", "peak_tflops", "compile", "every")
 """Top-level keys that every experiment has though most files leave them out; checked likewise."""
-
-_ERRORS = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, LookupError)
 
 
 def override(config: DictConfig, text: str) -> None:
@@ -53,8 +51,10 @@ def override(config: DictConfig, text: str) -> None:
         OmegaConf.update(config, key, meant, merge=False, force_add=new)
     except ConfigError:
         raise
-    except _ERRORS as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {text!r}: {one_line(error)}") from error
+    except Exception as error:  # constructors of tags raise what they like
+        raise ConfigError(f"override {text!r}: {failure(error)}") from error
 
 
 def _reachable(config: DictConfig, key: str) -> bool:

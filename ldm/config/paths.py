@@ -8,6 +8,9 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+_LONGEST = 400
+"""Letters of a foreign message that are shown."""
+
 
 def walk(tree: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All (path, value) pairs of a tree of mappings and lists, parents first."""
@@ -43,3 +46,13 @@ def one_line(error: object) -> str:
     if isinstance(error, OmegaConfBaseException):
         lines = lines[:1]  # the others describe its internals
     return " ".join(" ".join(lines).split())
+
+
+def failure(error: BaseException) -> str:
+    """What went wrong inside a callable, in one line: the kind of error too, where that matters."""
+    text = one_line(error)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    if isinstance(error, (ValueError, TypeError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import with_current_names
 from ldm.config.overrides import override
-from ldm.config.paths import one_line, walk
+from ldm.config.paths import failure, one_line, walk
 from ldm.config.texts import check_texts
-from ldm.errors import ConfigError
-from ldm.files import read_text, reason, shown, write_text
+from ldm.config.yaml_text import read_yaml
+from ldm.errors import ConfigError, UserError
+from ldm.files import shown, write_text
 from ldm.places import with_places
 
-MOST_YAML = 1 << 26
-"""Most bytes that a YAML file may have."""
+_LONGEST = 1000
+"""Letters that the name of a file may have here, folders included."""
 _BYTES = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
 """Private letters of Unicode for the bytes of a file name that is not UTF-8, as Python has them."""
 _LETTERS = {letter: byte for byte, letter in _BYTES.items()}
@@ -59,8 +58,8 @@ def load_config(
         merged = _merge(merged, tree)
     try:
         config = OmegaConf.create(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{' + '.join(files)}: {one_line(error)}") from error
+    except Exception as error:  # keys and values that OmegaConf does not know
+        raise ConfigError(f"{' + '.join(files)}: {failure(error)}") from error
     for text in overrides:
         override(config, text)
     check_texts(config)
@@ -109,35 +108,25 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, di
     base = tree.pop("base", None)
     if base is None:
         return [(path, tree)]
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: expected the name of one file, got {base!r}")
+    if not isinstance(base, str) or len(base) > _LONGEST:
+        raise ConfigError(f"{path}: base: expected the name of one file, got {repr(base)[:80]}")
     return [*_with_bases(path.parent / base, (*above, path)), (path, tree)]
 
 
 def _read(path: Path) -> dict[str, Any]:
     where = shown(path)
     try:
-        tree = OmegaConf.load(io.StringIO(read_text(path, MOST_YAML)))
-        plain = _translated(OmegaConf.to_container(tree), _LETTERS)
+        plain: Any = _translated(read_yaml(path), _LETTERS)
     except FileNotFoundError as error:
         raise ConfigError(f"{where}: no such configuration file{_where(path)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot be read as a YAML file: {reason(error)}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{where}: YAML error{line}: {one_line(error.problem)}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{where}: is nested too deeply, or contains itself") from error
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {one_line(error)}") from error
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{path}: the top level must be a mapping of keys, not a list")
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
         translated = compvis.translate_file(named, name=_run_name(path))
         return with_places(translated, path.parent)
-    except ConfigError as error:
+    except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # a published file that was changed
+        raise ConfigError(f"{path}: cannot be translated: {failure(error)}") from error
 
 
 def _where(path: Path) -> str:
@@ -174,11 +163,25 @@ def _check_values(config: DictConfig, files: Mapping[str, dict[str, Any]]) -> No
     for parts, key, value in values:
         try:
             OmegaConf.select(config, key, throw_on_resolution_failure=True)
+        except RecursionError as error:
+            raise ConfigError(
+                f"{_origin(parts, files)}{key}: cannot resolve {value}: it leads back to itself"
+            ) from error
         except OmegaConfBaseException as error:
             raise ConfigError(
                 f"{_origin(parts, files)}{key}: cannot resolve {value}: {one_line(error)}; "
                 "correct the name or add that key"
             ) from error
+        except Exception as error:  # of a resolver
+            raise ConfigError(f"{_origin(parts, files)}{key}: {failure(error)}") from error
+    try:
+        OmegaConf.to_container(config, resolve=True)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{' + '.join(files)}: an interpolation stands inside what it names"
+        ) from error
+    except Exception as error:  # behind a key that cannot be selected, such as ""
+        raise ConfigError(f"{' + '.join(files)}: cannot resolve: {failure(error)}") from error
 
 
 def _origin(parts: tuple[str, ...], files: Mapping[str, dict[str, Any]]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from inspect import Parameter
 from typing import Any
 
 import yaml
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm import signatures
 from ldm.config.paths import parts_of, walk
 from ldm.errors import ConfigError
+from ldm.signatures import Written
 
 Kinds = frozenset[str]
 
@@ -108,23 +108,6 @@ def number_wanted(config: DictConfig, parts: Sequence[str], text: str) -> str:
 
 def _in_words(kinds: Kinds) -> str:
     return " or ".join(dict.fromkeys(_NAMES[kind] for kind in sorted(kinds)))
-
-
-def misfit(annotation: ast.expr | None, value: Any) -> str:
-    """What an annotation wants instead of a value, in words; "": the value will do.
-
-    Args:
-        annotation: of a parameter, as ``signatures`` has it.
-        value: plain, of a YAML file.
-    """
-    kinds = _kinds(annotation)
-    if kinds is None:
-        return ""
-    if _kind(value) not in kinds:
-        return _in_words(kinds)
-    element = _element(annotation)
-    problems = [misfit(element, item) for item in value] if isinstance(value, list) else []
-    return next((f"a list, each item {problem}" for problem in problems if problem), "")
 
 
 def _check_text(config: DictConfig, kinds: Kinds | None, place: str, value: Any) -> None:
@@ -244,7 +227,8 @@ def _parameters(target: Any) -> dict[str, ast.expr]:
         found = signatures.parameters(target) or []
     except signatures.AbsentError:
         return {}
-    return {p.name: p.annotation for p in found if p.annotation is not Parameter.empty}
+    written = ((p.name, p.annotation) for p in found)
+    return {name: w.node for name, w in written if isinstance(w, Written) and w.node is not None}
 
 
 def _kinds(annotation: ast.expr | None) -> Kinds | None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.errors import DataError
+from ldm.errors import DataError, check_count
 
 Entries = dict[str, Any]
 
@@ -114,6 +114,7 @@ class RandomData(Dataset[dict[str, Any]]):
             raise DataError(
                 f"random data: length {length} must be positive and seed {seed} not negative"
             )
+        check_count("length", length)
         if not fields:
             raise DataError("random data: name at least one field, e.g. image")
         self.length = length

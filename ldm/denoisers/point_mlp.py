@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.errors import MOST_LAYERS, check_count
 from ldm.layers.basics import timestep_embedding, zeroed
 
 
@@ -37,6 +38,8 @@ class PointMLP(nn.Module):
                 f"in_channels, dim and depth must be at least 1 and frequencies 0, got "
                 f"{in_channels=}, {dim=}, {depth=}, {frequencies=}"
             )
+        check_count("depth", depth, highest=MOST_LAYERS)
+        check_count("frequencies", frequencies, 0, MOST_LAYERS)
         self.in_channels = in_channels
         self.context_dim: int | None = None
         self.dim = dim

@@ -88,8 +88,9 @@ def check_fit(
 ) -> None:
     """Refuse conditioners whose outputs the denoiser cannot take.
 
-    A part that does not tell its sizes is not checked: a denoiser its ``context_dim`` and
-    ``in_channels``, a conditioner its ``dim`` (route crossattn) or ``channels`` (concat).
+    A part that does not tell its sizes is not checked: a denoiser its ``context_dim``,
+    ``in_channels`` and ``out_channels``, a conditioner its ``dim`` (route crossattn) or
+    ``channels`` (concat).
 
     Args:
         conditioners: the conditioners of a diffusion model.
@@ -107,6 +108,12 @@ def check_fit(
         elif conditioner.route == "concat":
             maps.append(conditioner)
     _check_channels(maps, denoiser, latent_channels)
+    given = getattr(denoiser, "out_channels", latent_channels)
+    if given != latent_channels:
+        raise ConfigError(
+            f"the denoiser gives {given} channels (out_channels), the latents have "
+            f"{latent_channels}"
+        )
 
 
 def _check_width(conditioner: Conditioner, denoiser: Any) -> None:

@@ -20,7 +20,7 @@ from ldm.diffusion.loss_weighting import Uniform, Weighting
 from ldm.diffusion.prediction import Eps, Prediction
 from ldm.diffusion.sampling import Denoise, NoiseSource, Progress, Sampler, run_sampler
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.errors import ConfigError, DataError
+from ldm.errors import ConfigError, DataError, check_number
 from ldm.layers.rng import draw_integers, draw_normal
 
 LOSSES = ("l1", "l2")
@@ -62,6 +62,8 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         if loss not in LOSSES:
             raise ConfigError(f"unknown loss {loss!r}: choose one of {', '.join(LOSSES)}")
+        if scale_factor is not None:
+            check_number("scale_factor", scale_factor, 0, above=True)
         check_fit(conditioners, denoiser, autoencoder.latent_channels)  # type: ignore[arg-type]
         self.denoiser = denoiser
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)

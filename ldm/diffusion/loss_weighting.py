@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.errors import check_count, check_number
 
 
 class Weighting(Protocol):
@@ -39,6 +40,7 @@ class MinSNR(nn.Module):
 
     def __init__(self, gamma: float = 5.0) -> None:
         super().__init__()
+        check_number("gamma", gamma, 0, above=True)
         self.gamma = gamma
 
     def forward(
@@ -74,6 +76,10 @@ class LogVariance(nn.Module):
         elbo_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        check_count("timesteps", timesteps)
+        check_number("init", init)
+        check_number("simple_weight", simple_weight, 0)
+        check_number("elbo_weight", elbo_weight, 0)
         self.simple_weight = simple_weight
         self.elbo_weight = elbo_weight
         logvar = torch.full((timesteps,), float(init))

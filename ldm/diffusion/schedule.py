@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, check_count
 
+_MOST_STEPS = 10**6
 KINDS = ("linear", "sqrt_linear", "sqrt", "cosine")
 
 
@@ -86,6 +87,7 @@ class NoiseSchedule(nn.Module):
     ) -> None:
         super().__init__()
         if betas is None:
+            check_count("timesteps", timesteps, highest=_MOST_STEPS)
             table = make_betas(kind, timesteps, start, end, cosine_offset)
         else:
             # numpy, not torch: a default device such as "meta" must not catch these tables

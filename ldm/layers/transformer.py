@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.errors import MOST_LAYERS, check_count
+
 NUM_HEADS = 8
 HEAD_DIM = 64
 
@@ -65,6 +67,7 @@ class Encoder(nn.Module):
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()
+        check_count("depth", depth, 0, MOST_LAYERS)
         self.layers = nn.ModuleList()
         for _ in range(depth):
             self.layers.append(nn.ModuleList([nn.LayerNorm(dim), SelfAttention(dim)]))

@@ -342,9 +342,19 @@ def _pretrained_nodes(node: Any) -> Iterator[tuple[Any, Any]]:
         child = node[key]
         yield from _pretrained_nodes(child)
         if isinstance(child, DictConfig) and child.get("target") == PRETRAINED:
-            if "path" not in (child.get("params") or {}):
-                raise ConfigError(f"{child._get_full_key('')}.params: missing key path")
+            _check_pretrained(child)
             yield node, key
+
+
+def _check_pretrained(node: DictConfig) -> None:
+    place = f"{node._get_full_key('')}.params"
+    params = node.get("params") or {}
+    if not isinstance(params, (dict, DictConfig)):
+        raise ConfigError(f"{place}: expected a mapping, got {params!r}")
+    if "path" not in params:
+        raise ConfigError(f"{place}: missing key path")
+    if not isinstance(params["path"], (str, Path, DictConfig)):
+        raise ConfigError(f"{place}.path: expected text or a node, got {params['path']!r}")
 
 
 def _architecture(params: DictConfig, trust: bool) -> Any:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.distributed import mean_over_processes
-from ldm.errors import ConfigError
+from ldm.errors import MOST_LAYERS, ConfigError, check_count, check_number
 from ldm.layers.basics import GROUPS, group_norm
 
 
@@ -97,6 +97,8 @@ class Adversarial:
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for name in ("disc_start", "disc_weight", "disc_factor", "disc_warmup", "r1_weight"):
+            check_number(name, getattr(self, name), 0)
 
     def active(self, step: int) -> bool:
         """Whether the discriminator takes part at this batch."""
@@ -199,6 +201,9 @@ def patch_discriminator(
 
     if norm not in ("batch", "group"):
         raise ConfigError(f"unknown norm {norm!r} of the discriminator: choose batch or group")
+    check_count("in_channels", in_channels)
+    check_count("width", width)
+    check_count("num_layers", num_layers, 0, MOST_LAYERS)
     network: nn.Module = NLayerDiscriminator(in_channels, width, num_layers).apply(weights_init)
     layers = network.main
     assert isinstance(layers, nn.Sequential)

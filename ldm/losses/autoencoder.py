@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import ConfigError
+from ldm.errors import ConfigError, check_number
 from ldm.layers.basics import of_arguments
 from ldm.layers.codebook import code_counts, codes_used, perplexity
 from ldm.losses.adversarial import D_LOSSES, Adversarial, adaptive_weight, r1_penalty
@@ -71,6 +71,7 @@ class Objective(nn.Module):
         settings: Adversarial,
     ) -> None:
         super().__init__()
+        check_number("perceptual_weight", perceptual_weight, 0)
         if perceptual_weight > 0 and perceptual is None:
             raise ConfigError(
                 f"perceptual_weight is {perceptual_weight} but there is no perceptual network: "
@@ -200,6 +201,8 @@ class KLObjective(Objective):
     ) -> None:
         settings = of_arguments(Adversarial, locals())
         super().__init__(discriminator, perceptual, perceptual_weight, pixel_loss, settings)
+        check_number("kl_weight", kl_weight, 0)
+        check_number("logvar_init", logvar_init)
         self.kl_weight = kl_weight
         self.logvar = nn.Parameter(torch.tensor(float(logvar_init)))
 
@@ -265,6 +268,7 @@ class VQObjective(Objective):
     ) -> None:
         settings = of_arguments(Adversarial, locals())
         super().__init__(discriminator, perceptual, perceptual_weight, pixel_loss, settings)
+        check_number("codebook_weight", codebook_weight, 0)
         self.codebook_weight = codebook_weight
         self.num_codes = num_codes
 

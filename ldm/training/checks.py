@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ldm.autoencoders.base import fingerprint
+from ldm.config.paths import failure
 from ldm.data.latents.dataset import CachedLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.errors import ConfigError, DataError
+from ldm.errors import ConfigError, DataError, UserError
 from ldm.files import file_sha256
 from ldm.training.run_folder import RunFolder
 
@@ -128,25 +129,51 @@ def _caches(data: Any) -> Iterator[CachedLatents]:
             yield dataset
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse what no generator can begin with; without a seed no run could be repeated.
-
-    Raises:
-        ConfigError: it is no whole number that NumPy takes.
-    """
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: expected a whole number from 0 to {2**32 - 1}, got {seed!r}")
-
-
 def check_clip(limit: Any) -> float | None:
     """A limit of the norm of gradients; None: there is none.
 
     Raises:
         ConfigError: it is no number above 0.
     """
-    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+    wrong = isinstance(limit, bool) or not isinstance(limit, (int, float))
+    if limit is not None and (wrong or not limit > 0):
         raise ConfigError(f"gradient_clip: expected a number above 0 or null, got {limit!r}")
     return limit
+
+
+def check_built(task: Any, data: Any) -> None:
+    """Refuse what is no task, or no data module.
+
+    Raises:
+        ConfigError: it names the node and what that builds.
+    """
+    if not isinstance(task, pl.LightningModule):
+        raise ConfigError(
+            f"task: it builds a {type(task).__name__}, not a task such as "
+            "ldm.training.LatentDiffusionTask"
+        )
+    model = getattr(task, "model", task)
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"task: its model is a {type(model).__name__}, not a network")
+    if not isinstance(data, pl.LightningDataModule):
+        raise ConfigError(
+            f"data: it builds a {type(data).__name__}, not a data module such as "
+            "ldm.training.DataModule"
+        )
+
+
+def check_optimizers(task: Any) -> None:
+    """Make the optimisers of a task once, to see that it works before a run begins.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        task.configure_optimizers()
+    except UserError:
+        raise
+    except Exception as error:  # of a task of the user's own
+        raise ConfigError(f"task: its optimisers cannot be made: {failure(error)}") from error
 
 
 def check_data(task: Any, data: Any) -> None:
@@ -158,9 +185,16 @@ def check_data(task: Any, data: Any) -> None:
     check_takes_latents(task, data)
     stream = isinstance(data.train, IterableDataset)
     if stream or hasattr(data.train, "__getitem__"):
-        item = next(iter(data.train), None) if stream else data.train[0]
-        if item is None:
-            raise DataError("the training set is empty: data.params.train yields no item")
+        try:
+            item = next(iter(data.train)) if stream else data.train[0]
+        except UserError:
+            raise
+        except StopIteration:
+            raise DataError("the training set is empty: data.params.train yields no item") from None
+        except Exception as error:  # of parts that do not fit each other, or a user's own
+            raise ConfigError(
+                f"data.params.train: its first item cannot be made: {failure(error)}"
+            ) from error
         if hasattr(task, "check_item"):
             task.check_item(item)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.errors import ConfigError
+from ldm.config.paths import failure
+from ldm.errors import ConfigError, UserError, check_number
 from ldm.training.launch import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,63 @@ class StepSchedule(LambdaLR):
         self._last_lr = rates
 
 
+def make_optimizer(
+    factory: Callable[..., Optimizer], parameters: Any, where: str = "optimizer"
+) -> Optimizer:
+    """The optimiser over some parameters.
+
+    Args:
+        factory: makes it.
+        parameters: what it optimises.
+        where: the argument of the task that the factory was.
+
+    Raises:
+        ConfigError: the factory refuses its arguments, or makes something else.
+    """
+    where = f"task.params.{where}"
+    name = getattr(getattr(factory, "func", None), "__name__", type(factory).__name__)
+    try:
+        optimizer: Any = factory(parameters)
+    except UserError:
+        raise
+    except Exception as error:  # whatever its arguments led to
+        raise ConfigError(f"{where}: {name}: {failure(error)}") from error
+    if not isinstance(optimizer, Optimizer):
+        made = type(optimizer).__name__
+        raise ConfigError(
+            f"{where}: {name} makes a {made}, not an optimiser; it needs partial: true and the "
+            "target of an optimiser such as torch.optim.AdamW"
+        )
+    for group in optimizer.param_groups:
+        if not isinstance(group.get("lr", 0.0), Tensor):
+            check_number(f"{where}.params.lr", group.get("lr", 0.0), 0)
+    result: Optimizer = optimizer
+    return result
+
+
+def make_schedule(optimizer: Optimizer, factor: Callable[[int], float]) -> StepSchedule:
+    """The schedule of the learning rates of an optimiser.
+
+    Raises:
+        ConfigError: the factor of the first step is no number, or cannot be told.
+    """
+    where = "task.params.lr_schedule"
+    try:
+        first = float(factor(0))
+    except Exception as error:
+        raise ConfigError(f"{where}: {type(factor).__name__}: {failure(error)}") from error
+    check_number(f"{where}: its factor at step 0", first, 0)
+    return StepSchedule(optimizer, factor)
+
+
 @dataclass(frozen=True)
 class Constant:
     """Factor 1, after an optional linear warm-up over ``warmup_steps`` steps."""
 
     warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("warmup_steps", self.warmup_steps, 0)
 
     def __call__(self, step: int) -> float:
         """The factor at a step, counted from 0."""
@@ -83,10 +136,18 @@ class WarmupCosine:
     peak: float = 1.0
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_number("warmup_steps", self.warmup_steps, 0)
+        check_number("decay_steps", self.decay_steps, 0)
+        for name in ("start", "peak", "end"):
+            check_number(name, getattr(self, name), 0)
+
     def __call__(self, step: int) -> float:
         """The factor at a step, counted from 0."""
         if step < self.warmup_steps:
             return self.start + (self.peak - self.start) * step / self.warmup_steps
+        if step >= self.decay_steps:  # which a short trial may have before the warm-up's end
+            return self.end
         u = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
         return self.end + 0.5 * (self.peak - self.end) * (1 + math.cos(math.pi * min(u, 1.0)))
 
@@ -119,6 +180,11 @@ class _Cycles:
                 f"{type(self).__name__}: cycle_lengths, warmup_steps, start, peak and end need the "
                 f"same number of entries, at least one; got {[len(v) for v in values]}"
             )
+        for k, length in enumerate(self.cycle_lengths):
+            check_number(f"cycle_lengths[{k}]", length, 0, above=True)
+            check_number(f"warmup_steps[{k}]", self.warmup_steps[k], 0)
+            for name in ("start", "peak", "end"):
+                check_number(f"{name}[{k}]", getattr(self, name)[k], 0)
 
     def _find(self, step: int) -> tuple[int, int]:
         """Index of the cycle that a step belongs to, and the step counted from its beginning."""
@@ -178,17 +244,19 @@ class LRPerSample:
     def __init__(
         self, optimizer: Callable[..., Optimizer], base_lr: float, batch_size: int
     ) -> None:
-        if base_lr <= 0 or batch_size < 1:
+        if base_lr <= 0 or batch_size < 1 or not math.isfinite(base_lr * batch_size):
             raise ConfigError(
                 f"base_lr {base_lr} and batch_size {batch_size} must be positive: the learning "
                 "rate is their product"
             )
         self.lr = base_lr * batch_size
         self._optimizer = optimizer
+        self._said = False
         self._text = f"learning rate {self.lr:.4g} = base_lr {base_lr:g} x batch {batch_size}"
 
     def __call__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
         """The optimiser over some parameters."""
-        if is_main_process():
+        if is_main_process() and not self._said:  # it is made once to see whether that works
             logger.info(self._text)
+        self._said = True
         return self._optimizer(parameters, lr=self.lr)

@@ -19,13 +19,20 @@ from omegaconf import DictConfig
 from ldm.config import instantiate, save_config
 from ldm.distributed import lost_another, meeting_point, stay_on_this_computer
 from ldm.errors import ConfigError, TrainingError, UserError, exhausted
-from ldm.experiment import check_parts
+from ldm.experiment import check_parts, check_seed
 from ldm.files import reason, shown
 from ldm.load.init_from import InitFrom, initialise
 from ldm.load.model import inline_pretrained, pretrained_checkpoints
 from ldm.load.portable import pack, with_own_files
 from ldm.locks import run_lock
-from ldm.training.checks import check_autoencoder, check_data, check_inputs, check_seed, check_split
+from ldm.training.checks import (
+    check_autoencoder,
+    check_built,
+    check_data,
+    check_inputs,
+    check_optimizers,
+    check_split,
+)
 from ldm.training.launch import end_others, is_main_process
 from ldm.training.lightning_internals import starts_processes, take_children
 from ldm.training.resume import (
@@ -118,6 +125,7 @@ class Prepared:
         pl.seed_everything(seed, workers=True, verbose=False)
         # On resume all weights, those of a frozen first stage included, come from the checkpoint.
         task, data = build(inlined if resume else self.config)
+        check_optimizers(task)
         check_data(task, data)
         if init is not None and not resume:
             begin(task, init, say)
@@ -336,7 +344,9 @@ def begin(task: Any, init: InitFrom, say: Callable[[str], None]) -> None:
 def build(config: DictConfig) -> tuple[Any, Any]:
     """Build the task (with its model) and the data module of a config."""
     check_parts(config)
-    return instantiate(config.task, "task"), instantiate(config.data, "data")
+    task, data = instantiate(config.task, "task"), instantiate(config.data, "data")
+    check_built(task, data)
+    return task, data
 
 
 def open_run(

@@ -7,10 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from ldm.config.paths import failure
 from ldm.errors import ConfigError
-from ldm.experiment import intervals, profile_options, trainer_options
+from ldm.experiment import ema_decay, intervals, peak_tflops, profile_options, trainer_options
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO, SaveCheckpoints
 from ldm.training.callbacks.ema import EMACallback
 from ldm.training.callbacks.images import EpochOfData, LossCurves, PictureGrid
@@ -53,7 +53,7 @@ def make_trainer(
     speed_up(task, config.get("compile", False))
     every = intervals(config)
     strategy = str(options.get("strategy", "auto"))
-    check_sharding(strategy, task, _ema_decay(config), every["images"])
+    check_sharding(strategy, task, ema_decay(config), every["images"])
     callbacks = _callbacks(config, every, folder, task, signals)
     parts = options.get("accumulate_grad_batches", 1)
     defaults = {
@@ -78,15 +78,15 @@ def make_trainer(
             default_root_dir=folder.path,
             enable_progress_bar=False,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    except Exception as error:  # Lightning's checks have many classes
+        raise ConfigError(f"trainer: {failure(error)}") from error
 
 
 def _callbacks(
     config: DictConfig, every: dict[str, int], folder: RunFolder, task: Any, signals: StopSignals
 ) -> list[pl.Callback]:
     """What every run does beside the optimisation, in the order in which it is done."""
-    throughput = Throughput(every["log"], _peak_tflops(config))
+    throughput = Throughput(every["log"], peak_tflops(config))
     position = Position()
     callbacks: list[pl.Callback] = [
         throughput,
@@ -96,7 +96,7 @@ def _callbacks(
         position,
         StepRandomness(config.get("seed", 0), position),
     ]
-    decay = _ema_decay(config)
+    decay = ema_decay(config)
     ema = EMACallback(decay) if decay else None
     if ema is not None:
         callbacks.append(ema)
@@ -117,14 +117,6 @@ def _callbacks(
     ]
 
 
-def _ema_decay(config: DictConfig) -> float | None:
-    """The checked key ``ema_decay``; without it, or with 0, no average is kept."""
-    decay: float | None = config.get("ema_decay")
-    if decay is not None and not (isinstance(decay, (int, float)) and 0 <= decay < 1):
-        raise ConfigError(f"ema_decay: must lie in [0, 1), got {decay!r}")
-    return decay
-
-
 def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
     """Take from the options of Lightning what a task has to do that optimises by hand."""
     # Lightning neither accumulates for a task with two optimisers nor expects that the backward
@@ -138,11 +130,3 @@ def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
         )
     if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
-
-
-def _peak_tflops(config: DictConfig) -> float | None:
-    """The checked key ``peak_tflops``: what the device can do at best, 1e12 operations/s."""
-    peak = config.get("peak_tflops")
-    if peak is not None and (isinstance(peak, bool | str) or not peak > 0):
-        raise ConfigError(f"peak_tflops: expected a number above 0, got {peak!r}")
-    return None if peak is None else float(peak)

@@ -10,12 +10,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.config import load_config
-from ldm.config.texts import misfit
+from ldm.config.kinds import all_kinds, misfit
 from ldm.errors import ConfigError, UserError
 from ldm.files import shown
 from ldm.places import configs_folder, split_name
-from ldm.signatures import parameters
 
+_NESTED = {("EvaluationProtocol", "measures"), ("EvaluationProtocol", "small_samples")}
+"""What has keys of its own."""
 PRESETS = configs_folder() / "evaluation"
 METRICS = (
     "fid",
@@ -163,14 +164,14 @@ def read_preset(name: str) -> tuple[dict[str, Any], Path]:
     for k, measure in enumerate(measures if isinstance(measures, list) else ()):
         nodes.append((f"measures[{k}].", "Measure", measure))
     for place, kind, node in nodes:
-        found = parameters(f"ldm.evaluation.protocol.{kind}") or ()
-        known = {parameter.name: parameter.annotation for parameter in found}
-        for key, value in node.items() if isinstance(node, dict) else ():
-            if known and key not in known:
+        known = all_kinds(f"ldm.evaluation.protocol.{kind}")
+        for key in node if isinstance(node, dict) else ():
+            if key not in known:
                 names = ", ".join(known)
                 raise ConfigError(f"{file}: {place}{key}: unknown key is none of {names}")
-            if wanted := misfit(known.get(key), value):
-                raise ConfigError(f"{file}: {place}{key}: expected {wanted}, got {value!r}")
+            reason = misfit(node[key], known[key])
+            if reason is not None and (kind, key) not in _NESTED:
+                raise ConfigError(f"{file}: {place}{key}: {reason}")
     return tree, file
 
 

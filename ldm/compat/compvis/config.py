@@ -165,7 +165,7 @@ def _task(tree: Mapping[str, Any], name: str, params: Any) -> dict[str, Any] | N
 def _translate_nodes(tree: Any, path: str) -> Any:
     """Translate all nodes inside ``tree`` that have a native counterpart."""
     if isinstance(tree, Mapping):
-        if tree.get("target") in TRANSLATORS:
+        if is_published(tree.get("target")) and tree["target"] in TRANSLATORS:
             return translate(tree, path)
         return {
             key: _translate_nodes(value, f"{path}.{key}" if path else str(key))

@@ -22,7 +22,7 @@ from ldm.data.scenes.captions import (
 )
 from ldm.data.scenes.composition import Scene, sample_scene
 from ldm.data.scenes.drawing import BACKGROUNDS, draw_background, draw_object
-from ldm.errors import DataError
+from ldm.errors import DataError, check_count
 
 _SPLITS = ("train", "validation", "test")
 
@@ -86,6 +86,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 f"scenes: length {length} must be positive and seed {seed} not negative"
             )
+        check_count("length", length)
         if box_tokenizer is not None and box_tokenizer.num_classes != len(CLASS_NAMES):
             raise DataError(
                 f"scenes: num_classes of box_tokenizer is {box_tokenizer.num_classes}, but there "

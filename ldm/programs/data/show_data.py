@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.cli.app import say
 from ldm.config import instantiate
+from ldm.config.paths import failure
 from ldm.data.items import left_out
-from ldm.errors import UserError
+from ldm.errors import ConfigError, UserError
+from ldm.experiment import check_data_set, data_set
 from ldm.visualization.conditions import Item, item_cells
 from ldm.visualization.figure import Row, save_rows
 
@@ -32,7 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
         dataset.set_epoch(arguments.epoch)
     size = f"{len(dataset)} items" if hasattr(dataset, "__len__") else "no known length"
     say(f"{arguments.split} data: {type(dataset).__name__}, {size}")
-    items, speed = _look(dataset, arguments)
+    try:
+        items, speed = _look(dataset, arguments)
+    except UserError:
+        raise
+    except Exception as error:  # of parts that do not fit each other, or a user's own
+        raise ConfigError(
+            f"data.params.{arguments.split}: its items cannot be made: {failure(error)}"
+        ) from error
     _describe(items)
     skipped = left_out(dataset)
     counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
@@ -41,29 +50,36 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"{speed:.1f} images/s with {arguments.workers} workers, once they run")
     if any("image" not in item for item in items):
         raise UserError("these items hold no image to draw, as those of a latent cache")
+    if any(getattr(item["image"], "ndim", 0) != 3 for item in items):
+        raise UserError("these items hold no image to draw: 'image' is no (C, H, W)")
     _write(items, dataset, arguments.out)
     say(f"written to {arguments.out}")
 
 
 def _dataset(config: DictConfig, split: str) -> Any:
     """One of the two data sets of a config, without building the other."""
-    parts = config.data.get("params") or {}
-    if split in parts:
-        return instantiate(parts[split], f"data.params.{split}")
-    dataset = getattr(instantiate(config.data, "data"), split, None)
-    if dataset is None:
-        raise UserError(f"data: it has no {split} set")
+    node, path = data_set(config, split)
+    dataset = instantiate(node, path)
+    if path == "data":
+        dataset = getattr(dataset, split, None)
+        if dataset is None:
+            raise UserError(f"data: it has no {split} set")
+    check_data_set(dataset, path)
     return dataset
 
 
 def _look(dataset: Any, arguments: argparse.Namespace) -> tuple[list[Item], float | None]:
     """The samples to show, and images per second after them."""
+    if isinstance(dataset, Sized) and not len(dataset):
+        raise UserError("the data set is empty")
     batches = _batches(dataset, arguments)
     items: list[Item] = []
     while len(items) < arguments.num and (batch := next(batches, None)) is not None:
         items += batch
     if not items:
         raise UserError("the data set is empty")
+    if not all(isinstance(item, dict) for item in items):
+        raise UserError(f"data: items of {type(dataset).__name__} are no values by name")
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < arguments.seconds:
         batch = next(batches, None)

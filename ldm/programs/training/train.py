@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sized
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -13,6 +15,7 @@ from ldm.cli import app
 from ldm.experiment import trainer_options
 from ldm.load.init_from import InitFrom
 from ldm.load.model import inline_pretrained, trust_pretrained
+from ldm.training.checks import check_optimizers
 from ldm.training.launch import give_way_to_main_process, is_main_process
 from ldm.training.run import begin, build, open_run, train
 from ldm.training.run_folder import RunFolder
@@ -58,15 +61,20 @@ def _dry_run(config: DictConfig, init: InitFrom | None) -> None:
     trainer_options(config)
     with torch.device("meta"):
         task, data = build(inline_pretrained(config))
-        task.configure_optimizers()
+        check_optimizers(task)
     if init is not None:
         begin(task, init, say)
     say(f"{config.name}: builds")
-    for name, module in task.model.named_children():
+    for name, module in getattr(task, "model", task).named_children():
         total = sum(p.numel() for p in module.parameters())
         trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
         say(f"  {name:<16} {total / 1e6:9.3f} M parameters, {trainable / 1e6:9.3f} M trained")
-    say(f"  training set     {len(data.train)} items, validation set {len(data.validation)} items")
+    say(f"  training set     {_size(data, 'train')}, validation set {_size(data, 'validation')}")
+
+
+def _size(data: Any, split: str) -> str:
+    dataset = getattr(data, split, None)
+    return f"{len(dataset)} items" if isinstance(dataset, Sized) else "of no known length"
 
 
 def _summary(folder: RunFolder) -> None:

@@ -56,8 +56,8 @@ class DataModule(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
         if type(num_workers) is not int or num_workers < 0:
             raise ConfigError(f"num_workers: expected 0, 1, 2, ..., got {num_workers!r}")
         self.train = train

@@ -21,7 +21,7 @@ from ldm.layers.codebook import code_counts, codes_used, perplexity
 from ldm.layers.rng import BatchGenerator
 from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import FiniteGuard
-from ldm.training.optim import Constant, StepSchedule
+from ldm.training.optim import Constant, make_optimizer, make_schedule
 from ldm.training.tasks.base import OptimizerFactory, Task, log_values, parameters_of, unscale
 
 
@@ -156,9 +156,12 @@ class AutoencoderTask(Task):
 
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""
-        discriminator = self._discriminator_optimizer(self.objective.discriminator.parameters())
-        optimizers = [self._optimizer(self.learning()), discriminator]
-        return optimizers, [StepSchedule(optimizer, self._lr_schedule) for optimizer in optimizers]
+        judges = self.objective.discriminator.parameters()
+        optimizers = [
+            make_optimizer(self._optimizer, self.learning()),
+            make_optimizer(self._discriminator_optimizer, judges, "discriminator_optimizer"),
+        ]
+        return optimizers, [make_schedule(optimizer, self._lr_schedule) for optimizer in optimizers]
 
     def on_fit_start(self) -> None:
         """Tell the objective in how many parts batches come."""

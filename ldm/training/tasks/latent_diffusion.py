@@ -18,6 +18,7 @@ from ldm.checkpoint import left_out, optional_parts
 from ldm.conditioners.pretrained import PretrainedModule
 from ldm.diffusion.conditioning import check_batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, latent_moments, scale_from_moments
+from ldm.errors import check_count, check_number
 from ldm.layers.rng import BatchGenerator
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
@@ -109,6 +110,9 @@ class LatentDiffusionTask(Task):
         on_nonfinite: str = "skip",
     ) -> None:
         super().__init__(model, optimizer, lr_schedule, gradient_clip)
+        check_count("preview_steps", preview_steps)
+        check_number("preview_guidance", preview_guidance)
+        check_count("scale_factor_samples", scale_factor_samples)
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
         self._scale_factor_samples = scale_factor_samples

@@ -26,6 +26,7 @@ from ldm.cli.options.configs import read_config
 from ldm.cli.options.model import add_trust_option
 from ldm.config import check, to_yaml
 from ldm.errors import UserError
+from ldm.experiment import data_set
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -46,12 +47,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _check_data(config: DictConfig, split: str) -> None:
     if "data" not in config:
         raise UserError("this config has no data: name the file of a data set after it")
+    node, path = data_set(config, split)
     text = to_yaml(config.data)
     for key in map(str, config):
         if OmegaConf.is_missing(config, key) and f"${{{key}}}" in text:
             raise UserError(f"the data set needs {key}: give {key}=VALUE after the files")
-    parts = config.data.get("params") or {}
-    check(*((parts[split], f"data.params.{split}") if split in parts else (config.data, "data")))
+    check(node, path)
 
 
 def _parser() -> argparse.ArgumentParser:
