@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import re
 import select
@@ -258,6 +259,7 @@ def end_with_status(work: Callable[[], object]) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
+        _end_workers()
         status = getattr(interrupt, "exit_status", 130)  # 0: another process reports
         if status:
             _complain(str(interrupt) or "interrupted")
@@ -273,6 +275,15 @@ def end_with_status(work: Callable[[], object]) -> NoReturn:
         _complain(f"error: {as_typed(line)}")
         sys.exit(getattr(error, "exit_status", 2))
     sys.exit(0)
+
+
+def _end_workers() -> None:
+    """End loader workers, which may be stuck in a read: each would be waited for otherwise."""
+    with contextlib.suppress(ValueError):  # not in the main thread, which alone has handlers
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises an error if a worker dies
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _complain(text: str) -> None:

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.checkpoint import load_training_checkpoint
+from ldm.cli.app import end_with_status
 from ldm.data.scenes.dataset import SceneDataset
 from ldm.training import watch
 from ldm.training.run import train
@@ -229,6 +230,22 @@ def test_a_run_whose_loader_is_stuck_saves_its_last_step(
     monkeypatch.undo()
     train(config, folder, resume=True)
     assert folder.complete
+
+
+def _read_as_a_program() -> None:
+    end_with_status(lambda: list(DataLoader(Stuck(sleep), num_workers=2)))
+
+
+def test_other_programs_end_at_once_on_ctrl_c() -> None:
+    """Python would wait five seconds for each worker."""
+    process = FORK.Process(target=_read_as_a_program)
+    process.start()
+    time.sleep(2)
+    os.kill(process.pid or 0, signal.SIGINT)
+    begun = time.monotonic()
+    process.join(30)
+    assert time.monotonic() - begun < 4
+    assert process.exitcode == 130
 
 
 # -- the program ------------------------------------------------------------------------------
