@@ -101,12 +101,32 @@ def sole_writer(folder: Path, first: bool) -> Iterator[None]:
     with _claimed(file, UserError) as (descriptor, _):
         try:
             _introduce(descriptor)
+            _refuse_writers_of_old(folder)
             remove_leftovers(folder)
             yield
         finally:
             with contextlib.suppress(OSError):
                 if _named(file, descriptor):
                     file.unlink()
+
+
+def _refuse_writers_of_old(folder: Path) -> None:
+    """Refuse a folder that a program of an earlier release writes: it holds a lock on the folder.
+
+    Raises:
+        UserError: one does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise UserError(
+                f"another process is writing into {shown(folder)}: let it finish, or give another "
+                "--out"
+            ) from error
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -244,7 +244,11 @@ def _fit(
         why = folder.trouble(error) if isinstance(error, OSError) else None
         if lost:
             why = "another process of this training failed: see what it said"
-        elif why is None and not isinstance(error, UserError) and (short := exhausted(error)):
+        elif (
+            why is None
+            and not isinstance(error, UserError | MemoryError)
+            and (short := exhausted(error))
+        ):
             saved = folder.resumable() if main else []
             why = f"step {trainer.global_step}: {short}"
             why += f"; then continue with --resume {shown(folder.path)}" if saved else ""

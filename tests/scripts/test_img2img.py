@@ -54,7 +54,7 @@ def test_strength(script, pixels_model, images, tmp_path) -> None:  # type: igno
 
 def test_names_of_any_length_and_kind(script, pixels_model, images, tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Results have names that fit, that differ on every file system, and that are told again."""
-    names = ["x" * 251, "x" * 250 + "y", "é" * 125, "日" * 83, "a b", "n/a", "n_a"]
+    names = ["x" * 251, "x" * 250 + "y", "é" * 125, "日" * 83, "caf\udce9", "a b", "n/a", "n_a"]
     names += ["m/" + "y" * 245, "same", "SAME", "\u00e9", "e\u0301", "-x", "#", "100%", "a\nb"]
     for name in names:
         (images / name).parent.mkdir(exist_ok=True)
