@@ -103,7 +103,8 @@ def _said(hint: Any) -> str:
         return " or ".join(_said(part) for part in inner)
     if hint is None or hint is type(None):
         return "null"
-    if inspect.isclass(origin or hint) and not inner[1:]:
+    collection = origin is not None and origin.__module__ == "collections.abc"
+    if inspect.isclass(origin or hint) and not inner[1:] and not collection:
         return str((origin or hint).__name__)
     return str(hint).replace("typing.", "").replace("collections.abc.", "")
 
@@ -112,4 +113,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, _PLAIN):
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
+    if isinstance(value, list):
+        return (
+            f"a list of {', '.join(sorted({type(item).__name__ for item in value})) or 'nothing'}"
+        )
     return f"an object of the class {type(value).__name__}"

@@ -88,7 +88,9 @@ def check_texts(config: DictConfig) -> None:
     _check_text(config, _TEXT, "name", tree.get("name") if isinstance(tree, dict) else None)
     for parts, params in walk(tree):
         call = _inner(tree, parts[:-1])
-        if parts[-1] != "params" or not isinstance(params, dict) or "target" not in call:
+        if parts[-1] != "params" or not isinstance(params, dict):
+            continue
+        if not isinstance(call, dict) or "target" not in call:  # as below a key that is no text
             continue
         annotations = _parameters(call["target"])
         for key, value in params.items():

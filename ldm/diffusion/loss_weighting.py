@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.schedule import NoiseSchedule
-from ldm.errors import check_count, check_number
+from ldm.errors import ConfigError, check_count, check_number
 
 
 class Weighting(Protocol):
@@ -40,7 +40,8 @@ class MinSNR(nn.Module):
 
     def __init__(self, gamma: float = 5.0) -> None:
         super().__init__()
-        check_number("gamma", gamma, 0, above=True)
+        if not gamma > 0:  # infinite: not cut off
+            raise ConfigError(f"gamma: expected a number above 0, got {gamma}")
         self.gamma = gamma
 
     def forward(
