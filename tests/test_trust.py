@@ -25,7 +25,7 @@ from ldm.config.trust import (
     mark_foreign,
     refuse_foreign,
 )
-from ldm.errors import CheckpointError
+from ldm.errors import CheckpointError, ConfigError
 from ldm.evaluation.sources.dataset import open_dataset
 from ldm.load.init_from import InitFrom
 from ldm.load.model import inline_pretrained, load_model, locate, pretrained, run_config
@@ -279,8 +279,79 @@ def test_references_to_the_environment_are_refused(text: str, tmp_path: Path) ->
         place = folder_with(tmp_path / "run", config)
         with pytest.raises(UntrustedError, match="refers to more than other keys"):
             load_model(place)
-    elsewhere = {"model": LINEAR, "data": {"root": text}, "x": "env"}
-    assert load_model(folder_with(tmp_path / "other", elsewhere))  # which the model does not need
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:HOME}", "x ${oc.env:HOME,none} y", "${ oc.env : HOME }", "${x}"]
+)
+def test_references_that_the_model_does_not_need_are_passed_over(text: str, tmp_path: Path) -> None:
+    config = {"model": LINEAR, "data": {"root": text, "n": "${oc.decode:${oc.env:N,4}}"}, "x": "y"}
+    assert load_model(folder_with(tmp_path, config))
+
+
+CALL = "{target: tests.test_trust.Mine}"
+MAKERS = [
+    f"${{oc.select:nothing,{CALL}}}",
+    f"${{ oc.select : nothing , {CALL} }}",
+    f"${{oc.create:{CALL}}}",
+    f"${{oc.create:'{CALL}'}}",
+    f"${{oc.decode:'{CALL}'}}",
+    "${oc.decode:${text}}",
+    "${oc.${name}:${text}}",
+    f"${{${{whole}}:{CALL}}}",
+    f"${{oc.env:NOTHING_OF_THIS_NAME,{CALL}}}",
+]
+
+
+@pytest.mark.parametrize("text", MAKERS)
+@pytest.mark.parametrize(
+    "place", ["model", "model.params", "model.params.a", "data", "data.params"]
+)
+def test_a_reference_makes_no_parts_without_a_mark(text: str, place: str, tmp_path: Path) -> None:
+    config = OmegaConf.create(
+        {"model": call("torch.nn.Identity", a=1), "data": call(f"{HERE}.Items", train={})}
+    )
+    OmegaConf.update(config, place, text, merge=False)
+    values = {"text": CALL, "name": "create", "whole": "oc.create", "more": {"root": "${oc.env:X}"}}
+    run = folder_with(tmp_path, {**OmegaConf.to_container(config), **values})  # type: ignore[dict-item]
+    for use in (load_model, run_config, lambda run: open_dataset(str(run / "config.yaml"))):
+        if use is load_model or "oc.env" not in text:
+            with pytest.raises(ConfigError):
+                use(run)
+    assert not CALLED
+
+
+def test_text_that_becomes_a_reference_when_it_is_copied_is_refused(tmp_path: Path) -> None:
+    text = "${half}oc.create:" + CALL + "}"
+    config = {"model": call("torch.nn.Identity", a=text), "half": "\\${"}
+    folder = folder_with(tmp_path / "theirs", config)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(OmegaConf.to_yaml({"model": call("ldm.load.pretrained", path=str(folder))}))
+    for use in (
+        lambda: load_model(folder),
+        lambda: load_model(mine, folder / "model.ckpt"),
+        lambda: instantiate(inline_pretrained(load_config(mine))),
+        lambda: instantiate(load_config(mine)),
+    ):
+        with pytest.raises(UntrustedError, match="in disguise"):
+            use()
+    assert not CALLED
+
+
+@pytest.mark.parametrize("name", ["ldm.load.pretrained", "ldm.load.model.pretrained"])
+def test_what_a_foreign_config_leads_to_is_foreign(name: str, tmp_path: Path) -> None:
+    paths = {"path": "run://other.yaml", "checkpoint": "run://weights/model.ckpt"}
+    node = call(name, **paths)
+    split = {"batch_size": 1, "train": node, "validation": node}
+    data = call("ldm.training.DataModule", **split)
+    for model in (node, call("torch.nn.Identity", a=node)):
+        run = folder_with(tmp_path, {"model": model, "data": data})
+        folder_with(run / "files" / "weights", {})
+        (run / "files" / "other.yaml").write_text(OmegaConf.to_yaml({"model": BAD}))
+        for use in (load_model, lambda run: instantiate(run_config(run).data)):
+            with pytest.raises(UntrustedError, match=r"test_trust\.Mine"):
+                use(run)
+    assert not CALLED
 
 
 @pytest.mark.parametrize(

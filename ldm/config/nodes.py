@@ -19,7 +19,7 @@ from ldm.compat.moved import current_name
 from ldm.config.kinds import all_kinds, misfit
 from ldm.config.objects import unsuited
 from ldm.config.paths import at, failure, join, one_line
-from ldm.config.trust import refuse_foreign
+from ldm.config.trust import building, refuse_foreign
 from ldm.errors import ConfigError, UserError, suggest
 from ldm.places import searched
 
@@ -53,7 +53,8 @@ def instantiate(node: Any, path: str = "") -> Any:
         path = node._get_full_key("")
     try:
         refuse_foreign(node, path)
-        return _instantiate(node, path)
+        with building(node):
+            return _instantiate(node, path)
     except RecursionError as error:
         raise ConfigError(f"{at(path)}{_ENDLESS}") from error
     except OmegaConfBaseException as error:

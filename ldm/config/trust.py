@@ -12,10 +12,12 @@ compared as text, in the forms that packages publish; nothing is imported to jud
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,18 @@ _MOST = 100_000
 """Nodes that a config may have, references to others written out."""
 _ADDRESS = re.compile(r"pipe:|^\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 """What opens more than a file: a command, or something in the network."""
-_RESOLVER = re.compile(r"\$\{\s*(?!oc\.select:)[^:{}$]*:|\$\{[^:}]*\$\{")
+_SELECT = r"oc\.select\s*:\s*[\w.]+\s*(,\s*[\w.+-]*\s*)?\}"
+_ENV = r"oc\.env\s*:\s*\w+\s*(,[^{}\[\]$]*)?\}"
+_RESOLVER = re.compile(rf"\$\{{(?!\s*{_SELECT})[^:{{}}$]*:|\$\{{[^:}}]*\$\{{")
 """A reference to more than another key, or to what only another reference names."""
+_DECODED = rf"oc\.decode\s*:\s*\$\{{\s*{_ENV}\s*\}}"
+_MAKER = re.compile(
+    rf"\$\{{(?!\s*({_SELECT}|{_ENV}|{_DECODED}))[^:{{}}$]*:|\$\{{[^:}}]*\$\{{.*:", re.DOTALL
+)
+"""A reference that may make mappings: these are no part of the config, and carry no mark."""
 _PRETRAINED = "ldm.load.pretrained"
 _FOREIGN, _FILE = "foreign", "file "
+_building: ContextVar[bool] = ContextVar("building a marked config", default=False)
 
 
 class UntrustedError(ConfigError):
@@ -109,10 +119,22 @@ def mark_foreign(config: DictConfig, file: Path, trust: bool = False) -> DictCon
         config: as read.
         file: from where, for messages.
         trust: whether the user vouches for it; then nothing is marked.
+
+    Raises:
+        UntrustedError: a reference in it may make parts that would not be marked.
     """
     if not (trust or os.environ.get(VARIABLE) == "1"):
         config._set_flag([_FOREIGN, f"{_FILE}{shown(file)}"], [True, True])
+        _refuse_makers(config, file)
     return config
+
+
+def _refuse_makers(config: DictConfig, file: Path) -> None:
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    for text in filter(_MAKER.search, _references(tree)):
+        raise _with_remedy(
+            shown(file), f"{text[:200]!r} refers to more than other keys, and may make parts"
+        )
 
 
 def mark_if_beside(
@@ -140,6 +162,21 @@ def is_foreign(node: Any) -> bool:
     return OmegaConf.is_config(node) and bool(node._get_flag(_FOREIGN))
 
 
+@contextlib.contextmanager
+def building(node: Any) -> Iterator[None]:
+    """While a node of a marked config is built; see ``builds_foreign``."""
+    token = _building.set(_building.get() or is_foreign(node))
+    try:
+        yield
+    finally:
+        _building.reset(token)
+
+
+def builds_foreign() -> bool:
+    """Whether a marked config is being built, so that files which it names are not the user's."""
+    return _building.get()
+
+
 def refuse_foreign(node: Any, path: str = "") -> None:
     """Refuse a node of a marked config that would call, or read, what such a config must not.
 
@@ -160,10 +197,14 @@ def refuse_foreign(node: Any, path: str = "") -> None:
     except RecursionError:
         raise UntrustedError(f"{at(file)}{at(path)}is nested too deeply") from None
     except UntrustedError as error:
-        raise UntrustedError(
-            f"{at(file)}{error}; it lies beside weights, so that anybody may have written it: if "
-            f"you trust those who have, give {REMEDY}"
-        ) from None
+        raise _with_remedy(file, error) from None
+
+
+def _with_remedy(file: str, error: object) -> UntrustedError:
+    return UntrustedError(
+        f"{at(file)}{error}; it lies beside weights, so that anybody may have written it: if "
+        f"you trust those who have, give {REMEDY}"
+    )
 
 
 class _Walk:
@@ -187,6 +228,8 @@ class _Walk:
         return self._sizes[id(node)]
 
     def _look(self, node: Any, path: str) -> int:
+        if isinstance(node, str) and "${" in node:  # what would refer once it is copied
+            raise UntrustedError(f"{path}: {node[:200]!r} is a reference in disguise")
         name = _value(node, "target") if _is_mapping(node) else None
         if compvis.is_published(name):
             plain: Any = node

@@ -24,7 +24,13 @@ from torch import nn
 from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, fitting_state, load_weights, read_state
 from ldm.config import instantiate, load_config
 from ldm.config.paths import one_line
-from ldm.config.trust import is_foreign, lies_beside_weights, mark_foreign, refuse_foreign
+from ldm.config.trust import (
+    builds_foreign,
+    is_foreign,
+    lies_beside_weights,
+    mark_foreign,
+    refuse_foreign,
+)
 from ldm.errors import CheckpointError, ConfigError
 from ldm.files import file_sha256, shown
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
@@ -157,7 +163,7 @@ class Source:
             )
         if place.is_file():
             config = load_config(place, complete=False)  # a model needs no data
-            foreign = lies_beside_weights(place, self.checkpoint)
+            foreign = builds_foreign() or lies_beside_weights(place, self.checkpoint)
             return mark_foreign(config, place, self.trust) if foreign else config
         if self._diffusers is not None:
             return OmegaConf.create(self._diffusers.config())
