@@ -25,8 +25,8 @@ from ldm.compat.diffusers.autoencoder import from_diffusers, is_diffusers
 from ldm.containers.tensors import Content, read_tensors, serialised
 from ldm.containers.zips import check_if_zip, check_zip
 from ldm.errors import CheckpointError, DamagedCheckpointError, DamagedFileError
-from ldm.files import reason, shown, write_atomically
-from ldm.safe_pickle import load_inert, load_plain
+from ldm.files import reason, shown, stand_in, write_atomically
+from ldm.safe_pickle import as_mapping, load_inert, load_plain
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 """Folder of a run with its checkpoints, and the newest of them."""
@@ -81,9 +81,12 @@ def read_state(path: str | Path, check: bool = True) -> LoadedCheckpoint:
         content = load_plain(path)
     except pickle.UnpicklingError:
         content = load_inert(path)
+    content = as_mapping(content)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds no dict of weights")
-    state = content.get("state_dict", content)
+        raise CheckpointError(
+            f"{path} holds no dict of weights; of a model save the state_dict(), not itself"
+        )
+    state = as_mapping(content.get("state_dict", content))
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: its entry 'state_dict' is no dict of weights")
     metadata = {k: v for k, v in content.items() if isinstance(v, (bool, int, float, str))}
@@ -374,7 +377,10 @@ def _loaded(
 ) -> LoadedCheckpoint:
     tensors = _tensors(state)
     if not tensors:
-        raise CheckpointError(f"{path} holds no weights (no dict of tensors in it)")
+        there = ", ".join(str(key)[:40] for key in list(state)[:_SHOWN])
+        raise CheckpointError(
+            f"{path} holds no weights (no dict of tensors in it): its entries are {there or 'none'}"
+        )
     kind = "compvis" if is_compvis(tensors) else "native"
     kind = "diffusers" if is_diffusers(tensors) else kind
     return LoadedCheckpoint(path, tensors, kind, _tensors(ema or {}), dict(metadata))
@@ -424,6 +430,9 @@ def _existing(path: str | Path) -> Path:
         raise CheckpointError(f"{shown(path)} is a folder; give the checkpoint file in it")
     if not stat.S_ISREG(kind):
         raise CheckpointError(f"{shown(path)} is no regular file; give the checkpoint file")
+    instead = stand_in(path)
+    if instead:
+        raise CheckpointError(f"{shown(path)} {instead}")
     return path
 
 

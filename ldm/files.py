@@ -248,6 +248,17 @@ def check_regular(descriptor: int) -> None:
         raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
 
 
+def stand_in(path: str | Path) -> str:
+    """What servers and git have left in place of a large file, for a message; "": nothing known."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        begin = file.read(64).lstrip().lower()
+        if begin.startswith(b"version https://git-lfs"):
+            return "is a pointer of Git LFS, not the file: git lfs pull fetches it"
+        if begin.startswith((b"<!doctype", b"<html", b"<?xml")):
+            return "is a web page, not the file: fetch it anew"
+    return ""
+
+
 def read_bytes(path: str | Path, most: int = MOST_TEXT) -> bytes:
     """Content of a regular file.
 

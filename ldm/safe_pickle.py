@@ -25,7 +25,7 @@ _ALLOWED = re.compile(
 _HOSTILE = re.compile(
     r"(os|posix|nt|subprocess|pty|commands|shutil|sys|socket|runpy|importlib|ctypes|code|codeop"
     r"|marshal|pickle|_pickle|cloudpickle|dill|webbrowser|timeit|pdb|bdb"
-    r"|torch\.(serialization|hub|utils\.cpp_extension)"
+    r"|torch\.(serialization(?!\._get_layout$)|hub|utils\.cpp_extension)"
     r")\..+"
     r"|_?io\.open(_code)?|types\.(Code|Function|Lambda)Type"
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|__import__|input|breakpoint)"
@@ -61,6 +61,11 @@ def load_inert(path: Path) -> Any:
         raise _hostile(path, str(error)) from error
     except pickle.UnpicklingError as error:
         raise _damaged(path, error) from error
+
+
+def as_mapping(content: Any) -> Any:
+    """What an inert object holds by name, if it stands for a mapping; anything else as it is."""
+    return content.entries if isinstance(content, _Inert) and content.entries else content
 
 
 def first_line(error: BaseException) -> str:
@@ -109,10 +114,18 @@ class _AsksForCode(pickle.UnpicklingError):
 
 
 class _Inert:
-    """Stands for any object of a class that is not allowed: takes everything, does nothing."""
+    """Stands for any object of a class that is not allowed: takes everything, does nothing.
+
+    Attributes:
+        entries: what it holds by name, if it is a mapping.
+    """
+
+    entries: dict[str, Any]
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> _Inert:
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.entries = {}
+        return made
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         pass
@@ -123,7 +136,11 @@ class _Inert:
     def _ignore(self, *_args: Any, **_kwargs: Any) -> None:
         pass
 
-    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) is str:
+            self.entries[key] = value
+
+    __setstate__ = append = extend = add = update = _ignore
 
 
 class _InertUnpickler(pickle.Unpickler):

@@ -439,3 +439,52 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
     assert (read_state(path).state_dict["weight"] == 1).all()
+
+
+class Named(OrderedDict[str, Any]):
+    """A dict as other libraries have."""
+
+
+@pytest.mark.parametrize("wrap", [Named, lambda state: {"state_dict": Named(state)}])
+def test_a_dict_of_another_class_holds_weights_too(wrap: Any, tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0), "b": torch.ones(())}
+    torch.save(wrap(state), tmp_path / "x.ckpt")
+    found = read_state(tmp_path / "x.ckpt").state_dict
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [0, 1, 2], "b": 1}
+
+
+def test_a_layout_is_no_code(tmp_path: Path) -> None:
+    content = {"state_dict": {"a": torch.ones(2)}, "layout": torch.strided, "n": Named()}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert set(read_state(tmp_path / "x.ckpt").state_dict) == {"a"}
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 4\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"\n<?xml version='1.0'?><Error/>", "web page"),
+    ],
+)
+def test_what_stands_in_for_a_file_is_named(
+    content: bytes, said: str, suffix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        read_state(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (nn.Linear(2, 2), "save the state_dict"),
+        ({"model": {"a": torch.ones(2)}, "step": 3}, "its entries are model, step"),
+    ],
+)
+def test_a_file_without_weights_says_what_it_holds(content: Any, said: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=said):
+        read_state(tmp_path / "x.ckpt")

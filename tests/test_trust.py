@@ -403,7 +403,9 @@ def test_texts_that_double_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
     huge = call("torch.nn.Linear", in_features=10**6, out_features=10**6)  # 4 TB
-    with pytest.raises(CheckpointError, match="does not fit the model"):
+    with pytest.raises(
+        CheckpointError, match=r"describes a network of more|does not fit the model"
+    ):
         load_model(folder_with(tmp_path / "run", {"model": huge}))
 
 
@@ -540,3 +542,26 @@ def test_every_allowed_name_exists() -> None:
             continue  # of newer releases of PyTorch
         found = instantiate({"target": name, "partial": True})
         assert callable(found), name
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        call("torch.nn.Embedding", num_embeddings=2**40, embedding_dim=2),
+        call(
+            "ldm.conditioners.CLIPText",
+            path=None,
+            config={"num_hidden_layers": 10**8, "hidden_size": 8, "num_attention_heads": 1},
+        ),
+    ],
+    ids=["weights", "modules"],
+)
+def test_a_foreign_config_describes_no_network_without_bounds(node: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="describes a network of more than"):
+        load_model(folder_with(tmp_path, {"model": node}))
+
+
+def test_timm_fetches_no_weights_of_its_own() -> None:
+    arch = {"embed_dim": 8, "text_cfg": {}, "vision_cfg": {"timm_model_name": "hf-hub:some/body"}}
+    with pytest.raises(ConfigError, match="weights come from pretrained"):
+        instantiate(call("ldm.conditioners.OpenCLIPImage", arch=arch, pretrained=None))

@@ -169,6 +169,9 @@ def _settings(arch: Arch, pretrained: str | None) -> dict[str, Any]:
     text: Mapping[str, Any] = settings["text_cfg"]
     if settings.get("custom_text") or any(text.get(name) for name in unlike_clip):
         raise ConfigError(f"arch={arch!r}: its text encoder is not built like that of CLIP")
+    vision: Mapping[str, Any] = settings["vision_cfg"]
+    if vision.get("timm_model_pretrained") or ":" in str(vision.get("timm_model_name")):
+        raise ConfigError("arch: weights come from pretrained, not from what vision_cfg names")
     tag = _tag(arch, pretrained)
     if tag is not None and tag.get("quick_gelu"):
         settings["quick_gelu"] = True

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from ldm.conditioners.pretrained import hub_file
 from ldm.errors import CheckpointError, ConfigError, DataError
+from ldm.files import read_text, reason, shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BytePairs
     from transformers import BertTokenizer as WordPieces
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_LARGEST = 1 << 24
+"""Bytes of a vocabulary; that of BERT in all languages has a million."""
 MEMORY = 100_000
 """Texts whose ids a tokenizer remembers."""
 
@@ -140,7 +143,10 @@ def _word_pieces(file: Path) -> WordPieces:
     # Here and not above: importing transformers takes seconds.
     from transformers import BertTokenizer as WordPieces
 
-    pieces = set(file.read_text(encoding="utf-8").split("\n"))
+    try:
+        pieces = set(read_text(file, _LARGEST).split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(file)} cannot be read: {reason(error)}; {ADVICE}") from error
     missing = [piece for piece in SPECIAL_PIECES if piece not in pieces]
     if missing:
         raise DataError(f"{file} is not a vocabulary of BERT: it lacks {', '.join(missing)}")

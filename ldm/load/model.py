@@ -33,6 +33,7 @@ from ldm.config.trust import (
 )
 from ldm.errors import CheckpointError, ConfigError
 from ldm.files import file_sha256, shown
+from ldm.load.bounds import TooLargeError, bounded
 from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
 
 logger = logging.getLogger(__name__)
@@ -405,9 +406,11 @@ def _model_node(config: DictConfig) -> Any:
 def _check_fit(config: DictConfig, weights: LoadedCheckpoint, ema: bool) -> None:
     """Refuse a description of another, perhaps much larger, model before it takes memory."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), bounded():
             model = _build(config, False)
         fitting_state(model, weights, ema)
+    except TooLargeError as error:
+        raise TooLargeError(f"the config of {shown(weights.path)}: {error}") from None
     except (RuntimeError, ConfigError):  # what cannot be built, or compared, without its values
         return
 
