@@ -233,3 +233,18 @@ def test_damage_is_noticed_or_harmless(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_lot_of_damage_is_noticed_or_harmless(name: str, seed: int, tmp_path: Path) -> None:
     attack(KINDS[name], tmp_path, seed, count=100)
+
+
+@pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
+def test_no_bit_of_an_index_hides_an_array(save_arrays: Any, tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    save_arrays(file, arr_0=images(), arr_1=np.arange(5))
+    good, expected = file.read_bytes(), str(read_npz(file)[1])
+    for place in range(len(good) - 150, len(good)):
+        for bit in range(8):
+            flipped = bytes([good[place] ^ (1 << bit)])
+            file.write_bytes(good[:place] + flipped + good[place + 1 :])
+            try:
+                assert str(read_npz(file)[1]) == expected
+            except UserError as error:
+                assert "\n" not in str(error)

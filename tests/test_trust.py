@@ -403,9 +403,7 @@ def test_texts_that_double_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
     huge = call("torch.nn.Linear", in_features=10**6, out_features=10**6)  # 4 TB
-    with pytest.raises(
-        CheckpointError, match=r"describes a network of more|does not fit the model"
-    ):
+    with pytest.raises(CheckpointError, match="describes a network of more"):
         load_model(folder_with(tmp_path / "run", {"model": huge}))
 
 

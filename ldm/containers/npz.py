@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from ldm.containers.zips import members_of
 from ldm.errors import DamagedFileError, UserError
 from ldm.files import open_regular, reason, shown
 
@@ -113,8 +114,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         size = os.fstat(file.fileno()).st_size
         try:
             archive = zipfile.ZipFile(file)
-            if sum(member.compress_size for member in archive.infolist()) > size:
-                raise zipfile.BadZipFile("its members overlap")
+            members_of(archive, size)
         except OSError:
             raise
         except Exception as error:  # a damaged file can raise anything at all

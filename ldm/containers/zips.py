@@ -18,6 +18,8 @@ from ldm.files import open_regular, reason, shown
 
 _BEGINNING = b"PK\x03\x04"
 """First bytes of a zip file with anything in it."""
+_ENTRY = b"PK\x01\x02"
+"""First bytes of an entry of the index: a wrong length makes it a part of the one before."""
 _BLOCK = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Signature, and lengths of name and extra field, at the end of 30 bytes."""
@@ -54,16 +56,31 @@ def check_zip(path: Path, names: Collection[str] | None = None) -> None:
         size = os.fstat(file.fileno()).st_size
         try:
             with zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
-                if sum(member.compress_size for member in members) > size:
-                    raise zipfile.BadZipFile("its members overlap")
-                for member in members:
+                for member in members_of(archive, size):
                     if names is None or member.filename in names:
                         _check(archive, member, file)
         except OSError:
             raise
         except Exception as error:  # a damaged file can raise anything at all
             raise DamagedFileError(f"{shown(path)} is damaged: {reason(error)}") from error
+
+
+def members_of(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """What is in an archive, all of it.
+
+    Args:
+        archive: opened.
+        size: bytes of the file.
+
+    Raises:
+        BadZipFile: its index is damaged: members overlap, or one entry hides the next.
+    """
+    members = archive.infolist()
+    if sum(member.compress_size for member in members) > size:
+        raise zipfile.BadZipFile("its members overlap")
+    if any(_ENTRY in member.extra + member.comment for member in members):
+        raise zipfile.BadZipFile("its index is not what was written")
+    return members
 
 
 def _check(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BinaryIO) -> None:
