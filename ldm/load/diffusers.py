@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ldm.checkpoint import SUFFIXES, LoadedCheckpoint, fitting_state, read_state
@@ -21,8 +23,10 @@ from ldm.compat.diffusers.unet import unet_from_config
 from ldm.compat.diffusers.unet_weights import unet_from_diffusers
 from ldm.compat.native import read_unet
 from ldm.config import instantiate
+from ldm.config.paths import failure, one_line
+from ldm.config.trust import mark_foreign
 from ldm.errors import CheckpointError, ConfigError
-from ldm.files import read_json
+from ldm.files import read_json, shown
 
 WEIGHTS = (diffusers.WEIGHTS, "diffusion_pytorch_model.bin")
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -76,8 +80,9 @@ class Network:
             CheckpointError: missing, damaged, or not those that ``config.json`` describes.
         """
         checkpoint, node = read_state(file, check), self.config()["model"]
+        described = as_foreign({"model": node}, self._file).model
         with torch.device("meta"):  # before memory is spent on sizes that a file merely claims
-            fitting_state(instantiate(node, "model"), self._native(checkpoint, node))
+            fitting_state(instantiate(described), self._native(checkpoint, node))
         return self._native(checkpoint, node)
 
     def _native(self, checkpoint: LoadedCheckpoint, node: Any) -> LoadedCheckpoint:
@@ -213,9 +218,23 @@ def _text_weights(file: Path, check: bool) -> dict[str, Tensor]:
     return state
 
 
+def as_foreign(tree: dict[str, Any], file: Path) -> DictConfig:
+    """A config made of values of ``config.json``, which may be anybody's: it is marked.
+
+    Raises:
+        ConfigError: a value is none that a config can hold, or refers to others.
+    """
+    try:
+        return mark_foreign(OmegaConf.create(tree), file)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{shown(file)}: {one_line(error)}") from error
+
+
 def _in(place: Path, make: Callable[[], _T]) -> _T:
     """What ``make`` returns; its errors name the place."""
     try:
         return make()
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
+    except Exception as error:  # values of other kinds than diffusers writes
+        raise ConfigError(f"{place}: cannot be translated: {failure(error)}") from error

@@ -34,7 +34,7 @@ from ldm.config.trust import (
 from ldm.errors import CheckpointError, ConfigError
 from ldm.files import file_sha256, shown
 from ldm.load.bounds import TooLargeError, bounded
-from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, find
+from ldm.load.diffusers import AUTOENCODERS, Network, Pipeline, as_foreign, find
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Source:
             foreign = builds_foreign() or lies_beside_weights(place, self.checkpoint)
             return mark_foreign(config, place, self.trust) if foreign else config
         if self._diffusers is not None:
-            return OmegaConf.create(self._diffusers.config())
+            return as_foreign(self._diffusers.config(), place / "config.json")
         if not (place / "config.yaml").exists():
             raise ConfigError(
                 f"{place}: not a run folder, it has no config.yaml; nor one of diffusers, it "
