@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -73,9 +74,8 @@ def load_with(pipeline: Path, file: Path, place: tuple[Any, ...], value: Any) ->
     good = file.read_text()
     file.write_text(json.dumps(changed(json.loads(good), place, value)))
     try:
-        load_model(file.parent if file.parent.name == "vae" else pipeline)
-    except UserError as error:
-        assert "\n" not in str(error), (place, value)
+        with contextlib.suppress(UserError):
+            load_model(file.parent if file.parent.name == "vae" else pipeline)
     finally:
         file.write_text(good)
     assert not CALLED, (place, value)
