@@ -76,8 +76,9 @@ class RescaledGuidance:
         x0, eps = self.denoise_both(torch.cat([x, x]), t_both)
         uncond, cond = self.prediction.target(x0, eps, t_both, self.schedule).chunk(2)
         guided = uncond + self.scale * (cond - uncond)
-        spread = [output.flatten(1).std(dim=1) for output in (cond, guided)]
-        factor = 1 + self.rescale * (spread[0] / spread[1] - 1)
+        wanted, found = (output.flatten(1).std(dim=1) for output in (cond, guided))
+        ratio = torch.where(found > 0, wanted / found, 1.0)  # an untrained network gives zeros
+        factor = 1 + self.rescale * (ratio - 1)
         guided = guided * factor.view(-1, *(1,) * (x.ndim - 1))
         return self.prediction.to_x0_eps(guided, x, t, self.schedule)
 

@@ -21,7 +21,8 @@ from ldm.errors import ConfigError
 KARRAS_RHO = 7
 ENDING_CLEAN = ("trailing", "linspace", "karras", "logsnr")
 
-Spacing: TypeAlias = str | Callable[[int, NoiseSchedule], Tensor]
+Times: TypeAlias = Tensor | Sequence[int]
+Spacing: TypeAlias = str | Callable[[int, NoiseSchedule], Times]
 """A name of ``SPACINGS``, or ``f(steps, schedule) -> times``, int64 (steps,), descending; a
 ``TimeGrid`` is one that also says where sampling ends."""
 
@@ -38,14 +39,12 @@ class TimeGrid:
             data.)
     """
 
-    times: Sequence[int] | Callable[[int, NoiseSchedule], Tensor]
+    times: Sequence[int] | Callable[[int, NoiseSchedule], Times]
     clean: bool = True
 
-    def __call__(self, steps: int, schedule: NoiseSchedule) -> Tensor:
+    def __call__(self, steps: int, schedule: NoiseSchedule) -> Times:
         """The time steps."""
-        if callable(self.times):
-            return self.times(steps, schedule)
-        return torch.tensor(list(self.times))
+        return self.times(steps, schedule) if callable(self.times) else self.times
 
 
 class Level(NamedTuple):
@@ -125,8 +124,12 @@ def check_spacing(spacing: Spacing, steps: int) -> None:
     """Refuse, before there is a schedule, what no schedule would make right.
 
     Raises:
-        ConfigError: the name is unknown, or there are less than 1 steps.
+        ConfigError: the name is unknown, it is no spacing, or there are less than 1 steps.
     """
+    if not (isinstance(spacing, str) or callable(spacing)):
+        raise ConfigError(
+            f"spacing: expected one of {', '.join(SPACINGS)}, or a TimeGrid, got {spacing!r}"
+        )
     if isinstance(spacing, str) and spacing not in SPACINGS:
         raise ConfigError(f"unknown spacing {spacing!r}: choose one of {', '.join(SPACINGS)}")
     if steps < 1:
@@ -219,11 +222,18 @@ def _apart(ascending: np.ndarray, total: int) -> np.ndarray:
     return np.asarray(np.minimum(apart, total - len(index) + index))
 
 
-def _checked(times: Tensor, steps: int, total: int) -> Tensor:
-    right = times.shape == (steps,) and not times.is_floating_point() and len(times) > 0
+def _checked(given: Times, steps: int, total: int) -> Tensor:
+    message = (
+        f"the given spacing must give {steps} integer time steps, "
+        f"descending within {total - 1} to 0"
+    )
+    try:
+        times = given if isinstance(given, Tensor) else torch.tensor(list(given))
+    except (TypeError, ValueError, RuntimeError) as error:  # no list, or no numbers of 64 bits
+        raise ConfigError(f"{message}, got {str(given)[:200]}") from error
+    whole = times.numel() > 0 and not torch.is_floating_point(times) and times.dtype != torch.bool
+    right = whole and times.shape == (steps,)
+    times = times.long().cpu() if right else times
     if not right or times[0] >= total or times[-1] < 0 or (times.diff() >= 0).any():
-        raise ConfigError(
-            f"the given spacing must give {steps} integer time steps, descending within "
-            f"{total - 1} to 0, got {times.tolist()}"
-        )
-    return times.long().cpu()
+        raise ConfigError(f"{message}, got {times.tolist()}")
+    return times

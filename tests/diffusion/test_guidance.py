@@ -69,6 +69,19 @@ def test_rescaled_outputs(prediction: Prediction, rescale: float) -> None:
         assert_close(value, other, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prediction", [Eps(), X0(), V()], ids=repr)
+def test_outputs_without_spread_are_not_rescaled(prediction: Prediction) -> None:
+    """An untrained network says 0 everywhere."""
+    x, t = torch.randn(2, 2, 4), torch.tensor([5, 50])
+
+    def denoise_both(doubled: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        return prediction.to_x0_eps(torch.zeros_like(doubled), doubled, times, SCHEDULE)
+
+    got = RescaledGuidance(denoise_both, 7.5, 0.7, prediction, SCHEDULE)(x, t)
+    for value in got:
+        assert value.isfinite().all()
+
+
 # -- by a classifier --------------------------------------------------------------------------
 
 SLOW = NoiseSchedule(timesteps=1000, start=0.0015, end=0.0195)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import ConfigError
-from ldm.samplers.timesteps import CLEAN, SPACINGS, Level, descending_times, noise_levels
+from ldm.samplers.timesteps import (
+    CLEAN,
+    SPACINGS,
+    Level,
+    TimeGrid,
+    descending_times,
+    noise_levels,
+)
 
 
 @cache
@@ -117,6 +125,30 @@ def test_a_wrong_grid_of_ones_own(times: list) -> None:
     own: Callable[[int, NoiseSchedule], Tensor] = lambda steps, schedule: torch.tensor(times)  # noqa: E731
     with pytest.raises(ConfigError, match="must give 2 integer time steps, descending within 999"):
         descending_times(own, 2, schedule())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_a_grid_of_any_integers(dtype: torch.dtype) -> None:
+    chosen = [200, 50, 7]
+    array = np.array(chosen)
+    for times in (chosen, tuple(chosen), array, torch.tensor(chosen, dtype=dtype)):
+        for grid in (TimeGrid(times), TimeGrid(lambda n, s, times=times: times)):
+            assert descending_times(grid, 3, schedule()).tolist() == chosen
+
+
+@pytest.mark.parametrize(
+    "times", [[10**30, 5], [2**63, 5], [9, -(10**30)], None, 5, ["9", 5], [9, None], [[9], [5, 1]]]
+)
+def test_what_is_no_grid_is_refused(times: Any) -> None:
+    for grid in (TimeGrid(times), TimeGrid(lambda n, s: times)):
+        with pytest.raises(ConfigError, match="must give 2 integer time steps"):
+            descending_times(grid, 2, schedule())
+
+
+@pytest.mark.parametrize("spacing", [5, None, [9, 5], {"a": 1}])
+def test_what_is_no_spacing_is_refused(spacing: Any) -> None:
+    with pytest.raises(ConfigError, match=r"expected one of uniform, .*or a TimeGrid"):
+        descending_times(spacing, 2, schedule())
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,23 @@ def test_known_pixels_stay_and_the_hole_is_filled(script, kind, folder, tmp_path
     assert (bare[~hole] != pixels(folder / "a.png")[~hole]).any()
 
 
+@pytest.mark.parametrize("joined", [(), ("--seamless",)])
+def test_known_pixels_stay_where_fractions_are_dropped(
+    script, text, folder, tmp_path, joined
+) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    done = script("inpaint.py", text, folder, *FAST, *joined, "--bytes", "truncate", "--out", out)
+    assert done.code == 0, done.err
+    for name in ("a", "b"):
+        made, given = pixels(out / "images" / f"{name}.png"), pixels(folder / f"{name}.png")
+        hole = pixels(folder / f"{name}_mask.png") > 0
+        assert (made[~hole] == given[~hole]).all()
+    plain = tmp_path / "plain"
+    assert script("inpaint.py", text, folder, *FAST, *joined, "--out", plain).code == 0
+    less = pixels(plain / "images" / "a.png") - pixels(out / "images" / "a.png")
+    assert set(np.unique(less)) == {0, 1}  # in the hole fractions are dropped
+
+
 def test_unreadable_pairs_are_left_out(script, text, folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
     for name in ("bad_image", "bad_hole"):
         for end in ("", "_mask"):

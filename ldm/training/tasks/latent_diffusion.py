@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 
 from ldm.checkpoint import left_out, optional_parts
 from ldm.conditioners.pretrained import PretrainedModule
+from ldm.conditioners.spatial import LatentImage, ResizedMask
 from ldm.diffusion.conditioning import check_batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, latent_moments, scale_from_moments
-from ldm.errors import check_count, check_number
+from ldm.errors import DataError, check_count, check_number
 from ldm.layers.rng import BatchGenerator
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.noise import SeededNoise
@@ -30,6 +31,9 @@ from ldm.training.optim import Constant
 from ldm.training.tasks.base import OptimizerFactory, Task, log_values
 
 logger = logging.getLogger(__name__)
+
+_ONE_BYTE = 2.5 / 255
+"""Of images in [-1, 1], and a little more."""
 
 
 def measure_scale_factor(task: Any, samples: int) -> float:
@@ -79,6 +83,18 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _check_hole(part: LatentImage, image: Tensor, mask: Any) -> None:
+    if not isinstance(mask, Tensor) or mask.shape[-2:] != image.shape[-2:]:
+        return
+    hole = image[(mask == 1).expand_as(image)]
+    if len(hole) and (hole - part.hidden).abs().max() > _ONE_BYTE:
+        low, high = hole.aminmax()
+        raise DataError(
+            f"{part.key!r} has values from {low:g} to {high:g} where the mask is 1, the model "
+            f"expects {part.hidden:g}: give the data set and LatentImage the same 'hidden'"
+        )
+
+
 class LatentDiffusionTask(Task):
     """Optimises a ``LatentDiffusion`` model.
 
@@ -118,6 +134,20 @@ class LatentDiffusionTask(Task):
         self._scale_factor_samples = scale_factor_samples
         self.guard = StepGuard(on_nonfinite)
         self.left_out = False
+
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Refuse images whose holes are not what the model takes for one, before a run begins.
+
+        Raises:
+            DataError: it names both values.
+        """
+        parts = self.model.conditioners
+        masks = [item.get(part.key) for part in parts if isinstance(part, ResizedMask)]
+        for part in parts:
+            image = item.get(part.key)
+            if isinstance(part, LatentImage) and isinstance(image, Tensor):
+                for mask in masks:
+                    _check_hole(part, image, mask)
 
     def state_dict(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What checkpoints hold: all but the parts that have a file of their own."""

@@ -169,3 +169,18 @@ def test_parts_of_a_batch_and_a_restart(tmp_path: Path) -> None:
         assert torch.equal(value, ends[2][name]), name
     last = "model.decoder.conv_out.weight"
     torch.testing.assert_close(ends[1][last], ends[0][last], rtol=0, atol=5e-3)
+
+
+def test_the_second_pass_teaches_no_codebook(tmp_path: Path) -> None:
+    """The average of how many latents choose a code is that of one pass, 4 x 8 x 8 of them."""
+    every = {"log": 1, "validation": 100, "checkpoint": 100, "images": 0}
+    config = tiny.vq_autoencoder(trainer={"max_steps": 6, "limit_val_batches": 0}, every=every)
+    config.model.params.quantizer.params |= {"ema_decay": 0.9, "restart_after": None}
+    config.task.params.published_discriminator = True
+    folder = RunFolder(tmp_path / "run")
+    train(config, folder)
+    state = load_training_checkpoint(folder.last)
+    count = state["state_dict"]["model.quantize.ema_count"].sum()
+    assert count == pytest.approx(256 - (256 - 16) * 0.9**6, rel=1e-5)
+    steps = {int(s["step"]) for s in state["optimizer_states"][1]["state"].values()}
+    assert steps == {6}, "steps without a gradient count as well"
