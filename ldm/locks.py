@@ -276,7 +276,9 @@ def _hindrance(file: Path, cause: OSError) -> str:
     if not os.path.isdir(file.parent):
         return f"{shown(file.parent)} cannot be made: {reason(cause)}"
     if isinstance(cause, FileNotFoundError):
-        return f"{shown(file)} stands where a lock file belongs: a link that leads nowhere; remove it"
+        return (
+            f"{shown(file)} stands where a lock file belongs: a link that leads nowhere; remove it"
+        )
     if cause.errno in (None, errno.EISDIR, errno.ENXIO):
         return f"{shown(file)} stands where a lock file belongs: {reason(cause)}; remove it"
     return f"{shown(file.parent)}: cannot be written to: {reason(cause)}"

@@ -29,8 +29,8 @@ from typing import NoReturn
 
 import ldm
 from ldm.errors import UserError, exhausted, suggest
-from ldm.orphans import end_children_with_their_parent
 from ldm.files import shown
+from ldm.orphans import end_children_with_their_parent
 
 FAMILIES = {
     "training": {

@@ -327,7 +327,7 @@ def test_what_stands_where_checkpoints_belong_is_said_before_the_first_step(
         place.mkdir()
     else:
         kind(place)
-    with pytest.raises(TrainingError, match="belongs.*: remove it"):
+    with pytest.raises(TrainingError, match=r"belongs.*: remove it"):
         train(longer(run) if resume else small(), folder, resume)
     assert resume or sorted(file.name for file in folder.path.iterdir()) == [".lock", place.name]
 
