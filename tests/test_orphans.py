@@ -19,7 +19,7 @@ from ldm.cli.app import end_with_status
 def stuck(reader, deaf):
     if deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # in one piece: two workers speak
     os.read(reader, 1)
 
 def work():
@@ -48,11 +48,14 @@ def test_workers_end_with_their_program(name: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        workers = [int(program.stdout.readline()) for _ in range(2)]
-        assert all(map(_lives, workers))
-        program.send_signal(number)
-        status = program.wait(20)
+        try:
+            assert program.stdout is not None
+            workers = [int(program.stdout.readline()) for _ in range(2)]
+            assert all(map(_lives, workers))
+            program.send_signal(number)
+            status = program.wait(20)
+        finally:
+            program.kill()
     until = time.monotonic() + 5
     while any(map(_lives, workers)) and time.monotonic() < until:
         time.sleep(0.05)
