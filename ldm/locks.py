@@ -32,8 +32,9 @@ _INTRODUCTION = 1.0
 """Seconds in which the holder of a lock has said who it is."""
 _TRIES = 100
 """Folders or locks that may vanish, one after the other, while they are being claimed."""
-_own: dict[int, tuple[int, os.stat_result]] = {}
-"""Locks that are held: by descriptor the process, whose children do not hold it, and the file."""
+_own: dict[int, tuple[int, os.stat_result, str]] = {}
+"""Locks that are held: by descriptor the process, whose children do not hold it, the file and its
+absolute path."""
 
 
 @contextlib.contextmanager
@@ -146,16 +147,16 @@ def _claimed(file: Path, error: type[UserError]) -> Iterator[tuple[int, dict[str
         try:
             made[:0] = _make_folders(file.parent)
             descriptor = _open(file, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:  # one that gave up has just removed the folder
-            continue
         except OSError as cause:
+            if isinstance(cause, FileNotFoundError) and not file.is_symlink():
+                continue  # one that gave up has just removed the folder
             message = _hindrance(file, cause)
             _remove(made)
             raise error(message) from cause
         try:
             if not _take(file, descriptor, error):
                 continue
-            _own[descriptor] = os.getpid(), os.fstat(descriptor)
+            _own[descriptor] = os.getpid(), os.fstat(descriptor), os.path.abspath(file)
             yield descriptor, _holder(descriptor)
             return
         finally:
@@ -223,8 +224,18 @@ def _is_own(file: Path) -> bool:
         found = os.stat(file)
     except OSError:
         return False
-    own = (stat for process, stat in _own.values() if process == os.getpid())
+    own = (stat for process, stat, _ in _own.values() if process == os.getpid())
     return any(os.path.samestat(found, stat) for stat in own)
+
+
+def is_taken_over(file: Path) -> bool:
+    """Whether a lock that is held here has another file under its name by now.
+
+    The folder was removed, or the lock, and another process has claimed it anew.
+    """
+    name = os.path.abspath(file)
+    claimed = any(process == os.getpid() and path == name for process, _, path in _own.values())
+    return claimed and os.path.exists(file) and not _is_own(file)
 
 
 def _named(file: Path, descriptor: int) -> bool:
@@ -264,6 +275,10 @@ def _hindrance(file: Path, cause: OSError) -> str:
     """Why a folder cannot be claimed."""
     if not os.path.isdir(file.parent):
         return f"{shown(file.parent)} cannot be made: {reason(cause)}"
+    if isinstance(cause, FileNotFoundError):
+        return (
+            f"{shown(file)} stands where a lock file belongs: a link that leads nowhere; remove it"
+        )
     if cause.errno in (None, errno.EISDIR, errno.ENXIO):
         return f"{shown(file)} stands where a lock file belongs: {reason(cause)}; remove it"
     return f"{shown(file.parent)}: cannot be written to: {reason(cause)}"

@@ -174,6 +174,7 @@ def _listen(path: Path) -> None:
         (os.mkdir, "directory"),
         (_listen, "No such device"),
         (lambda path: os.symlink(path, path), "symbolic links"),
+        (lambda path: os.symlink("gone/file", path), "a link that leads nowhere; remove it"),
     ],
 )
 def test_what_stands_where_a_lock_belongs_is_named(

@@ -30,6 +30,7 @@ from typing import NoReturn
 import ldm
 from ldm.errors import UserError, exhausted, suggest
 from ldm.files import shown
+from ldm.orphans import end_children_with_their_parent
 
 FAMILIES = {
     "training": {
@@ -192,6 +193,8 @@ def _errno(error: BaseException, text: str) -> int | None:
     """The number that the system gave, which other languages and processes pass on as text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of pathlib
+        return errno.ELOOP
     found = re.search(r"\[Errno (\d+)\]|\(os error (\d+)\)", text)
     return int(found[1] or found[2]) if found else None
 
@@ -251,6 +254,7 @@ def end_with_status(work: Callable[[], object]) -> NoReturn:
     LDM_TRACEBACK=1 every error has one.
     """
     sys.path.append(os.getcwd())  # targets may live in the user's own modules
+    end_children_with_their_parent()
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

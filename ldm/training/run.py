@@ -186,6 +186,7 @@ def _silent(_: str) -> None:
 
 
 def _write_beginning(prepared: Prepared, init: InitFrom | None) -> None:
+    prepared.folder.check_room()
     prepared.save(
         state="started",
         step=0,
@@ -210,6 +211,7 @@ def _write_resumption(
             f"{', '.join(other)} changed"
         )
     resumed.set_damaged_aside()
+    folder.check_room()
     status = folder.status()
     resumes = [*status.get("resumes", []), record(resumed, changed, processes)]
     for files in moved.values():
@@ -258,6 +260,8 @@ def _fit(
             raise
         raise TrainingError(why) from error
     if main:
+        if why := folder.why_lost():
+            raise TrainingError(why)
         try:
             folder.write_status(
                 state="complete" if finished else "interrupted",
@@ -311,7 +315,7 @@ def _end_at_once(trainer: pl.Trainer, folder: RunFolder, main: bool, why: str) -
         )
     for child in take_children(trainer):
         child.kill()
-    if main and folder.config.exists():
+    if main and not folder.why_lost():
         folder.write_status(state="interrupted")
 
 
@@ -324,7 +328,7 @@ def _at_its_end(trainer: pl.Trainer) -> bool:
 
 def _record_failure(folder: RunFolder, step: int) -> None:
     with contextlib.suppress(OSError, TrainingError):  # the disk may be what failed
-        if folder.config.exists():  # else the folder is gone, and must not come back half
+        if not folder.why_lost():  # what is gone must not come back half
             folder.write_status(state="failed", step=step)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ldm.errors import TrainingError
 from ldm.files import read_json, reason, remove_leftovers, shown, write_text
-from ldm.locks import RUN_LOCK
+from ldm.locks import RUN_LOCK, is_taken_over
 from ldm.places import RUN_FILES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -111,6 +111,40 @@ class RunFolder:
         """What ``profile`` measured."""
         return self.path / "profile"
 
+    def why_lost(self) -> str:
+        """Why a run that trains here must write nothing more, in one line; "": it may."""
+        if is_taken_over(self.lock):
+            return f"{shown(self.path)} was made anew by another process while it was trained"
+        if not self.config.exists():
+            return f"{shown(self.path)} was removed or renamed while it was trained"
+        return ""
+
+    def check_own(self) -> None:
+        """Refuse to write what only informs into a folder that is another's by now.
+
+        Raises:
+            OSError: it is.
+        """
+        if is_taken_over(self.lock):
+            raise OSError(self.why_lost())
+
+    def check_room(self) -> None:
+        """Refuse what stands in the place of checkpoints, before any step is done for nothing.
+
+        Raises:
+            TrainingError: something does.
+        """
+        if not self.checkpoints.is_dir() and os.path.lexists(self.checkpoints):
+            raise TrainingError(
+                f"{shown(self.checkpoints)} stands where the folder of checkpoints belongs, and is "
+                "none: remove it"
+            )
+        for file in (self.last, self.previous):
+            if file.is_dir():
+                raise TrainingError(
+                    f"{shown(file)} is a folder where a checkpoint belongs: remove it"
+                )
+
     def resumable(self) -> list[Path]:
         """The checkpoints there are, the one to continue with first."""
         first = [self.last, self.previous]
@@ -167,8 +201,8 @@ class RunFolder:
                     f"{shown(self.path)}: the disk is full ({free}{error.strerror}): make room and "
                     + remedy
                 )
-        if begun and not self.config.exists():
-            return f"{shown(self.path)} was removed or renamed while it was trained"
+        if begun and (why := self.why_lost()):
+            return why
         if not isinstance(error.filename, (str, bytes)):
             return None
         name = os.fsdecode(error.filename)

@@ -73,7 +73,7 @@ def make_trainer(
         return pl.Trainer(
             **(defaults | options),
             callbacks=callbacks,
-            logger=[MetricsLog(folder.metrics), TensorBoardLog(folder.path)],
+            logger=[MetricsLog(folder.metrics, folder.check_own), TensorBoardLog(folder.path)],
             plugins=[AtomicCheckpointIO(folder, resumed)],
             default_root_dir=folder.path,
             enable_progress_bar=False,
@@ -101,8 +101,9 @@ def _callbacks(
     if ema is not None:
         callbacks.append(ema)
     if every["images"] and hasattr(task, "preview"):
-        pause = throughput.stand_still
-        callbacks.append(PictureGrid(folder.samples, every["images"], ema=ema, pause=pause))
+        pause, check = throughput.stand_still, folder.check_own
+        pictures = PictureGrid(folder.samples, every["images"], ema=ema, pause=pause, check=check)
+        callbacks.append(pictures)
     profile = profile_options(config.get("profile"))
     if profile is not None:
         callbacks.append(ProfileSteps(folder.profiles, **profile))

@@ -211,7 +211,7 @@ def test_pieces_of_a_status_are_damaged_or_a_status(finished: RunFolder, tmp_pat
             assert isinstance(found.get("state", ""), str)
 
 
-@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", ".lock"])
+@pytest.mark.parametrize("name", ["config.yaml", "status.json", "metrics.jsonl", ".lock"])
 def test_a_pipe_in_place_of_a_file_of_a_run_is_not_waited_for(
     finished: RunFolder, tmp_path: Path, name: str
 ) -> None:

@@ -277,6 +277,61 @@ def test_a_removed_folder_does_not_come_back_half(
     assert not folder.path.exists()
 
 
+@pytest.mark.parametrize("again", ["folder", "lock"])
+@pytest.mark.parametrize("end", ["step", "signal", "failure"])
+def test_a_folder_that_another_process_has_made_anew_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str, end: str
+) -> None:
+    folder, made = RunFolder(tmp_path / "run"), {}
+
+    def remove_and_begin_anew() -> None:
+        shutil.rmtree(folder.path) if again == "folder" else folder.lock.unlink()
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        for file in (folder.config, folder.lock, folder.metrics, folder.path / "status.json"):
+            file.write_text("{}")
+        made.update({file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()})
+        if end == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if end == "failure":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    at_step(1, remove_and_begin_anew, monkeypatch)
+    every = {"images": 1, "checkpoint": 4}
+    with pytest.raises((TrainingError, CheckpointError), match="made anew by another process"):
+        train(small(every=every), folder)
+    left = {file for file in folder.path.rglob("*") if file.is_file()} - {folder.curves}
+    left = {file for file in left if "tfevents" not in file.name}  # open since before
+    assert {file: file.read_bytes() for file in left} == {file: made[file] for file in left}
+    assert folder.metrics in left
+
+
+def test_a_lock_that_somebody_removed_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    at_step(1, folder.lock.unlink, monkeypatch)
+    train(small(), folder)
+    assert folder.complete
+
+
+@pytest.mark.parametrize("kind", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_stands_where_checkpoints_belong_is_said_before_the_first_step(
+    run: RunFolder, tmp_path: Path, kind: Callable[[Path], Any], resume: bool
+) -> None:
+    folder = RunFolder(tmp_path / "run" if resume else tmp_path / "new")
+    place = folder.previous if resume else folder.checkpoints
+    place.parent.mkdir(exist_ok=True)
+    if resume:  # whatever is no folder is replaced
+        place.unlink()
+        place.mkdir()
+    else:
+        kind(place)
+    with pytest.raises(TrainingError, match=r"belongs.*: remove it"):
+        train(longer(run) if resume else small(), folder, resume)
+    assert resume or sorted(file.name for file in folder.path.iterdir()) == [".lock", place.name]
+
+
 def test_a_disk_that_gets_full_ends_a_run_in_one_line(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ class SaveCheckpoints(Checkpoint):
         """Keep the best of a run that was moved or copied: Lightning knows it by its old place."""
         place = self._folder.checkpoints.resolve()
         for state in checkpoint.get("callbacks", {}).values():
-            if not (isinstance(state, dict) and state.get("best_model_path")):
+            if not (isinstance(state, dict) and "best_model_path" in state):
                 continue
             for name in ("best_model_path", "kth_best_model_path"):
                 state[name] = str(place / Path(state[name]).name) if state[name] else ""
@@ -148,11 +148,8 @@ class AtomicCheckpointIO(CheckpointIO):
             CheckpointError: it cannot be written, or the folder of the run is gone.
         """
         path, step = Path(path), checkpoint["global_step"]
-        if not self._folder.config.exists():
-            raise CheckpointError(
-                f"{self._folder.path} was removed or renamed while it was trained: the state at "
-                f"step {step} cannot be saved"
-            )
+        if why := self._folder.why_lost():
+            raise CheckpointError(f"{why}: the state at step {step} cannot be saved")
         is_last = path == self._folder.last
         new_step = is_last and step != self._last_step
         save(checkpoint, path, keep=self._folder.previous if new_step else None)

@@ -40,6 +40,7 @@ class PictureGrid(pl.Callback):
         columns: pictures per row.
         ema: callback whose averaged weights draw the pictures.
         pause: called before a picture is drawn: that is no training.
+        check: called before a picture is written; an error says why it cannot be.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class PictureGrid(pl.Callback):
         columns: int = 8,
         ema: EMACallback | None = None,
         pause: Callable[[], None] = lambda: None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self.folder = folder
         self.every = every
         self.columns = columns
         self._ema = ema
         self._pause = pause
+        self._check = check
         self._batch: dict[str, Any] | None = None
         self._last_step = 0
         self._informs = OnlyInforms(f"a picture for {folder.name}")
@@ -84,6 +87,7 @@ class PictureGrid(pl.Callback):
         finally:
             task.train(was_training)
         grid = make_grid(as_rgb(pictures).clamp(-1, 1).add(1).div(2), nrow=self.columns)
+        self._check()
         self.folder.mkdir(exist_ok=True)  # in a folder that is gone it must not come back
         write_atomically(
             self.folder / f"step-{step:07d}.png",

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import threading
+from collections.abc import Callable
 from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,11 +26,13 @@ class MetricsLog(Logger):
 
     Args:
         path: the file; created with its first line.
+        check: called before each line; an error says why it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], object] = lambda: None) -> None:
         super().__init__()
         self._path = path
+        self._check = check
         self._informs = OnlyInforms(f"{path.name} cannot be written")
 
     @property
@@ -55,6 +58,7 @@ class MetricsLog(Logger):
                 self._append(json.dumps({"step": step, **values}) + "\n")
 
     def _append(self, line: str) -> None:
+        self._check()
         with self._path.open("a+b") as file:
             if file.tell() and _last_byte(file) != b"\n":
                 line = "\n" + line  # after one that a kill cut short
