@@ -303,6 +303,13 @@ def shown(path: str | Path) -> str:
     return text.translate(_CONTROLS)
 
 
+def path_from(folder: str | Path, target: str | Path) -> str:
+    """A path as seen from a folder, so that both may be moved together; "": it is not there."""
+    if not os.path.exists(target):
+        return ""
+    return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
+
+
 def reason(error: BaseException) -> str:
     """What an error says about a file, in one line and without the name of the file."""
     if isinstance(error, OSError) and error.strerror:

@@ -23,8 +23,8 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE, path_from
-from ldm.files import read_json, shown, write_text
+from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE
+from ldm.files import path_from, read_json, shown, write_text
 from ldm.locks import sole_writer
 from ldm.visualization.images import save_grid, save_png
 

@@ -124,13 +124,6 @@ def find_run(folder: Path, record: SampleRecord) -> Path | None:
     return above if same or here is None else here
 
 
-def path_from(folder: Path, target: str) -> str:
-    """A path as seen from a folder, so that both may be moved together; "": it is not there."""
-    if not os.path.exists(target):
-        return ""
-    return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
-
-
 def _runs_above(folder: Path) -> Iterator[Path]:
     for path in Path(os.path.realpath(folder)).parents[:_ABOVE]:
         if _describes(path) and any(
