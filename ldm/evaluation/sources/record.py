@@ -145,12 +145,12 @@ def _wrong_name(name: Any) -> str:
         return "has no name"
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        return f"'{ascii(name)[1:60]}' does not lie in the folder"
+        return f"'{ascii(name)[1:-1][:60]}' does not lie in the folder"
     try:
         unusable = "\0" in name or not os.fsencode(name)
     except UnicodeEncodeError:
         unusable = True
-    return f"'{ascii(name)[1:60]}' is no name of a file" if unusable else ""
+    return f"'{ascii(name)[1:-1][:60]}' is no name of a file" if unusable else ""
 
 
 def _is_label(value: Any) -> bool:
