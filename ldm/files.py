@@ -29,6 +29,8 @@ TEMPORARY = ".tmp"
 """Ending of the hidden files that are being written."""
 MOST_TEXT = 1 << 30
 """Most bytes that a text or JSON file may have."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of writing, where it does not say to which file."""
 _DEEPEST = 100
 """Levels that a record may have."""
 _KINDS = {
@@ -68,8 +70,14 @@ def write_atomically(
         path: the file; folders above it are made.
         write: called with the opened temporary file.
         keep: name, in the same folder, under which the file that was there before stays.
+
+    Raises:
+        OSError: nothing can be written there, or a device such as ``/dev/null`` has this name: as
+            root a file would take its place, for all programs of the computer.
     """
     path = Path(path)
+    if is_device(path):
+        raise OSError(errno.EEXIST, "it is a device, no place for a file", os.fspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent not in _tidied:
         _tidied.add(path.parent)
@@ -83,10 +91,23 @@ def write_atomically(
         if keep is not None and path.exists():
             _keep_as(path, keep)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            error.filename = os.fspath(path)
         raise
     _sync_folder(path.parent)
+
+
+def is_device(path: str | Path) -> bool:
+    """Whether a device has this name, or is where a link of this name leads; all in ``/dev`` is."""
+    if os.path.realpath(os.path.dirname(os.path.abspath(path))) == "/dev":
+        return True
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+    return kind in (stat.S_IFCHR, stat.S_IFBLK)
 
 
 def _new_temporary(path: Path) -> tuple[Path, BinaryIO]:
@@ -312,6 +333,13 @@ def shown(path: str | Path) -> str:
     except UnicodeEncodeError:  # of a JSON file: no file can have such a name
         text = os.fspath(path).encode("ascii", "backslashreplace").decode()
     return text.translate(_CONTROLS)
+
+
+def path_from(folder: str | Path, target: str | Path) -> str:
+    """A path as seen from a folder, so that both may be moved together; "": it is not there."""
+    if not os.path.exists(target):
+        return ""
+    return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
 
 
 def reason(error: BaseException) -> str:

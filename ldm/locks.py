@@ -123,8 +123,8 @@ def _refuse_writers_of_old(folder: Path) -> None:
     except OSError as error:
         if error.errno in _BUSY:
             raise UserError(
-                f"another process is writing into {shown(folder)}: let it finish, or give another "
-                "--out"
+                f"another process is writing into {shown(folder)}: let it finish, or write "
+                "elsewhere"
             ) from error
     finally:
         os.close(descriptor)
@@ -263,7 +263,7 @@ def _refusal(file: Path, holder: dict[str, Any], error: type[UserError]) -> User
     folder = shown(file.parent)
     if file.name == WRITING:
         return error(
-            f"{folder} is being written by {_words(holder)}: let it finish, or give another --out"
+            f"{folder} is being written by {_words(holder)}: let it finish, or write elsewhere"
         )
     return error(
         f"{folder} is being trained by {_words(holder)}: wait for it, stop it, or choose another "

@@ -16,6 +16,8 @@ RUN_FILES, IN_RUN = "files", "run://"
 _TEXTS = (".txt", ".json", ".gz")
 """Endings of files that are looked for in further places."""
 _PART = re.compile(r"(.+)#([\w-]*)", re.DOTALL)
+CACHE_NODES, CACHE_MANIFEST = "data.yaml", "manifest.json"
+"""Files of a latent cache: what trains from it, and what it holds."""
 _DATA = ("data", "uncached")
 """Parts of a config that describe data."""
 
@@ -52,6 +54,33 @@ def with_places(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     described = {key for key, value in tree.items() if isinstance(value, dict)} - set(_DATA)
     return {key: found(value, key in described) for key, value in tree.items()}
+
+
+def with_own_cache(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The same, where the latents of a cache's own ``data.yaml`` lie beside it.
+
+    The path that is written there is that of the call that made the cache, seen from where that
+    was: elsewhere, after a move and in a copy it leads to nothing, or to another cache.
+
+    Args:
+        tree: mappings, lists and values by name.
+        file: the config file.
+    """
+    if file.name != CACHE_NODES or not (file.parent / CACHE_MANIFEST).is_file():
+        return tree
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(child) for child in value]
+        if not isinstance(value, dict):
+            return value
+        if str(value.get("target")).endswith(".CachedLatents"):
+            params = value.get("params")
+            if isinstance(params, dict) and isinstance(params.get("root"), str):
+                return value | {"params": params | {"root": str(file.parent)}}
+        return {key: found(child) for key, child in value.items()}
+
+    return {key: found(value) for key, value in tree.items()}
 
 
 def _inside(value: str) -> PurePath:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import ldm.files
+from ldm.cli.options.common import check_out_file
+from ldm.errors import UserError
 from ldm.files import (
     give_second_name,
     remove_leftovers,
@@ -120,3 +122,30 @@ def test_a_second_name_is_that_of_the_file_at_every_moment(
     give_second_name(file, tmp_path / "copy")
     assert (tmp_path / "copy").read_text() == "content"
     assert names(tmp_path) == ["copy", "last", "step-2"]
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    """Tried by way of a link, so that no device is lost if it does not hold."""
+    link = tmp_path / "out.json"
+    link.symlink_to(os.devnull)
+    with pytest.raises(OSError, match="is a device"):
+        ldm.files.write_text(link, "text")
+    assert link.is_symlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    for name in ("null", "stdout", "../dev/full", "new.json"):
+        assert ldm.files.is_device(f"/dev/{name}")
+    for name in (tmp_path / "new.json", tmp_path, "/dev/shm/out.json", "null"):
+        assert not ldm.files.is_device(name)
+    with pytest.raises(UserError, match=r"--out .*out.json: is a device; name a file"):
+        check_out_file("--out", link)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_said_of_the_file(tmp_path: Path, code: int) -> None:
+    def write(_: Any) -> None:
+        raise OSError(code, "no room")
+
+    with pytest.raises(OSError, match="no room") as raised:
+        ldm.files.write_atomically(tmp_path / "grid.png", write)
+    assert raised.value.filename == str(tmp_path / "grid.png")
+    assert not list(tmp_path.iterdir())

@@ -23,8 +23,8 @@ from ldm.cli.sampling import SamplingSession
 from ldm.compat.moved import with_current_names
 from ldm.errors import UserError
 from ldm.evaluation.sources.npz import write_npz
-from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE, path_from
-from ldm.files import read_json, shown, write_text
+from ldm.evaluation.sources.record import RECORD, RUN_FROM_HERE
+from ldm.files import path_from, read_json, shown, write_text
 from ldm.locks import sole_writer
 from ldm.visualization.images import save_grid, save_png
 
@@ -155,13 +155,13 @@ def _made(make: Make, indices: Sequence[int], seeds: Sequence[int]) -> list[Tens
 def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Record]:
     """Who made the images that are there; refuses to mix those of other settings."""
     file = out / RECORD
-    if not file.exists():
-        return []
+    if not os.path.lexists(file):
+        return _none_of_others(out, entries)
     remedy = f"not written by this script: give another --out, or delete {shown(out)}"
     before = with_current_names(read_json(file, remedy=remedy, shape=_SHAPE))
     old, samples, made_by = before["settings"], before["samples"], before[MADE_BY]
     if not any(os.path.exists(out / entry["file"]) for entry in samples):
-        return []  # the call before this one failed at its first batch
+        return _none_of_others(out, entries)  # the call before this one failed at its first batch
     new = json.loads(json.dumps([settings, entries]))
     different = sorted(
         key
@@ -182,6 +182,17 @@ def _compare(out: Path, settings: Record, entries: Sequence[Record]) -> list[Rec
             "for as many, or give another --out"
         )
     return list(made_by)
+
+
+def _none_of_others(out: Path, entries: Sequence[Record]) -> list[Record]:
+    """Refuse images of which no record says how they were made; nobody made the others."""
+    there = next((entry["file"] for entry in entries if os.path.lexists(out / entry["file"])), None)
+    if there is not None:
+        raise UserError(
+            f"{shown(out / there)} is there, and no {RECORD} says how it was made: delete "
+            f"{shown(out)} or give another --out"
+        )
+    return []
 
 
 def _made_by(session: SamplingSession) -> Record:

@@ -17,7 +17,7 @@ from ldm.config.texts import check_texts
 from ldm.config.yaml_text import read_yaml
 from ldm.errors import ConfigError, UserError
 from ldm.files import shown, write_text
-from ldm.places import with_places
+from ldm.places import with_own_cache, with_places
 
 _LONGEST = 1000
 """Letters that the name of a file may have here, folders included."""
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         named = {str(key): with_current_names(value) for key, value in plain.items()}
         translated = compvis.translate_file(named, name=_run_name(path))
-        return with_places(translated, path.parent)
+        return with_own_cache(with_places(translated, path.parent), path)
     except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # a published file that was changed

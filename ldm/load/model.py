@@ -201,7 +201,7 @@ def locate(
     if isinstance(source, DictConfig):
         return Source(source, checkpoint, trust, check)
     path = Path(source)
-    if checkpoint is not None or path.suffix not in SUFFIXES:
+    if checkpoint is not None or path.suffix not in SUFFIXES or path.is_dir():
         return Source(path, checkpoint, trust, check)
     for folder in (path.parent, path.parent.parent):
         if any((folder / name).exists() for name in ("config.yaml", "config.json")):

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.cli import app
-from ldm.cli.options.configs import split_config
+from ldm.cli.options.configs import read_config, split_config
 from ldm.cli.protocol import _weights
 from ldm.config import load_config, save_config
 from ldm.config.overrides import override
@@ -304,3 +304,9 @@ def test_weights_of_a_network_may_lie_in_such_a_folder(
     assert _weights(["inception=lr=1/w.pt"], ["inception"]) == {"inception": "lr=1/w.pt"}
     with pytest.raises(UserError, match="the networks are"):
         _weights(["vgg=w.pt"], ["inception"])
+
+
+@pytest.mark.parametrize("name", ["lr=0.1/gone.yaml", "a=b.yml", "name=x.YAML"])
+def test_a_lone_file_that_is_absent_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: no such file"):
+        read_config([name])

@@ -58,6 +58,12 @@ def test_a_model_needs_no_data(tmp_path: Path) -> None:
         load_model(config, tmp_path / "ae.ckpt")
 
 
+@pytest.mark.parametrize("name", ["mine.ckpt", "v1.5.pt", "x.safetensors"])
+def test_a_folder_may_be_called_like_a_file(name: str, tmp_path: Path) -> None:
+    folder = write_native(tmp_path / name, "checkpoints/last.ckpt")
+    assert locate(folder).weights_file() == folder / "checkpoints" / "last.ckpt"
+
+
 def test_a_run_goes_first(tmp_path: Path) -> None:
     write_native(tmp_path, "model.safetensors")
     write_native(tmp_path, "checkpoints/best.ckpt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -427,3 +428,25 @@ def test_models_of_every_task_train_from_a_cache(script: Script, tmp_path: Path,
     done = script("train.py", *files, *rest, "--runs", tmp_path / "runs")
     assert done.code == 0, done.err
     assert list((tmp_path / "runs").glob("*/samples/step-0000002.png"))
+
+
+def test_a_cache_that_was_moved_is_found_from_anywhere(
+    script: Script, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    made = _cache(script, world, Path("caches/mine"))
+    assert made.code == 0, made.err
+    copy = tmp_path / "a copy"
+    shutil.copytree("caches/mine", copy)
+    monkeypatch.chdir(tmp_path)
+
+    def root(file: Path | str) -> str:
+        return str(load_config(world / "config.yaml", file).data.params.train.params.root)
+
+    assert root("there/caches/mine/data.yaml") == "there/caches/mine"
+    assert root(copy / "data.yaml") == str(copy)
+    (tmp_path / "mine.yaml").write_text("base: a copy/data.yaml\nseed: 5\n")
+    assert root("mine.yaml") == "a copy"
+    shutil.copy(copy / "data.yaml", tmp_path / "data.yaml")
+    assert root("data.yaml") == "caches/mine"  # no cache of its own: as it is written

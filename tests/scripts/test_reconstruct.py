@@ -197,3 +197,35 @@ def test_wrong_input(
 def test_no_picture_has_twelve_channels(script: Script, photos: Path, tmp_path: Path) -> None:
     outcome = script(NAME, checkpoint(tmp_path, 12), photos, "--out", tmp_path / "out")
     assert_one_line(outcome, "12 channels", "evaluate_autoencoder.py")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["moved", "of an earlier release"])
+def test_what_is_done_is_known_from_elsewhere(
+    script: Script,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: bool,
+) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    photos.rename(world / "photos")
+    monkeypatch.chdir(world)
+    command = (NAME, model, "photos/turned.jpg", "--device", "cpu", "--out", "out")
+    assert script(*command).code == 0
+    record = world / "out" / "reconstructions.json"
+    tree = json.loads(record.read_text())
+    assert tree["images"]["turned.png"]["source"] == "../photos/turned.jpg"
+    if old:
+        tree["images"]["turned.png"]["source"] = "photos/turned.jpg"
+        record.write_text(json.dumps(tree))
+        assert "is there already" in script(*command).out
+        return
+    world.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    again = script(
+        *(NAME, model, tmp_path / "moved" / "photos" / "turned.jpg"),
+        *("--device", "cpu", "--out", "moved/out"),
+    )
+    assert "is there already" in again.out

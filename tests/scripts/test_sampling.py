@@ -155,6 +155,22 @@ def test_another_call_goes_on_and_does_not_mix(script, free: Path, tmp_path: Pat
     assert pictures(tmp_path) == before
 
 
+@pytest.mark.parametrize("text", [None, '{"samples":[{"file":"x"}],"settings":{},"made_by":[]}'])
+def test_images_without_a_record_are_not_taken_for_its_own(
+    script, free: Path, tmp_path: Path, text: str | None
+) -> None:  # type: ignore[no-untyped-def]
+    command = ("sample.py", free, *FAST, "--num-images", "2", "--out", tmp_path)
+    assert script(*command).code == 0
+    (tmp_path / "samples.json").unlink()
+    if text is not None:
+        (tmp_path / "samples.json").write_text(text)
+    before = pictures(tmp_path)
+    other = script(*command, "--seed", "1")
+    assert other.code == 2
+    assert "no samples.json says how it was made" in other.err
+    assert pictures(tmp_path) == before
+
+
 def test_a_call_without_images_does_not_block_the_next(
     script, classes: Path, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

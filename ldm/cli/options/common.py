@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ldm.cli.app import as_typed
 from ldm.errors import UserError
-from ldm.files import LONGEST_NAME, reason, shown
+from ldm.files import LONGEST_NAME, is_device, reason, shown
 
 
 def new_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -74,12 +74,14 @@ def check_out_file(option: str, path: Path | None) -> None:
     """Refuse a place where no file can be written, before any work; None: there is none to write.
 
     Raises:
-        UserError: a folder has this name, or a file that of a folder above it.
+        UserError: a folder or device has this name, or a file that of a folder above it.
     """
     if path is None:
         return
     if os.path.isdir(path):
         raise UserError(f"{option} {shown(path)}: is a folder; name a file")
+    if is_device(path):
+        raise UserError(f"{option} {shown(path)}: is a device; name a file")
     _check_names(option, path)
     check_out_folder(option, path.parent)
 

@@ -70,6 +70,8 @@ def read_config(items: Sequence[str], complete: bool = True, trust: bool = True)
     """
     files, overrides = split_config(items)
     if not files:
-        raise UserError("give a config file; --help shows examples")
+        absent = next((item for item in overrides if item.lower().endswith(_YAML)), None)
+        taken = "" if absent is None else f"{shown(absent)}: no such file, so key=value is meant; "
+        raise UserError(f"{taken}give a config file; --help shows examples")
     config = load_config(*files, overrides=overrides, complete=complete)
     return mark_if_beside(config, files, trust)

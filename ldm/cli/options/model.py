@@ -86,7 +86,8 @@ def is_model(options: argparse.Namespace) -> bool:
     """Whether the first argument is a model, and not a folder or file of images."""
     path = Path(options.source)
     described = any((path / name).is_file() for name in ("config.yaml", "model_index.json"))
-    return bool(options.config) or path.suffix in WEIGHTS or described
+    weights = path.suffix in WEIGHTS and not path.is_dir()
+    return bool(options.config) or weights or described
 
 
 def is_run(source: str | Path) -> bool:

@@ -27,7 +27,7 @@ from ldm.data.framing import Framing, to_tensor
 from ldm.data.image_io import read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DamagedFileError, DataError
-from ldm.files import reason, shown
+from ldm.files import path_from, reason, shown
 from ldm.locks import sole_writer
 
 Encode: TypeAlias = Callable[[Tensor], Tensor]
@@ -36,6 +36,8 @@ Encode: TypeAlias = Callable[[Tensor], Tensor]
 BATCHES_PER_PART = 64
 """So many are lost at most where the work is interrupted."""
 SUFFIX = ".safetensors"
+ROOT_FROM_HERE = "root_from_here"
+"""What a file says of the folder, as a path from its own: both may have been moved together."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class EmbeddingStore:
         vectors: one for each file (N, D), float32 of length 1.
         encoder: which network made them, e.g. its name and the hash of its weights.
         sizes: bytes of every file of the folder, also of those that could not be read, by path.
-        root: the folder, where it was then.
+        root: the folder: where it lies from the file, else where it was then.
     """
 
     files: tuple[str, ...]
@@ -69,6 +71,7 @@ class EmbeddingStore:
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file, complete or not at all."""
         about = {name: getattr(self, name) for name in ("files", "encoder", "sizes", "root")}
+        about[ROOT_FROM_HERE] = path_from(path.parent, self.root)
         write_table(path, {"vectors": self.vectors}, about)
 
     @staticmethod
@@ -79,7 +82,7 @@ class EmbeddingStore:
             DataError: it is missing, damaged or something else.
         """
         try:
-            return _store(*read_table(path))
+            return _store(*read_table(path), path.parent)
         except FileNotFoundError:
             raise DataError(f"embeddings {shown(path)}: no such file") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -118,14 +121,18 @@ class EmbeddingStore:
         )
 
 
-def _store(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> EmbeddingStore:
-    """What a file holds, as far as that can be."""
+def _store(tensors: Mapping[str, Tensor], about: Mapping[str, Any], folder: Path) -> EmbeddingStore:
+    """What a file in a folder holds, as far as that can be."""
     files, sizes, vectors = tuple(about["files"]), dict(about["sizes"]), tensors["vectors"]
-    if not all(isinstance(text, str) for text in (*files, about["encoder"], about["root"])):
+    root, from_here = about["root"], about.get(ROOT_FROM_HERE, "")
+    if not all(isinstance(text, str) for text in (*files, about["encoder"], root, from_here)):
         raise TypeError("its names are no texts")
     if vectors.ndim != 2 or len(vectors) != len(files) or vectors.dtype != torch.float32:
         raise ValueError(f"{vectors.dtype} {tuple(vectors.shape)} for {len(files)} files")
-    return EmbeddingStore(files, vectors, about["encoder"], sizes, about["root"])
+    place = os.path.normpath(os.path.join(os.path.realpath(folder), from_here))
+    if from_here and os.path.isdir(place):
+        root = place
+    return EmbeddingStore(files, vectors, about["encoder"], sizes, root)
 
 
 def stored(path: Path) -> EmbeddingStore | None:
@@ -178,7 +185,7 @@ class Embedder:
         if kept:
             images = torch.stack([image for image in read if image is not None])
             vectors = normalised(self.encode(images))
-        return EmbeddingStore(tuple(kept), vectors, self.name, dict(sizes), str(root))
+        return EmbeddingStore(tuple(kept), vectors, self.name, dict(sizes), str(root.resolve()))
 
     def _read(self, path: Path) -> Tensor | None:
         try:
@@ -263,7 +270,7 @@ def embed_into(
         def keep(new: EmbeddingStore) -> None:
             new.save(next(path for path in free if not path.exists()))
 
-        known = [part for part in parts if part.encoder == embed.name]
+        known = [part for part in parts if part.encoder == embed.name and _is_of(part, root)]
         store = embed_folder(root, embed, [old, *known] if old else known, keep, progress)
         if old is None or store.sizes != old.sizes:
             store.save(file)
@@ -272,6 +279,11 @@ def embed_into(
     with contextlib.suppress(OSError):
         folder.rmdir()
     return store
+
+
+def _is_of(part: EmbeddingStore, root: Path) -> bool:
+    """Whether embeddings are of this folder and no other, whose files may have the same names."""
+    return Path(part.root).resolve() == root.resolve()
 
 
 def square_image(path: Path, side: int) -> Tensor:

@@ -124,13 +124,6 @@ def find_run(folder: Path, record: SampleRecord) -> Path | None:
     return above if same or here is None else here
 
 
-def path_from(folder: Path, target: str) -> str:
-    """A path as seen from a folder, so that both may be moved together; "": it is not there."""
-    if not os.path.exists(target):
-        return ""
-    return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
-
-
 def _runs_above(folder: Path) -> Iterator[Path]:
     for path in Path(os.path.realpath(folder)).parents[:_ABOVE]:
         if _describes(path) and any(
@@ -152,12 +145,12 @@ def _wrong_name(name: Any) -> str:
         return "has no name"
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        return f"'{ascii(name)[1:60]}' does not lie in the folder"
+        return f"'{ascii(name)[1:-1][:60]}' does not lie in the folder"
     try:
         unusable = "\0" in name or not os.fsencode(name)
     except UnicodeEncodeError:
         unusable = True
-    return f"'{ascii(name)[1:60]}' is no name of a file" if unusable else ""
+    return f"'{ascii(name)[1:-1][:60]}' is no name of a file" if unusable else ""
 
 
 def _is_label(value: Any) -> bool:

@@ -26,7 +26,7 @@ from ldm.data.image_io import EXTENSIONS, read_image
 from ldm.data.listing import list_folder
 from ldm.errors import DataError, UnreadableInputsError, UserError
 from ldm.evaluation.metrics.reconstruction import SSIM_WINDOW, psnr, ssim
-from ldm.files import fits, fitting_name, read_json, shown, write_text
+from ldm.files import fits, fitting_name, path_from, read_json, shown, write_text
 from ldm.load.model import Source
 from ldm.locks import sole_writer
 from ldm.visualization.images import save_png
@@ -79,7 +79,7 @@ def _reconstruct_all(
             continue
         y = _reconstruct(model, x, arguments)
         _write(x, y, out, target)
-        record["images"][target] = _numbers(x, y) | {"source": str(file)}
+        record["images"][target] = _numbers(x, y) | {"source": path_from(out, file)}
         _save(record, out / RECORD)
         say(_line(target, record["images"][target]))
     return failed
@@ -142,7 +142,8 @@ def _save(record: dict[str, Any], file: Path) -> None:
 
 def _is_there(record: dict[str, Any], target: str, file: Path, out: Path) -> bool:
     known = record["images"].get(target)
-    same = fits(known, {"source": str}) and known["source"] == str(file)
+    ways = path_from(out, file), str(file)  # that of an earlier release is as it was typed
+    same = fits(known, {"source": str}) and known["source"] in ways
     return same and (out / target).exists() and (out / PAIRS / target).exists()
 
 

@@ -121,7 +121,8 @@ def _config(recipe: DictConfig, arguments: argparse.Namespace) -> list[str]:
     """Of a checkpoint file, which does not describe the model."""
     if arguments.config:
         return ["--config", *arguments.config]
-    if Path(arguments.checkpoint).suffix not in SUFFIXES:
+    checkpoint = Path(arguments.checkpoint)
+    if checkpoint.suffix not in SUFFIXES or checkpoint.is_dir():
         return []
     model, stage = (configs_folder() / f"{recipe[key]}.yaml" for key in ("config", "first_stage"))
     return ["--config", _shown(model), f"first_stage={_shown(stage)}"]

@@ -187,3 +187,37 @@ def test_embeddings_of_something_else_are_not_overwritten(photos: Path, tmp_path
     nothing = Counting()
     embed_into(file, tmp_path / "moved", embedder(nothing))
     assert nothing.seen == 0
+
+
+def test_a_folder_is_found_from_its_embeddings(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    embed_into(Path("e.safetensors"), Path("photos"), embedder(Counting()))
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    monkeypatch.chdir("/")
+    assert EmbeddingStore.load(moved / "e.safetensors").root == str(moved / "photos")
+    (moved / "only").mkdir()
+    (moved / "e.safetensors").rename(moved / "only" / "e.safetensors")
+    assert EmbeddingStore.load(moved / "only" / "e.safetensors").root == str(photos)
+    picture(moved / "photos" / "new.png", 99)
+    (moved / "only" / "e.safetensors").rename(moved / "e.safetensors")
+    rest = Counting()
+    embed_into(moved / "e.safetensors", moved / "photos", embedder(rest))
+    assert rest.seen == 1  # it is the same folder, whose old pictures are known
+
+
+def test_parts_of_another_folder_are_not_taken_over(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_embedding, "BATCHES_PER_PART", 1)
+    file = tmp_path / "e.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        embed_into(file, photos, embedder(Counting(stop_after=6)))
+    (tmp_path / "others").mkdir()
+    for picture_file in photos.iterdir():  # same names and sizes
+        (tmp_path / "others" / picture_file.name).write_bytes(picture_file.read_bytes())
+    rest = Counting()
+    embed_into(file, tmp_path / "others", embedder(rest))
+    assert rest.seen == 10

@@ -14,7 +14,8 @@ from PIL import Image
 from ldm.errors import UserError
 from ldm.evaluation.sources.folder import FolderSource
 from ldm.evaluation.sources.open import open_source
-from ldm.evaluation.sources.record import RECORD, find_run, path_from, read_record
+from ldm.evaluation.sources.record import RECORD, find_run, read_record
+from ldm.files import path_from
 
 
 def samples(folder: Path, names: list[str], **entries: Any) -> Path:

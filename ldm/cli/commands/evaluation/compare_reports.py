@@ -12,6 +12,7 @@ code 0: all numbers that both have are; 1: some are not; 2: bad input.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("a", "b"):
         path = getattr(options, name)
         file = path / "metrics.json" if path.is_dir() else path
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise UserError(f"{file}: no such report; scripts/evaluate.py writes it")
         setattr(options, name, file)
     return options
