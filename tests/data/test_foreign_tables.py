@@ -92,11 +92,11 @@ def test_a_caption_that_is_no_text_is_told_with_its_file(root: Path) -> None:
         (bytes(99), "zeros only"),
         (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC"),
         (b"\0\0\0\x18ftypmp42" + bytes(99), "film"),
-        (b"\0\0\0\x18ftypavif", "cannot identify its format"),
+        (b"\0\0\0\x18ftypavif", "no known format"),
         (b"\n<!DOCTYPE html>404", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\0\5\x16\7" + bytes(99), "macOS"),
-        (b"anything", "cannot identify its format"),
+        (b"anything", "no known format"),
     ],
 )
 def test_what_is_no_image_is_told_as_what_it_is(tmp_path: Path, data: bytes, told: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-UNKNOWN = "cannot identify its format"
+UNKNOWN = "it is of no known format"
 _BEGINS = {
     b"\xff\x0a": "a JPEG XL image: convert it",
     b"\0\0\0\x0cJXL ": "a JPEG XL image: convert it",
