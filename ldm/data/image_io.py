@@ -253,9 +253,8 @@ def _opened(encoded: Encoded, data: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"{error} {_ALLOW}") from error
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"cannot identify an image in it, {others.described(data)}; repair the file or remove it"
-        ) from error
+        what = f"cannot identify an image in it, {others.described(data)}"
+        raise DataError(f"{what}; repair the file or remove it") from error
 
 
 def _load(image: Image.Image, encoded: Encoded) -> None:
