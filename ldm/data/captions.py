@@ -91,10 +91,10 @@ def find_captions(root: Path, listing: Listing, mode: str) -> Captions | None:
 
 
 def _tables(root: Path, listing: Listing, auto: bool) -> dict[str, list[str]]:
-    """The tables of each kind; in auto mode without a metadata.csv that has no captions."""
+    """The tables of each kind; in auto mode without a table of metadata that has no captions."""
     metadata = list(listing.metadata)
     if auto:
-        silent = [file for file in metadata if _is_csv(file) and not _has_captions(root / file)]
+        silent = [file for file in metadata if not _has_captions(root / file)]
         metadata = [file for file in metadata if file not in silent]
         if silent:
             first = shown(root / silent[0])
@@ -112,7 +112,14 @@ def _beside(root: Path, listing: Listing) -> Captions:
     names = Names(listing.texts, f"folder '{shown(root)}'")
     texts = names.match((begin, ".txt") for begin in wanted.values())
     found = ((image, texts.get(f"{begin}.txt")) for image, begin in wanted.items())
-    return {image: root / text for image, text in found if text is not None}
+    beside: Captions = {image: root / text for image, text in found if text is not None}
+    lone = set(listing.texts).difference(texts.values())
+    if lone and beside:
+        _log.warning(
+            "%d of %d text files in '%s' are beside no image that is read; the first is '%s'",
+            *(len(lone), len(listing.texts), shown(root), shown(min(lone))),
+        )
+    return beside
 
 
 def _by_image(
@@ -230,10 +237,14 @@ def _check_text(text: str, place: str) -> None:
 
 
 def _rows_of_lines(text: str, where: str) -> Iterable[Row]:
+    return (_row(entry, place) for entry, place in _objects_of_lines(text, where))
+
+
+def _objects_of_lines(text: str, where: str) -> Iterator[tuple[Any, str]]:
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         place, line = f"{where} line {number}", line.strip().lstrip("\ufeff")
         if line:
-            yield _row(_parse(line, place, ": write one object per line"), place)
+            yield _parse(line, place, ": write one object per line"), place
 
 
 def _rows_of_json(text: str, where: str) -> Iterable[Row]:
@@ -294,11 +305,14 @@ def _open_csv(text: str, where: str) -> tuple[list[str], Iterator[list[str]]]:
     """
     given = re.match(r"\"?sep=([,;\t|:])\"?[\r\n]+", text, re.IGNORECASE)
     text = text[given.end() :] if given else text
+    begin = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     tables: list[tuple[list[str], Iterator[list[str]]]] = []
     problem: csv.Error | None = None
     for delimiter in [given[1]] if given else _DELIMITERS:
         lines = io.StringIO(text, newline="")
-        rows: Iterator[list[str]] = csv.reader(lines, delimiter=delimiter, strict=True)
+        rows: Iterator[list[str]] = csv.reader(
+            lines, delimiter=delimiter, skipinitialspace=f"{delimiter} " in begin, strict=True
+        )
         try:
             head = [name.strip().lower() for name in next((row for row in rows if row), [])]
             tables.append((head, rows))
@@ -321,7 +335,17 @@ def _missing(head: Sequence[str]) -> str:
 
 
 def _has_captions(path: Path) -> bool:
-    return not _missing(_open_csv(_read_table(path), f"'{shown(path)}'")[0])
+    text, where = _read_table(path), f"'{shown(path)}'"
+    if _is_csv(str(path)):
+        return not _missing(_open_csv(text, where)[0])
+    entries = [entry for entry, _ in _objects_of_lines(text, where)]
+    known = [entry for entry in entries if isinstance(entry, Mapping) and _NAME in entry]
+    # what is no entry at all is left to the reader, which says why
+    return (
+        not known
+        or len(known) < len(entries)
+        or any(key in entry for entry in known for key in _TEXT_KEYS)
+    )
 
 
 def _is_csv(file: str) -> bool:
@@ -335,7 +359,8 @@ def _row(entry: Any, place: str) -> Row:
         captions = captions_in(value)
         if captions is not None:
             return name, captions, place
-    raise DataError(f"{place} needs the texts 'file_name' and 'text' (or 'caption')")
+    which = f"; '{shown(name)}' has no text" if isinstance(name, str) else ""
+    raise DataError(f"{place} needs the texts 'file_name' and 'text' (or 'caption'){which}")
 
 
 _READERS = {".jsonl": _rows_of_lines, ".json": _rows_of_json, ".csv": _rows_of_csv}

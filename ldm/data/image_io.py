@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
-from ldm.data.formats import colours, jpeg, png, tiff, values
+from ldm.data.formats import colours, jpeg, others, png, tiff, values
 from ldm.data.formats.encoded import Encoded, upright, upright_size
 from ldm.errors import DataError
 from ldm.files import open_regular, read_bytes, reason, shown
@@ -66,7 +66,7 @@ class Reading:
         if self.color not in colours.COLORS:
             raise DataError(f"color '{self.color}' is not one of {', '.join(colours.COLORS)}")
         if self.most_pixels is not None and not (
-            isinstance(self.most_pixels, int) and self.most_pixels > 0
+            type(self.most_pixels) is int and self.most_pixels > 0
         ):
             raise DataError(f"most_pixels {self.most_pixels!r} is no number of pixels")
         if self.value_range is not None:
@@ -252,6 +252,9 @@ def _opened(encoded: Encoded, data: bytes, name: str) -> Image.Image:
         return Image.open(stream, formats=_formats())
     except Image.DecompressionBombError as error:
         raise DataError(f"{error} {_ALLOW}") from error
+    except UnidentifiedImageError as error:
+        what = f"cannot identify an image in it, {others.described(data)}"
+        raise DataError(f"{what}; repair the file or remove it") from error
 
 
 def _load(image: Image.Image, encoded: Encoded) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +92,8 @@ def image_endings(further: Sequence[str] | str | None = None) -> tuple[str, ...]
     readable = _readable()
     if further == ALL:
         return tuple(dict.fromkeys((*EXTENSIONS, *sorted(readable))))
-    listed = [further] if isinstance(further, str) else list(further)
+    several = isinstance(further, Iterable) and not isinstance(further, str)
+    listed = list(further) if several else [further]
     endings = ["." + str(ending).lower().removeprefix(".") for ending in listed]
     unknown = [ending for ending in endings if ending not in readable]
     if unknown:

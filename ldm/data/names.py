@@ -1,13 +1,15 @@
 """Names of files: found as they are written or, if nothing is called so, by what they mean.
 
 macOS keeps an accented letter as two code points where most lists have one; cameras write ``.JPG``,
-people ``.jpg``. Two names mean the same if they are the same in Unicode's normal form C, the case
-of their endings aside. A name that is not UTF-8 keeps its bytes, as surrogates: only itself.
+people ``.jpg``; Windows divides paths by backslashes. Two names mean the same if they are the same
+in Unicode's normal form C and with slashes, the case of their endings aside. A name that is not
+UTF-8 keeps its bytes, as surrogates: only itself.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,11 @@ from ldm.files import shown
 def normal(text: str) -> str:
     """A text in normal form C: composed and decomposed spellings of it become the same."""
     return unicodedata.normalize("NFC", text)
+
+
+def with_slashes(path: str) -> str:
+    """A path as it is, or that of Windows with slashes."""
+    return posixpath.normpath(path.replace("\\", "/")) if "\\" in path else path
 
 
 def may_be_a_file(name: str) -> bool:
@@ -107,7 +114,7 @@ class Names:
 
 def _form(name: str, length: int) -> str:
     """What a name means, of which the case of the last ``length`` characters does not matter."""
-    name = normal(name)
+    name = normal(with_slashes(name))
     begin = max(len(name) - length, 0)
     return name[:begin] + name[begin:].lower()
 
@@ -139,7 +146,7 @@ class Folder:
         if os.path.exists(path):
             return path
         here = self.root
-        for part in PurePosixPath(name).parts:
+        for part in PurePosixPath(with_slashes(name).lstrip("/")).parts:
             if part != ".." and not os.path.exists(here / part):
                 part = self._in(here).find(part) or part
             here /= part

@@ -140,7 +140,5 @@ def test_other_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def test_bytes_are_called_by_their_name() -> None:
-    with pytest.raises(
-        DataError, match=r"^cannot read image 'shard:7' \(cannot identify .*shard:7"
-    ):
+    with pytest.raises(DataError, match=r"^cannot read image 'shard:7': cannot identify"):
         decode_image(b"no image", "shard:7")

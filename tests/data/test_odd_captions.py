@@ -195,7 +195,7 @@ def test_the_separator_may_be_named(tmp_path: Path, first: str) -> None:
         ("captions.json", "[" * 100_000, "captions.json' is not JSON"),
         ("captions.json", "[" + "9" * 5000 + "]", "captions.json' (is not JSON|entry 0)"),
         ("captions.json", r'{"a.png": "\ud800"}', "entry 0: its caption is no text"),
-        ("metadata.jsonl", '{"file_name": "a.png"}', "line 1 needs the texts"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": 3}', "line 1 needs the texts"),
         ("metadata.jsonl", '[{"file_name": "a.png",\n"text": "x"}]', "line 1 is not JSON"),
     ],
 )
