@@ -64,6 +64,8 @@ def parameters(name: str) -> list[Parameter] | None:
         AbsentError: it would be in this package, which does not have it.
     """
     try:
+        if not all(part.isidentifier() for part in name.split(".")):
+            return None  # whoever builds it says so
         module, definition = _located(name)
         if isinstance(definition, ast.ClassDef):
             return _constructor(module, definition)

@@ -387,7 +387,7 @@ EXPERIMENT = {
     "task": call(
         "ldm.training.AutoencoderTask",
         model="${model}",
-        objective={},
+        objective=call("torch.nn.Identity"),
         optimizer={"target": "torch.optim.SGD", "partial": True},
         discriminator_optimizer={"target": "torch.optim.SGD", "partial": True},
     ),

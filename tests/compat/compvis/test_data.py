@@ -145,7 +145,8 @@ def test_what_was_never_released_says_what_to_give(name: str, entry: str, tmp_pa
     assert str(error.value).startswith(start)
     assert entry in str(error.value)
     ours = tmp_path / "ours.yaml"
-    ours.write_text("data: {params: {train: {target: builtins.list}, validation: null}}")
+    empty = "{target: builtins.list}"
+    ours.write_text(f"data: {{params: {{train: {empty}, validation: {empty}}}}}")
     assert instantiate(load_config(file, ours).data).train == []
 
 
