@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config import check, to_yaml
-from ldm.config.kinds import kinds_of, misfit
+from ldm.config.kinds import Kind, as_counted, kinds_of, misfit
 from ldm.config.paths import one_line
 from ldm.errors import ConfigError, DataError, suggest
 from ldm.signatures import parameters
@@ -233,6 +233,8 @@ def trainer_options(config: DictConfig) -> dict[str, Any]:
                 f"trainer.{key}: not an argument of Lightning's Trainer that a config may set"
                 f"{suggest(key, accepted)}; it accepts {', '.join(accepted)}"
             )
+    for key, value in options.items():  # 1e5
+        options[key] = as_counted(value, kinds_of("pytorch_lightning.Trainer", str(key)))
     for key in ("max_steps", "max_epochs"):
         if key in options and type(options[key]) is not int:
             raise ConfigError(f"trainer.{key}: expected a whole number, got {options[key]!r}")
@@ -269,6 +271,7 @@ def intervals(config: DictConfig) -> dict[str, int]:
         raise ConfigError(f"every.{min(unknown)}: unknown; it accepts {', '.join(every)}")
     every |= given
     for key, value in every.items():
+        every[key] = value = as_counted(value, (Kind("whole number"),))
         lowest = 0 if key in ("images", "keep") else 1  # 0: none
         if type(value) is not int or not lowest <= value < 2**63:
             raise ConfigError(

@@ -99,7 +99,11 @@ def test_a_changed_target_replaces_the_node_with_its_params(tmp_path: Path) -> N
         ("a: 1\nb: [1\n", "a.yaml: YAML error in line 3: did not find expected ',' or ']'"),
         ("a: 1\na: 2\n", "a.yaml: YAML error in line 2: found duplicate key a"),
         ("- 1\n", "a.yaml: the top level must be a mapping of keys, not a list"),
-        ("a: ${\n", "a.yaml: no viable alternative at input '${'"),
+        (
+            "a: ${\n",
+            "a.yaml: a: no viable alternative at input '${'; refer to another key as ${name.of.it}, "
+            "and write \\${ where these letters are meant",
+        ),
         (
             "a:\n  b: ???\n",
             "a.yaml: a.b: mandatory value is missing (???); give it in a further YAML file or as "

@@ -239,6 +239,19 @@ def _fits(value: Any, kind: Kind) -> bool:
     return _SCALARS[kind.name](value)
 
 
+def as_counted(value: Any, kinds: Sequence[Kind]) -> Any:
+    """A value that fits, with ``1e5`` as a whole number where only whole numbers belong."""
+    names = {kind.name for kind in kinds}
+    if isinstance(value, float) and value.is_integer() and "whole number" in names:
+        return value if names & {"any", "number"} else int(value)
+    if isinstance(value, list):
+        for kind in kinds:
+            if kind.name == "list" and kind.items:
+                items = kind.items if kind.each else kind.items * len(value)
+                return [as_counted(v, i) for v, i in zip(value, items, strict=True)]
+    return value
+
+
 def _is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "target" in value
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm import signatures
 from ldm.compat.compvis import config as compvis
 from ldm.compat.moved import current_name
-from ldm.config.kinds import all_kinds, misfit
+from ldm.config.kinds import ANY, Kind, all_kinds, as_counted, misfit
 from ldm.config.objects import unsuited
 from ldm.config.paths import at, failure, join, one_line
 from ldm.config.trust import building, refuse_foreign
@@ -169,9 +169,11 @@ def _build(node: Any, path: str) -> Any:
     factory, place = _locate(name, path), join(path, "params")
     _check_arguments(_parameters(factory), name, params, place, partial)
     _check_values(name, params, place)
-    arguments = {
-        str(key): _instantiate(*_child(params, key, join(place, str(key)))) for key in params
-    }
+    kinds = _kinds(name)
+    arguments = {}
+    for key in map(str, params):
+        built = _instantiate(*_child(params, key, join(place, key)))
+        arguments[key] = as_counted(built, kinds.get(key, ANY))
     _check_objects(factory, name, arguments, place)
     if partial:
         return functools.partial(factory, **arguments)
@@ -276,14 +278,19 @@ def _check_missing(
         raise ConfigError(f"{place}: missing key{plural} {', '.join(missing)} for {name}")
 
 
+def _kinds(name: str) -> Mapping[str, tuple[Kind, ...]]:
+    """What a callable's parameters admit, by their names; nothing where that is not known."""
+    if name.partition(".")[0] not in _ANNOTATED:
+        return {}
+    try:
+        return all_kinds(name)
+    except signatures.AbsentError:  # of sources; what was imported has it
+        return {}
+
+
 def _check_values(name: str, params: Any, place: str) -> None:
     """Refuse plain values that the annotations of a callable do not admit."""
-    if name.partition(".")[0] not in _ANNOTATED:
-        return
-    try:
-        kinds = all_kinds(name)
-    except signatures.AbsentError:  # of sources; what was imported has it
-        return
+    kinds = _kinds(name)
     for key in params:
         where = join(place, str(key))
         value, _ = _child(params, key, where)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException, UnsupportedValueType
 
 _LONGEST = 400
 """Letters of a foreign message that are shown."""
@@ -45,7 +45,18 @@ def one_line(error: object) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     if isinstance(error, OmegaConfBaseException):
         lines = lines[:1]  # the others describe its internals
-    return " ".join(" ".join(lines).split())
+    return " ".join(" ".join(lines).split()) + _remedy(error)
+
+
+def _remedy(error: object) -> str:
+    """What to write instead, where OmegaConf says only what its parser has met."""
+    if isinstance(error, GrammarParseError):
+        return (
+            "; refer to another key as ${name.of.it}, and write \\${ where these letters are meant"
+        )
+    if isinstance(error, UnsupportedValueType):
+        return "; write text in quotes, a number, true, false, null, a list or a mapping"
+    return ""
 
 
 def failure(error: BaseException) -> str:

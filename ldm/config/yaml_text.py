@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.config.paths import failure, one_line
+from ldm.config.paths import at, failure, one_line
 from ldm.errors import ConfigError
 from ldm.files import read_text, shown
 
@@ -46,7 +46,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{where}: YAML error{line}: {one_line(error.problem)}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {one_line(error)}") from error
+        place = at(str(error.full_key or ""))
+        raise ConfigError(f"{where}: {place}{one_line(error)}") from error
     except Exception as error:  # constructors of tags raise what they like
         raise ConfigError(f"{where}: YAML error: {failure(error)}") from error
     if isinstance(plain, dict) and (not plain or not _is_text(plain, text)):

@@ -116,6 +116,23 @@ def check_fit(
         )
 
 
+def check_all_given(conditioners: Iterable[Conditioner], denoiser: Any) -> None:
+    """Refuse a denoiser that waits for a condition which no conditioner makes.
+
+    Who calls a model with conditions of their own needs no conditioners; a training does.
+
+    Raises:
+        ConfigError: it names what the denoiser waits for.
+    """
+    routes = {conditioner.route for conditioner in conditioners}
+    for route, size in (("crossattn", "context_dim"), ("adm", "num_classes")):
+        if getattr(denoiser, size, None) is not None and route not in routes:
+            raise ConfigError(
+                f"the denoiser has {size}={getattr(denoiser, size)}, but no conditioner gives it "
+                f"anything: add one to model.params.conditioners, or set {size} to null"
+            )
+
+
 def _check_width(conditioner: Conditioner, denoiser: Any) -> None:
     dim = getattr(conditioner, "dim", None)
     if dim is None or not hasattr(denoiser, "context_dim") or dim == denoiser.context_dim:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -211,6 +212,25 @@ def patch_discriminator(
         if norm == "group" and isinstance(layer, nn.BatchNorm2d):
             layers[i] = _group_norm_like(layer)
     return network
+
+
+def check_patches(discriminator: nn.Module, sides: Sequence[int]) -> None:
+    """Refuse images that are too small for a ``patch_discriminator``; others are not looked at.
+
+    Raises:
+        ConfigError: it says what to change.
+    """
+    side = min(sides)
+    layers = getattr(discriminator, "main", None)
+    for layer in layers if isinstance(layers, nn.Sequential) else ():
+        if isinstance(layer, nn.Conv2d):
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+            side = (side + 2 * padding - kernel) // stride + 1
+        if side < 1:
+            raise ConfigError(
+                f"nothing is left of images of {min(sides)} pixels after the discriminator's "
+                "layers: give it fewer (discriminator.params.num_layers), or larger images"
+            )
 
 
 def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:

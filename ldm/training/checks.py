@@ -97,7 +97,7 @@ def check_autoencoder(task: Any, data: Any, saved: Mapping[str, Tensor] | None =
         task: the task, with the weights that it begins with.
         data: the data module.
         saved: those of the checkpoint that it resumes from instead. If they are not in float32
-            (trainer.precision bf16-true), they are no longer those that made the cache, and only
+            (trainer.precision 64-true), they are no longer those that made the cache, and only
             the key that the config names ties the run to it.
 
     Raises:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -81,6 +82,11 @@ def make_optimizer(
         raise ConfigError(
             f"{where}: {name} makes a {made}, not an optimiser; it needs partial: true and the "
             "target of an optimiser such as torch.optim.AdamW"
+        )
+    if isinstance(optimizer, (torch.optim.SparseAdam, torch.optim.LBFGS)):
+        raise ConfigError(
+            f"{where}: {name} needs sparse gradients or several passes over a batch, which no "
+            "model here gives; take another optimiser such as torch.optim.AdamW"
         )
     for group in optimizer.param_groups:
         if not isinstance(group.get("lr", 0.0), Tensor):

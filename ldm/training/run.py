@@ -15,8 +15,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.config import instantiate, save_config
+from ldm.config.paths import one_line
 from ldm.distributed import lost_another, meeting_point, stay_on_this_computer
 from ldm.errors import ConfigError, TrainingError, UserError, exhausted
 from ldm.experiment import check_parts, check_seed
@@ -254,6 +256,8 @@ def _fit(
             saved = folder.resumable() if main else []
             why = f"step {trainer.global_step}: {short}"
             why += f"; then continue with --resume {shown(folder.path)}" if saved else ""
+        elif isinstance(error, MisconfigurationException):  # what Lightning sees in the data only
+            why = f"trainer: {one_line(error)}"
         if main:
             _record_failure(folder, trainer.global_step)
         if why is None:

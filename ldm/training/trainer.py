@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from ldm.config.paths import failure
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import ConfigError
 from ldm.experiment import ema_decay, intervals, peak_tflops, profile_options, trainer_options
 from ldm.training.callbacks.checkpointing import AtomicCheckpointIO, SaveCheckpoints
@@ -48,6 +49,7 @@ def make_trainer(
     options = trainer_options(config)
     if hasattr(task, "guard"):
         task.guard.exchange = signals.exchange  # the wish to end goes along
+    _check_precision(str(options.get("precision", "32-true")), task)
     if not task.automatic_optimization:
         _adapt_to_two_optimisers(options, task)
     speed_up(task, config.get("compile", False))
@@ -118,16 +120,22 @@ def _callbacks(
     ]
 
 
+def _check_precision(precision: str, task: Any) -> None:
+    """Refuse weights in a precision that the networks of a task cannot work with."""
+    first_stage = not task.automatic_optimization
+    diffusion = isinstance(getattr(task, "model", None), LatentDiffusion)
+    half = precision in ("16-true", "bf16-true")
+    if (half and (first_stage or diffusion)) or (precision == "64-true" and first_stage):
+        raise ConfigError(
+            f"trainer.precision: {'a first stage' if first_stage else 'a diffusion model'} needs "
+            f"weights in float32, not {precision}: bf16-mixed keeps them and computes in bfloat16"
+        )
+
+
 def _adapt_to_two_optimisers(options: dict[str, Any], task: Any) -> None:
     """Take from the options of Lightning what a task has to do that optimises by hand."""
     # Lightning neither accumulates for a task with two optimisers nor expects that the backward
     # pass of each leaves out the parameters of the other.
     task.micro_batches = options.pop("accumulate_grad_batches", 1)
-    precision = str(options.get("precision", "32-true"))
-    if precision.endswith("-true") and precision != "32-true":
-        raise ConfigError(
-            f"trainer.precision: a first stage needs weights in float32, not {precision}: "
-            "bf16-mixed keeps them and computes in bfloat16"
-        )
     if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")

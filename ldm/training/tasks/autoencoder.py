@@ -19,6 +19,7 @@ from ldm.errors import ConfigError, DataError
 from ldm.evaluation.metrics.reconstruction import psnr
 from ldm.layers.codebook import code_counts, codes_used, perplexity
 from ldm.layers.rng import BatchGenerator
+from ldm.losses.adversarial import check_patches
 from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import FiniteGuard
 from ldm.training.optim import Constant, make_optimizer, make_schedule
@@ -138,6 +139,7 @@ class AutoencoderTask(Task):
 
         Raises:
             DataError: it names the size or the channels, and what is needed.
+            ConfigError: the discriminator has too many layers for them.
         """
         channels, *sides = item["image"].shape
         taken = self.model.image_channels
@@ -153,6 +155,7 @@ class AutoencoderTask(Task):
                 f"the images have {size} pixels, but the sides must be multiples of the model's "
                 f"downsampling factor f = {factor}: change image_size"
             )
+        check_patches(self.objective.discriminator, sides)
 
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""

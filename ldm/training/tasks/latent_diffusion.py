@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from ldm.checkpoint import left_out, optional_parts
 from ldm.conditioners.pretrained import PretrainedModule
 from ldm.conditioners.spatial import LatentImage, ResizedMask
-from ldm.diffusion.conditioning import check_batch
+from ldm.diffusion.conditioning import check_all_given, check_batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, latent_moments, scale_from_moments
 from ldm.errors import DataError, check_count, check_number
 from ldm.layers.rng import BatchGenerator
@@ -68,6 +68,7 @@ def _latents(task: Any, samples: int) -> Iterator[Tensor]:
         if part == 0 and seen >= samples:
             return
         tensors = {k: v.to(task.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        tensors = trainer.precision_plugin.convert_input(tensors)  # 64-true
         size = len(next(iter(tensors.values())))
         seen += size * split.world
         total = size * split.world * split.parts
@@ -128,6 +129,7 @@ class LatentDiffusionTask(Task):
         super().__init__(model, optimizer, lr_schedule, gradient_clip)
         check_count("preview_steps", preview_steps)
         check_number("preview_guidance", preview_guidance)
+        check_all_given(model.conditioners, model.denoiser)
         check_count("scale_factor_samples", scale_factor_samples)
         self._preview_steps = preview_steps
         self._preview_guidance = preview_guidance
