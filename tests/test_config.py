@@ -101,8 +101,8 @@ def test_a_changed_target_replaces_the_node_with_its_params(tmp_path: Path) -> N
         ("- 1\n", "a.yaml: the top level must be a mapping of keys, not a list"),
         (
             "a: ${\n",
-            "a.yaml: a: no viable alternative at input '${'; refer to another key as ${name.of.it}, "
-            "and write \\${ where these letters are meant",
+            "a.yaml: a: no viable alternative at input '${'; refer to another key as ${name.of.it},"
+            " and write \\${ where these letters are meant",
         ),
         (
             "a:\n  b: ???\n",
