@@ -101,8 +101,8 @@ def test_a_changed_target_replaces_the_node_with_its_params(tmp_path: Path) -> N
         ("- 1\n", "a.yaml: the top level must be a mapping of keys, not a list"),
         (
             "a: ${\n",
-            "a.yaml: a: no viable alternative at input '${'; refer to another key as ${name.of.it},"
-            " and write \\${ where these letters are meant",
+            "a.yaml: a: no viable alternative at input '${'; refer to another key as ${name.of.it}"
+            ", and write \\${ where these letters are meant",
         ),
         (
             "a:\n  b: ???\n",
@@ -391,3 +391,11 @@ def test_paths_of_texts_are_found_from_elsewhere_but_not_those_of_data(
     assert config.scalar == "words.txt"
     assert (config.clone.hub, config.clone.some) == ("bert-base-uncased", "no.txt")
     assert Path(config.clone.of).is_file()
+
+
+@pytest.mark.parametrize("text", ["ema_decay=null", "seed=3", "compile=true", "every.log=1e3"])
+def test_keys_of_every_experiment_need_no_plus(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text("name: x\n")
+    assert text.partition("=")[0].partition(".")[0] in load_config(
+        tmp_path / "a.yaml", overrides=[text]
+    )

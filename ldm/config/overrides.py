@@ -14,7 +14,7 @@ from ldm.errors import ConfigError
 
 _OPEN = ("trainer",)
 """Nodes of plain arguments, whose keys are checked by their reader: overrides may add some."""
-_SWITCHES = ("profile", "peak_tflops", "compile", "every")
+_SWITCHES = ("profile", "peak_tflops", "compile", "every", "ema_decay", "seed")
 """Top-level keys that every experiment has though most files leave them out; checked likewise."""
 
 

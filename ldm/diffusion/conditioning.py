@@ -103,6 +103,7 @@ def check_fit(
     """
     maps = []
     for conditioner in conditioners:
+        _check_contract(conditioner)
         if conditioner.route == "crossattn":
             _check_width(conditioner, denoiser)
         elif conditioner.route == "concat":
@@ -113,6 +114,17 @@ def check_fit(
         raise ConfigError(
             f"the denoiser gives {given} channels (out_channels), the latents have "
             f"{latent_channels}"
+        )
+
+
+def _check_contract(conditioner: nn.Module) -> None:
+    """Refuse a class of a user's own that lacks what every conditioner has."""
+    names = ("key", "route", "drop_prob", "frozen", "needs_autoencoder", "check")
+    lacking = [name for name in names if not hasattr(conditioner, name)]
+    if lacking:
+        raise ConfigError(
+            f"{type(conditioner).__name__} is no conditioner, it has no {', '.join(lacking)}: "
+            "derive its class from ldm.conditioners.Conditioner"
         )
 
 

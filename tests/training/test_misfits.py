@@ -18,6 +18,11 @@ from tests.training import tiny
 
 MISFITS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no conditioner": ("class2img", {"model.params.conditioners": []}, "context_dim=4"),
+    "no contract": (
+        "class2img",
+        {"model.params.conditioners": [{"target": "torch.nn.Identity"}]},
+        "Identity is no conditioner, it has no key, .*ldm.conditioners.Conditioner",
+    ),
     "bfloat16": ("class2img", {"trainer.precision": "bf16-true"}, "bf16-mixed"),
     "half": ("class2img", {"trainer.precision": "16-true"}, "bf16-mixed"),
     "part of one batch": ("class2img", {"trainer.limit_val_batches": 0.1}, "limit_val_batches"),
