@@ -1,4 +1,4 @@
-"""The one training process that writes and speaks, and how several fail together."""
+"""The one training process that writes and speaks, and how several meet and fail together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import contextlib
 import os
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
-from ldm.training.lightning_internals import take_children
+from ldm.distributed import meeting_point, stay_on_this_computer
+from ldm.training.lightning_internals import starts_processes, take_children
 
 _PATIENCE = 3.0
 """Seconds in which the main process reports what all processes met, and ends."""
@@ -76,3 +79,11 @@ def end_others(trainer: Any, may_speak: bool) -> None:
             child.wait(max(0.0, until - time.monotonic()))
         child.kill()
         child.wait()
+
+
+def place_to_meet(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Where the processes of a run meet; on one computer no other one can come."""
+    stay_on_this_computer()
+    alone = trainer.num_nodes == 1 and "MASTER_ADDR" not in os.environ
+    here = alone and starts_processes(trainer)
+    return meeting_point() if here else contextlib.nullcontext()

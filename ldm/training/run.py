@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.config import instantiate, save_config
 from ldm.config.paths import one_line
-from ldm.distributed import lost_another, meeting_point, stay_on_this_computer
+from ldm.distributed import lost_another
 from ldm.errors import ConfigError, TrainingError, UserError, exhausted
 from ldm.experiment import check_parts, check_seed
 from ldm.files import reason, shown
@@ -35,8 +34,8 @@ from ldm.training.checks import (
     check_optimizers,
     check_split,
 )
-from ldm.training.launch import end_others, is_main_process
-from ldm.training.lightning_internals import starts_processes, take_children
+from ldm.training.launch import end_others, is_main_process, place_to_meet
+from ldm.training.lightning_internals import take_children
 from ldm.training.resume import (
     Resumed,
     changes,
@@ -170,17 +169,9 @@ def _train(
             begun = resumed is not None
             why = folder.trouble(error, begun) or f"the run cannot begin: {reason(error)}"
             raise TrainingError(why) from error
-    with signals, _place_to_meet(trainer):
+    with signals, place_to_meet(trainer):
         chosen = folder.last if resumed is None else resumed.path
         _fit(trainer, task, data, folder, chosen if resume else None, signals)
-
-
-def _place_to_meet(trainer: pl.Trainer) -> AbstractContextManager[None]:
-    """Where the processes of a run meet; on one computer no other one can come."""
-    stay_on_this_computer()
-    alone = trainer.num_nodes == 1 and "MASTER_ADDR" not in os.environ
-    here = alone and starts_processes(trainer)
-    return meeting_point() if here else contextlib.nullcontext()
 
 
 def _silent(_: str) -> None:
