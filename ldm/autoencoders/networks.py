@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import MOST_LAYERS, check_count
-from ldm.layers.basics import GROUPS, group_norm
+from ldm.layers.basics import GROUPS, check_levels, group_norm
 from ldm.layers.convolution import (
     Conv3x3,
     DownsampleRightBottom,
@@ -117,11 +116,9 @@ class Architecture:
     def __post_init__(self) -> None:
         if not self.channel_mult:
             raise ValueError("channel_mult needs at least one level")
-        for name in ("in_channels", "channels", "z_channels", "resolution"):
-            check_count(name, getattr(self, name))
-        for k, factor in enumerate(self.channel_mult):
-            check_count(f"channel_mult[{k}]", factor)
-        check_count("num_res_blocks", self.num_res_blocks, 0, MOST_LAYERS)
+        names = ("in_channels", "channels", "z_channels", "resolution")
+        counts = {name: getattr(self, name) for name in names}
+        check_levels(self.channel_mult, self.num_res_blocks, **counts)
 
     @property
     def downsampling_factor(self) -> int:

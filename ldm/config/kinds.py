@@ -21,6 +21,8 @@ _PLAIN = {
     "bool": "true or false",
     "str": "text",
     "Path": "text",
+    "PurePath": "text",
+    "PosixPath": "text",
     "PathLike": "text",
     "_PATH": "text",
     "None": "null",
@@ -32,6 +34,7 @@ _PLAIN = {
     "Iterable": "list",
     "Collection": "list",
     "set": "list",
+    "Set": "list",
     "frozenset": "list",
     "tuple": "list",
     "Tuple": "list",
@@ -71,7 +74,7 @@ class Kind:
     label: str = ""
 
 
-ANY = (Kind("any"),)
+ANY: tuple[Kind, ...] = (Kind("any"),)
 
 
 def kinds_of(name: str, key: str) -> tuple[Kind, ...]:
@@ -205,7 +208,7 @@ def misfit(value: Any, kinds: Sequence[Kind]) -> str | None:
     names = {kind.name for kind in kinds}
     if isinstance(value, (bool, int, float)) and "text" in names and value == value:
         hint = "; put it in quotes"
-    return f"expected {_said(kinds)}, got {_shown(value)}{hint}"
+    return f"expected {said(kinds)}, got {_shown(value)}{hint}"
 
 
 def _meant(value: Any, kind: Kind) -> bool:
@@ -269,8 +272,8 @@ _SCALARS: Mapping[str, Any] = {
 }
 
 
-def _said(kinds: Sequence[Kind]) -> str:
-    """``a number or null``."""
+def said(kinds: Sequence[Kind]) -> str:
+    """Kinds in words, such as ``a number or null``."""
     words: list[str] = []
     for kind in kinds:
         if kind.name == "choice":

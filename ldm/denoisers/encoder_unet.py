@@ -14,9 +14,15 @@ from ldm.denoisers.unet import (
     continue_to_multiple,
     downsampling_half,
 )
-from ldm.errors import MOST_LAYERS, check_count
 from ldm.layers.attention import AttentionPool
-from ldm.layers.basics import GROUPS, group_norm, of_arguments, timestep_embedding, zeroed
+from ldm.layers.basics import (
+    GROUPS,
+    check_levels,
+    group_norm,
+    of_arguments,
+    timestep_embedding,
+    zeroed,
+)
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 _HIDDEN = 2048
@@ -67,11 +73,13 @@ class EncoderUNet(nn.Module):
         super().__init__()
         if not channel_mult or channel_mult[0] != 1:
             raise ValueError(f"channel_mult must start with 1, got {list(channel_mult)}")
-        for name in ("in_channels", "out_channels", "model_channels"):
-            check_count(name, locals()[name])
-        for k, factor in enumerate(channel_mult):
-            check_count(f"channel_mult[{k}]", factor)
-        check_count("num_res_blocks", num_res_blocks, 0, MOST_LAYERS)
+        check_levels(
+            channel_mult,
+            num_res_blocks,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            model_channels=model_channels,
+        )
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}: choose one of {', '.join(POOLS)}")
         if num_heads == UNSET and num_head_channels == UNSET:

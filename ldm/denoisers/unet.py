@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from ldm.errors import MOST_LAYERS, check_count
 from ldm.layers.attention import AttentionBlock, SpatialTransformer
-from ldm.layers.basics import GROUPS, group_norm, of_arguments, timestep_embedding, zeroed
+from ldm.layers.basics import (
+    GROUPS,
+    check_levels,
+    group_norm,
+    of_arguments,
+    timestep_embedding,
+    zeroed,
+)
 from ldm.layers.convolution import Downsample, Upsample
 from ldm.layers.resblock import ResBlock
 
@@ -216,11 +223,13 @@ class UNet(nn.Module):
         super().__init__()
         if not channel_mult or channel_mult[0] != 1:
             raise ValueError(f"channel_mult must start with 1, got {list(channel_mult)}")
-        for name in ("in_channels", "out_channels", "model_channels"):
-            check_count(name, locals()[name])
-        for k, factor in enumerate(channel_mult):
-            check_count(f"channel_mult[{k}]", factor)
-        check_count("num_res_blocks", num_res_blocks, 0, MOST_LAYERS)
+        check_levels(
+            channel_mult,
+            num_res_blocks,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            model_channels=model_channels,
+        )
         check_count("transformer_depth", transformer_depth, 0, MOST_LAYERS)
         if context_dim is not None and not use_spatial_transformer:
             raise ValueError(f"context_dim={context_dim} needs use_spatial_transformer=True")

@@ -7,7 +7,7 @@ activation checkpointing (recomputing in the backward pass instead of storing).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -16,8 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.errors import MOST_LAYERS, check_count
+
 GROUPS = 32
 """Groups of every published network."""
+
+
+def check_levels(channel_mult: Sequence[int], num_res_blocks: int, **counts: int) -> None:
+    """Refuse sizes with which a network of several resolutions cannot be made.
+
+    Args:
+        channel_mult: factor of the width at each resolution.
+        num_res_blocks: residual blocks at each.
+        **counts: other sizes by name, each at least 1.
+
+    Raises:
+        ConfigError: it names the size.
+    """
+    factors = {f"channel_mult[{k}]": factor for k, factor in enumerate(channel_mult)}
+    for name, count in {**counts, **factors}.items():
+        check_count(name, count)
+    check_count("num_res_blocks", num_res_blocks, 0, MOST_LAYERS)
 
 
 class GroupNorm(nn.GroupNorm):

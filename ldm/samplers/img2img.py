@@ -23,7 +23,7 @@ def first_update(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> 
     updates = len(sampler.times(schedule))
     if strength == 1:
         return 0
-    return max(1, updates - max(1, int(strength * updates))) if updates > 1 else 0
+    return updates - max(1, min(int(strength * updates), updates - 1))
 
 
 def noised(

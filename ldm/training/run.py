@@ -301,7 +301,7 @@ def _stopped(
 
 def _end_at_once(trainer: pl.Trainer, folder: RunFolder, main: bool, why: str) -> None:
     """What there is time for before the process ends without coming back."""
-    if main:
+    if main:  # by a thread that must not wait for a lock of logging, which the stuck one may hold
         print(
             f"{folder.path}: {why}; what was done since the last checkpoint is lost; continue with "
             f"--resume {folder.path}",

@@ -16,17 +16,20 @@ NFC, NFD = (unicodedata.normalize(form, "Café à Zürich 가") for form in ("NF
 BYTES = os.fsdecode(b"caf\xe9")
 
 
-@pytest.mark.parametrize("name", ["0", NFC, NFD, BYTES, "photo.2021.3", "a b", "-", "naïve\u2028x"])
-@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC"])
+SPELLED = [
+    (name, unicodedata.normalize(form, name))
+    for name in ("0", NFC, NFD, BYTES, "photo.2021.3", "a b", "-", "naïve\u2028x")
+    for form in ("NFC", "NFD")
+]
+
+
+@pytest.mark.parametrize(("name", "spelled"), SPELLED)
 @pytest.mark.parametrize(
     ("here", "there"), [(".txt", ".TXT"), ("_mask.png", "_mask.PNG"), ("", "")]
 )
 def test_spelling_and_case_of_the_ending_do_not_matter(
-    name: str, form: str, here: str, there: str
+    name: str, spelled: str, here: str, there: str
 ) -> None:
-    spelled = unicodedata.normalize(form, name)
-    if unicodedata.normalize("NFC", spelled) != unicodedata.normalize("NFC", name):
-        pytest.skip("another name")
     names = Names([f"x/{spelled}{there}", "other.txt"], "here")
     assert names.find(f"x/{name}{here}", here) == f"x/{spelled}{there}"
     assert names.match([(f"x/{name}", here)]) == {f"x/{name}{here}": f"x/{spelled}{there}"}

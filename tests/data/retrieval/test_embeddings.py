@@ -128,13 +128,19 @@ def test_damaged_embeddings_are_void_and_made_anew(
         assert path.read_bytes() == content
 
 
+def interrupted(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of embeddings of a call that was stopped, with the parts that it left."""
+    monkeypatch.setattr(folder_embedding, "BATCHES_PER_PART", 1)
+    file = folder / "e.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        embed_into(file, photos, embedder(Counting(stop_after=6)))
+    return file
+
+
 def test_a_damaged_part_is_embedded_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_embedding, "BATCHES_PER_PART", 1)
-    file = tmp_path / "e.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        embed_into(file, photos, embedder(Counting(stop_after=6)))
+    file = interrupted(photos, tmp_path, monkeypatch)
     part = file.with_name("e.safetensors.parts") / "000001.safetensors"
     part.write_bytes(part.read_bytes()[:-1])
     rest = Counting()
@@ -211,10 +217,7 @@ def test_a_folder_is_found_from_its_embeddings(
 def test_parts_of_another_folder_are_not_taken_over(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_embedding, "BATCHES_PER_PART", 1)
-    file = tmp_path / "e.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        embed_into(file, photos, embedder(Counting(stop_after=6)))
+    file = interrupted(photos, tmp_path, monkeypatch)
     (tmp_path / "others").mkdir()
     for picture_file in photos.iterdir():  # same names and sizes
         (tmp_path / "others" / picture_file.name).write_bytes(picture_file.read_bytes())
