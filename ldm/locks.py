@@ -77,7 +77,7 @@ def run_lock(file: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, first: bool) -> Iterator[None]:
+def sole_writer(folder: Path, first: bool, called: Path | None = None) -> Iterator[None]:
     """Refuse a second call that writes the same folder; it leaves no trace in there.
 
     Files of writers that were killed half way are removed. Two calls that write one *file* (a
@@ -86,6 +86,7 @@ def sole_writer(folder: Path, first: bool) -> Iterator[None]:
     Args:
         folder: where to write; it is made.
         first: whether this is the first process of the call, which speaks for the others.
+        called: what the user knows of, if ``folder`` stands in for it.
 
     Raises:
         UserError: another process is writing there, or nothing can be written there.
@@ -99,7 +100,7 @@ def sole_writer(folder: Path, first: bool) -> Iterator[None]:
     if _is_own(file):
         yield
         return
-    with _claimed(file, UserError) as (descriptor, _):
+    with _claimed(file, UserError, called) as (descriptor, _):
         try:
             _introduce(descriptor)
             _refuse_writers_of_old(folder)
@@ -131,7 +132,9 @@ def _refuse_writers_of_old(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(file: Path, error: type[UserError]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _claimed(
+    file: Path, error: type[UserError], called: Path | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Make a folder, open its lock file and hold the lock, as one step that may begin anew.
 
     At the end the folders that were made are removed where they are empty.
@@ -154,7 +157,7 @@ def _claimed(file: Path, error: type[UserError]) -> Iterator[tuple[int, dict[str
             _remove(made)
             raise error(message) from cause
         try:
-            if not _take(file, descriptor, error):
+            if not _take(file, descriptor, error, called):
                 continue
             _own[descriptor] = os.getpid(), os.fstat(descriptor), os.path.abspath(file)
             yield descriptor, _holder(descriptor)
@@ -201,7 +204,7 @@ def _open(file: Path, how: int) -> int:
     return descriptor
 
 
-def _take(file: Path, descriptor: int, error: type[UserError]) -> bool:
+def _take(file: Path, descriptor: int, error: type[UserError], called: Path | None) -> bool:
     """Take the lock; False if the file lost its name before that, and the lock its meaning.
 
     Raises:
@@ -212,7 +215,7 @@ def _take(file: Path, descriptor: int, error: type[UserError]) -> bool:
         holder = _holder(descriptor)
         # for a moment it is one that was killed, and has a successor
         if (holder and holder == before) or time.monotonic() >= until:
-            raise _refusal(file, holder, error)
+            raise _refusal(file, holder, error, called)
         before = holder
         time.sleep(0.05)
     return _named(file, descriptor)
@@ -259,8 +262,10 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _refusal(file: Path, holder: dict[str, Any], error: type[UserError]) -> UserError:
-    folder = shown(file.parent)
+def _refusal(
+    file: Path, holder: dict[str, Any], error: type[UserError], called: Path | None
+) -> UserError:
+    folder = shown(called or file.parent)
     if file.name == WRITING:
         return error(
             f"{folder} is being written by {_words(holder)}: let it finish, or write elsewhere"

@@ -318,7 +318,7 @@ def test_of_two_calls_one_writes(script: Script, run_ae: Path, tmp_path: Path) -
         other.stdout.readline()
         failed = script("convert.py", run_ae, "--to", "native", "--out", out)
         assert failed.code == 2
-        assert "is being written by process" in failed.err
+        assert f"{tmp_path / 'out'} is being written by process" in failed.err
         assert not out.exists()
         other.kill()
     script("convert.py", run_ae, "--to", "native", "--out", out)

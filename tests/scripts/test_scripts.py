@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ldm.programs.training.train import _summary
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
 from tests.scripts.conftest import Outcome
@@ -57,6 +58,18 @@ def test_train_starts_and_resumes(script: Script, tmp_path: Path) -> None:
     outcome = script("train.py", "--resume", run, "trainer.max_steps=2")
     assert outcome.code == 0
     assert json.loads((run / "status.json").read_text())["step"] == 2
+
+
+def test_train_names_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of a few steps has no curves."""
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    folder.config.write_text("")
+    for drawn in (False, True):
+        if drawn:
+            folder.curves.write_bytes(b"")
+        _summary(folder)
+        assert ("curves.png" in capsys.readouterr().out) is drawn
 
 
 def test_dry_run_counts_parameters_and_writes_nothing(script: Script, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def _beside(out: Path) -> Iterator[Path]:
     What a call that was killed left there is removed, and its earlier ``out`` gets its name back.
     """
     place = out.with_name(os.fsdecode(os.fsencode(f".{out.name}")[:_LONGEST]) + TEMPORARY)
-    with sole_writer(place, first=True):
+    with sole_writer(place, True, called=out):
         _clear(place, out)
         try:
             yield place / _NEW

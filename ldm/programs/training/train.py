@@ -81,4 +81,6 @@ def _summary(folder: RunFolder) -> None:
     status = folder.status()
     state, step = status.get("state", "unknown"), status.get("step", "unknown")
     say(f"{folder.path}: {state} at step {step} after {status.get('seconds', 0):.0f} s")
-    say(f"  checkpoints {folder.last.parent}   curves {folder.curves}   config {folder.config}")
+    places = {"checkpoints": folder.last.parent, "curves": folder.curves, "config": folder.config}
+    there = [f"{what} {place}" for what, place in places.items() if place.exists()]
+    say(f"  {'   '.join(there)}")  # a run of a few steps has no curves yet
