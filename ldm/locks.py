@@ -59,21 +59,27 @@ def run_lock(file: Path, say: Callable[[str], None]) -> Iterator[None]:
     if _is_own(file):
         yield
         return
-    with _claimed(file, TrainingError) as (descriptor, before):
+    with _claimed(file, TrainingError, _leave_run) as (descriptor, before):
         host = before.get("host")
         if isinstance(host, str) and host != socket.gethostname():
             say(
                 f"note: {shown(folder)} was last trained by {_words(before)}, which did not end by "
                 "itself: if it still runs there, stop this one now"
             )
-        try:
-            _introduce(descriptor)
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # a full disk must not hide the reason of the end
-                os.ftruncate(descriptor, 0)
-                if os.listdir(folder) == [file.name] and _named(file, descriptor):
-                    file.unlink()
+        _introduce(descriptor)
+        yield
+
+
+def _leave_run(file: Path, descriptor: int) -> None:
+    """Keep the lock file, empty, unless the folder holds nothing else."""
+    os.ftruncate(descriptor, 0)
+    if os.listdir(file.parent) == [file.name]:
+        _leave_folder(file, descriptor)
+
+
+def _leave_folder(file: Path, descriptor: int) -> None:
+    if _named(file, descriptor):
+        file.unlink()
 
 
 @contextlib.contextmanager
@@ -100,16 +106,11 @@ def sole_writer(folder: Path, first: bool, called: Path | None = None) -> Iterat
     if _is_own(file):
         yield
         return
-    with _claimed(file, UserError, called) as (descriptor, _):
-        try:
-            _introduce(descriptor)
-            _refuse_writers_of_old(folder)
-            remove_leftovers(folder)
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                if _named(file, descriptor):
-                    file.unlink()
+    with _claimed(file, UserError, _leave_folder, called) as (descriptor, _):
+        _introduce(descriptor)
+        _refuse_writers_of_old(folder)
+        remove_leftovers(folder)
+        yield
 
 
 def _refuse_writers_of_old(folder: Path) -> None:
@@ -133,11 +134,15 @@ def _refuse_writers_of_old(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _claimed(
-    file: Path, error: type[UserError], called: Path | None = None
+    file: Path,
+    error: type[UserError],
+    leave: Callable[[Path, int], None],
+    called: Path | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Make a folder, open its lock file and hold the lock, as one step that may begin anew.
 
-    At the end the folders that were made are removed where they are empty.
+    At the end ``leave`` tidies the lock, and the folders that were made are removed where they are
+    empty, also those made by processes that were refused meanwhile.
 
     Yields:
         The descriptor, and who held the lock before and did not end by itself.
@@ -149,7 +154,7 @@ def _claimed(
     for _ in range(_TRIES):
         try:
             made[:0] = _make_folders(file.parent)
-            descriptor = _open(file, os.O_RDWR | os.O_CREAT)
+            descriptor = _open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as cause:
             if isinstance(cause, FileNotFoundError) and not file.is_symlink():
                 continue  # one that gave up has just removed the folder
@@ -157,10 +162,15 @@ def _claimed(
             _remove(made)
             raise error(message) from cause
         try:
-            if not _take(file, descriptor, error, called):
+            if not _take(file, descriptor, made, error, called):
                 continue
             _own[descriptor] = os.getpid(), os.fstat(descriptor), os.path.abspath(file)
-            yield descriptor, _holder(descriptor)
+            try:
+                yield descriptor, _holder(descriptor)
+            finally:
+                made = max(made, _bequeathed(file, descriptor), key=len)
+                with contextlib.suppress(OSError):  # a full disk must not hide the reason
+                    leave(file, descriptor)
             return
         finally:
             _own.pop(descriptor, None)
@@ -204,7 +214,31 @@ def _open(file: Path, how: int) -> int:
     return descriptor
 
 
-def _take(file: Path, descriptor: int, error: type[UserError], called: Path | None) -> bool:
+def _bequeath(file: Path, descriptor: int, made: list[Path]) -> None:
+    """Leave folders that were made here, and are not empty, to the holder of the lock.
+
+    It is said in white space behind the holder's introduction: how many folders above the file.
+    """
+    if made:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"\n" + b" " * (file.parents.index(made[-1]) + 1))
+
+
+def _bequeathed(file: Path, descriptor: int) -> list[Path]:
+    """The folders that others made and left to this process, the innermost first."""
+    with contextlib.suppress(OSError):
+        lines = os.pread(descriptor, _MOST_BYTES, 0).split(b"\n")[1:]
+        return list(file.parents)[: max(map(len, lines), default=0)]
+    return []
+
+
+def _take(
+    file: Path,
+    descriptor: int,
+    made: list[Path],
+    error: type[UserError],
+    called: Path | None,
+) -> bool:
     """Take the lock; False if the file lost its name before that, and the lock its meaning.
 
     Raises:
@@ -215,6 +249,7 @@ def _take(file: Path, descriptor: int, error: type[UserError], called: Path | No
         holder = _holder(descriptor)
         # for a moment it is one that was killed, and has a successor
         if (holder and holder == before) or time.monotonic() >= until:
+            _bequeath(file, descriptor, made)
             raise _refusal(file, holder, error, called)
         before = holder
         time.sleep(0.05)
