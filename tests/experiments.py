@@ -14,9 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
+from ldm.conditioners.tokenizers import vocabulary_of
 from ldm.config import instantiate, load_config, save_config
 from ldm.data.listing import list_folder
 from ldm.data.retrieval.embeddings import EmbeddingStore, file_sizes
+from ldm.data.shards.packing import Picture, pack
+from ldm.files import write_text
 from ldm.load.model import inline_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +113,10 @@ def make_world(root: Path) -> None:
     (root / "arrays").mkdir()
     for i in range(2):
         np.save(root / "arrays" / f"{i}.npy", noise.integers(0, 9, (40, 48, 12)))
+    photo = (root / "photos" / "cat" / "0.jpg").read_bytes
+    pictures = [Picture(f"{k}", "jpg", photo, ("a",), f"{k // 2}", f"{k % 2}") for k in range(30)]
+    pack(pictures, root / "emoji", 0.2)
+    write_text(root / "emoji" / "vocab.txt", "".join(f"{word}\n" for word in vocabulary_of(["a"])))
 
 
 def outside(path: Path, world: Path) -> list[str]:
@@ -117,7 +124,8 @@ def outside(path: Path, world: Path) -> list[str]:
     config = _on_random_data(path)
     overrides = []
     if OmegaConf.is_missing(config, "data_root") or config.get("data_root") is not None:
-        overrides.append(f"data_root={world / 'photos'}")
+        root = "emoji" if path.parent.name == "emoji" else "photos"
+        overrides.append(f"data_root={world / root}")
     if OmegaConf.is_missing(config, "picture"):
         overrides.append(f"picture={world / 'shape.png'}")
     if "num_classes" in set(config) and not random_data(path):

@@ -63,6 +63,7 @@ FAMILIES = {
         "show_data": "what a config would train on, as a picture",
         "build_index": "embeddings of a folder and an index over them, for retrieval",
         "write_scenes": "synthetic scenes as files, in every format of the data recipes",
+        "pack_pictures": "captioned pictures (emoji, a folder) as shards, some held out",
     },
 }
 """Programs by what they are about, each with a line of help."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import html
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -98,6 +98,26 @@ class BertTokenizer:
         if self._word_pieces is None:
             self._word_pieces = _word_pieces(_from_hub(self.vocab))
         return self._word_pieces
+
+
+def vocabulary_of(texts: Iterable[str]) -> list[str]:
+    """A vocabulary for ``BertTokenizer``, a piece per line: its special pieces, then all words.
+
+    Words are divided and spelled as BERT reads them: small letters without accents.
+
+    Args:
+        texts: whose words it is to know.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    normalizer, divide = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words = {
+        word
+        for text in texts
+        for word, _ in divide.pre_tokenize_str(normalizer.normalize_str(text))
+    }
+    return [*SPECIAL_PIECES, "[MASK]", *sorted(words)]
 
 
 def _remembered(memory: dict[str, Tensor], text: str, encode: Callable[[str], Tensor]) -> Tensor:

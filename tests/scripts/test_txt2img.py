@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ldm.config import load_config, save_config
 from tests.scripts.small_runs import small_run
 
 FAST = ("--steps", "3", "--per-prompt", "2", "--guidance", "3")
@@ -60,6 +63,7 @@ def test_a_prompt_that_is_too_long(script, text: Path, tmp_path: Path) -> None: 
         (("--prompt", "x", "--negative-prompt", "y"), "--negative-prompt has no effect without"),
         (("--prompt", "x", "--per-prompt", "0"), "--per-prompt 0: must be at least 1"),
         (("--validation-captions", "0"), "--validation-captions 0"),
+        (("--train-captions", "0"), "--train-captions 0: must be at least 1"),
         (("--prompts", "{self}"), "not a text file"),
     ],
 )
@@ -71,3 +75,41 @@ def test_bad_input(script, text: Path, tmp_path: Path, options, message: str) ->
     assert outcome.code == 2
     assert message in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def of_captions(text: Path, tmp_path: Path) -> Path:
+    """The same model, with six pictures of two classes as its data."""
+    for k in range(6):
+        file = tmp_path / "photos" / ("ab"[k % 2]) / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file)
+        file.with_suffix(".txt").write_text(f"a red {k}")
+    config = load_config(text / "config.yaml")
+    params = {"root": str(tmp_path / "photos"), "size": 8, "split": "all"}
+    node = {"target": "ldm.data.ImageFolder", "params": params}
+    config.data = {"params": {"train": node, "validation": node}}
+    save_config(config, tmp_path / "run" / "config.yaml")
+    shutil.copy(text / "model.safetensors", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [("validation", [0, 2, 4]), ("train", [0, 4, 3])],
+)
+def test_captions_of_the_data_with_their_classes(  # type: ignore[no-untyped-def]
+    script, of_captions: Path, tmp_path: Path, split: str, numbers: list[int]
+) -> None:
+    options = ("--steps", "2", "--per-prompt", "1", f"--{split}-captions", "3")
+    outcome = script("txt2img.py", of_captions, *options, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    assert [entry["prompt"] for entry in samples] == [f"a red {k}" for k in numbers]
+    assert [entry["label"] for entry in samples] == [k % 2 for k in numbers]
+
+
+def test_more_captions_than_there_are(script, of_captions: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = script("txt2img.py", of_captions, "--train-captions", 7, "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert "--train-captions 7: the train set has 6 images" in outcome.err

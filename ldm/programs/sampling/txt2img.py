@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -20,9 +21,13 @@ def run(options: argparse.Namespace) -> None:
     session = SamplingSession.load(options)
     text = text_condition(session)
     negative = options.negative_prompt
-    prompts = options.prompt + _validation_captions(session, options.validation_captions)
-    warn_of_cuts(session, text.tokenizer, [*prompts, *([] if negative is None else [negative])])
-    requests = [prompt for prompt in prompts for _ in range(options.per_prompt)]
+    wanted: list[dict[str, Any]] = [{"prompt": prompt} for prompt in options.prompt]
+    wanted += _of_data(session, "validation", options.validation_captions)
+    wanted += _of_data(session, "train", options.train_captions)
+    told = [entry["prompt"] for entry in wanted] + ([] if negative is None else [negative])
+    warn_of_cuts(session, text.tokenizer, told)
+    entries = [entry for entry in wanted for _ in range(options.per_prompt)]
+    requests = [entry["prompt"] for entry in entries]
 
     def make(indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
         batch = {text.key: text.tokenizer([requests[k] for k in indices])}
@@ -34,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     generate(
         session,
         make,
-        [{"prompt": prompt} for prompt in requests],
+        entries,
         columns=options.per_prompt,
         settings={"negative_prompt": negative},
     )
@@ -54,15 +59,27 @@ def away_from(
     return wrap
 
 
-def _validation_captions(session: SamplingSession, count: int | None) -> list[str]:
+def _of_data(session: SamplingSession, split: str, count: int | None) -> list[dict[str, Any]]:
+    """Captions of a data set of the run, and their classes where it has some.
+
+    Those of training are spread evenly over the set, which may be sorted.
+    """
     if count is None:
         return []
-    where = "data.params.validation"
+    option = f"--{split}-captions"
     if "data" not in session.config:
-        raise UserError(f"--validation-captions: {session.options.source} has no data of its own")
-    data = instantiate(session.config.data.params.validation, where)
-    if not 0 < count <= len(data):
-        raise UserError(f"--validation-captions {count}: the validation set has {len(data)} images")
+        raise UserError(f"{option}: {session.options.source} has no data of its own")
+    data = instantiate(session.config.data.params[split], f"data.params.{split}")
+    if not hasattr(data, "__getitem__"):
+        raise UserError(f"{option}: the {split} set of this run is a stream, without numbers")
+    if count > len(data):
+        raise UserError(f"{option} {count}: the {split} set has {len(data)} images")
     if "caption" not in data[0]:
-        raise UserError("--validation-captions: the validation images of this run have no captions")
-    return [data[k]["caption"] for k in range(count)]
+        raise UserError(f"{option}: the {split} images of this run have no captions")
+    step = len(data) / count if split == "train" else 1
+    return [_entry(data[int(k * step)]) for k in range(count)]
+
+
+def _entry(item: Mapping[str, Any]) -> dict[str, Any]:
+    label = item.get("class_label")
+    return {"prompt": item["caption"]} | ({} if label is None else {"label": int(label)})

@@ -30,14 +30,13 @@ from ldm.errors import UserError
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the program; ``prompt`` are all prompts, those of the file too."""
     options = parse_sampling(_parser(), arguments)
-    check_at_least(options, 1, "per_prompt")
+    check_at_least(options, 1, "per_prompt", "validation_captions", "train_captions")
     if options.negative_prompt is not None and options.guidance == 1:
         raise UserError("--negative-prompt has no effect without --guidance above 1, e.g. 5")
     options.prompt = read_prompts(options)
-    count = options.validation_captions
-    if not options.prompt and count is None:
+    of_data = (options.validation_captions, options.train_captions)
+    if not options.prompt and of_data == (None, None):
         raise UserError('no prompts: give --prompt "...", --prompts FILE, --validation-captions N')
-    check_at_least(options, 1, "validation_captions")
     return options
 
 
@@ -48,7 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         "--validation-captions",
         type=int,
         metavar="N",
-        help="the captions of the first N images of the run's validation data",
+        help="the captions of the first N images of the run's validation data; samples.json keeps "
+        "their classes too",
+    )
+    parser.add_argument(
+        "--train-captions",
+        type=int,
+        metavar="N",
+        help="the same of N images that are spread evenly over the run's training data",
     )
     parser.add_argument("--per-prompt", type=int, default=4, help="images a prompt (default: 4)")
     parser.add_argument(
