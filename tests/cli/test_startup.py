@@ -94,6 +94,10 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     ],
     "build_index": [(["nowhere"], "nowhere: no such folder")],
     "write_scenes": [(["out", "--num", "1"], "--num 1 must be at least 2")],
+    "pack_pictures": [
+        (["nowhere", "--out", "x"], "nowhere: no such file or folder"),
+        ([".", "--out", "x", "--held-out", "0"], "--held-out 0.0: is a share"),
+    ],
     "txt2img": [(["nowhere", "--prompt", "x"], "nowhere: no such run folder")],
     "img2img": [(["nowhere", "."], "nowhere: no such run folder")],
     "superres": [(["nowhere", "."], "nowhere: no such run folder")],
