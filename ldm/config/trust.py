@@ -42,7 +42,7 @@ _PACKAGES = (
 _ONLY = {
     "training": (
         *("AutoencoderTask", "ClassifierTask", "FeatureTask", "LatentDiffusionTask", "DataModule"),
-        *("Constant", "CosineCycles", "LinearCycles", "WarmupCosine", "LRPerSample"),
+        *("Constant", "CosineCycles", "LinearCycles", "WarmupCosine", "LRPerSample", "Muon"),
         *("EMA", "EMACallback"),
     ),
     "evaluation": ("ClassFeatures", "FeatureNetwork", "SceneFeatures"),

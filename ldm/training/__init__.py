@@ -18,13 +18,17 @@
   ``CosineCycles``.
 - ``LRPerSample``: Makes optimisers whose learning rate is ``base_lr`` times the batch of an
   optimiser step.
+- ``Muon``: Muon for the matrices of a network, AdamW for its other parameters, with one learning
+  rate.
 - ``EMA``: Average of the trainable parameters of a module: shadow <- d shadow + (1 - d) weight.
 - ``EMACallback``: Keeps an exponential moving average of ``task.model`` and validates with it.
 """
 
 from ldm.training.callbacks.ema import EMA, EMACallback
 from ldm.training.data.module import DataModule
-from ldm.training.optim import Constant, CosineCycles, LinearCycles, LRPerSample, WarmupCosine
+from ldm.training.optim.making import LRPerSample
+from ldm.training.optim.muon import Muon
+from ldm.training.optim.schedules import Constant, CosineCycles, LinearCycles, WarmupCosine
 from ldm.training.run import open_run, train
 from ldm.training.run_folder import RunFolder
 from ldm.training.tasks.autoencoder import AutoencoderTask
@@ -44,6 +48,7 @@ __all__ = [
     "LRPerSample",
     "LatentDiffusionTask",
     "LinearCycles",
+    "Muon",
     "RunFolder",
     "WarmupCosine",
     "open_run",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm.errors import ConfigError
 from ldm.layers.compile import compile_networks
+from ldm.training.optim.muon import Muon
 
 _OTHERS = ("deepspeed", "model_parallel")
 
@@ -43,6 +44,8 @@ def check_sharding(strategy: str, task: Any, ema_decay: float | None, every_imag
         changes.append("ema_decay=null")
     if every_images and hasattr(task, "preview"):
         changes.append("every.images=0")
+    if isinstance(task.configure_optimizers()["optimizer"], Muon):
+        changes.append("torch.optim.AdamW in place of ldm.training.Muon")
     if not getattr(task.model, "has_scale_factor", True):
         changes.append("a number for scale_factor (a run with ddp measures it)")
     if changes:

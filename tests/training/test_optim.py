@@ -9,14 +9,8 @@ from omegaconf import OmegaConf
 
 from ldm.config import instantiate
 from ldm.errors import ConfigError
-from ldm.training.optim import (
-    Constant,
-    CosineCycles,
-    LinearCycles,
-    LRPerSample,
-    StepSchedule,
-    WarmupCosine,
-)
+from ldm.training.optim.making import LRPerSample, StepSchedule
+from ldm.training.optim.schedules import Constant, CosineCycles, LinearCycles, WarmupCosine
 from tests.parity import load_case
 
 CASE = load_case("lr_schedules")

@@ -22,7 +22,9 @@ from ldm.layers.rng import BatchGenerator
 from ldm.losses.adversarial import check_patches
 from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import FiniteGuard
-from ldm.training.optim import Constant, make_optimizer, make_schedule
+from ldm.training.optim.making import make_optimizer, make_schedule
+from ldm.training.optim.muon import mark_tables
+from ldm.training.optim.schedules import Constant
 from ldm.training.tasks.base import OptimizerFactory, Task, log_values, parameters_of, unscale
 
 
@@ -160,6 +162,7 @@ class AutoencoderTask(Task):
     def configure_optimizers(self) -> Any:
         """Two optimisers, each with the same learning-rate schedule."""
         judges = self.objective.discriminator.parameters()
+        mark_tables(self)
         optimizers = [
             make_optimizer(self._optimizer, self.learning()),
             make_optimizer(self._discriminator_optimizer, judges, "discriminator_optimizer"),

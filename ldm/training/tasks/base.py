@@ -17,7 +17,9 @@ from ldm.distributed import mean_over_processes
 from ldm.training.checks import check_clip
 from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import clip_gradients, gradient_norms
-from ldm.training.optim import Constant, make_optimizer, make_schedule
+from ldm.training.optim.making import make_optimizer, make_schedule
+from ldm.training.optim.muon import mark_tables
+from ldm.training.optim.schedules import Constant
 from ldm.training.strategy import whole_norm
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -58,6 +60,7 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimiser, and its learning-rate schedule."""
+        mark_tables(self.model)
         optimizer = make_optimizer(self._optimizer, self.learning())
         schedule = make_schedule(optimizer, self._lr_schedule)
         return {

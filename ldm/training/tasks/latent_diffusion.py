@@ -27,7 +27,7 @@ from ldm.training.data.order import Split
 from ldm.training.data.seeding import key
 from ldm.training.lightning_internals import loss_scaler
 from ldm.training.nan_guard import StepGuard, clip_gradients
-from ldm.training.optim import Constant
+from ldm.training.optim.schedules import Constant
 from ldm.training.tasks.base import OptimizerFactory, Task, log_values
 
 logger = logging.getLogger(__name__)
