@@ -31,6 +31,7 @@ import ldm
 from ldm.errors import UserError, exhausted, suggest
 from ldm.files import shown
 from ldm.orphans import end_children_with_their_parent
+from ldm.threads import considerate, set_threads
 
 FAMILIES = {
     "training": {
@@ -141,11 +142,13 @@ def check(name: str, options: argparse.Namespace) -> None:
 
 def run(name: str, options: argparse.Namespace) -> None:
     """Let a program do what its options say."""
+    set_threads()
     program = importlib.import_module(f"ldm.programs.{_family(name)}.{name}")
     if getattr(options, "most_pixels", None) is not None:
         importlib.import_module("ldm.data.image_io").allow_pixels(options.most_pixels)
     _quiet_libraries()  # once they are imported: Lightning sets its level then
-    program.run(options)
+    with considerate():
+        program.run(options)
 
 
 def main() -> NoReturn:
