@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Iterator, Mapping
@@ -305,3 +306,13 @@ def profile_options(value: Any) -> dict[str, int] | None:
                 f"profile.{key}: expected a number of steps from {lowest[key]}, got {number!r}"
             )
     return dict(value)
+
+
+def with_images(config: DictConfig) -> DictConfig:
+    """The config with the images in place of their cached latents, if it trained on those."""
+    config = copy.deepcopy(config)
+    for name, node in config.get("uncached", {}).items():
+        found = OmegaConf.select(config, f"data.params.{name}.target")
+        if str(found).endswith(".CachedLatents"):
+            config.data.params[name] = node
+    return config

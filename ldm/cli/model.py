@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ldm.cli.app import say
 from ldm.cli.options.configs import split_config
@@ -19,6 +18,7 @@ from ldm.diffusion.classifier import NoisyLatentClassifier
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.distributed import own_device
 from ldm.errors import UserError
+from ldm.experiment import with_images
 from ldm.files import file_sha256
 from ldm.layers.compile import compile_networks
 from ldm.load.model import Source, locate
@@ -57,16 +57,6 @@ def say_weights(source: Source, what: str = "weights") -> None:
     """
     if int(os.environ.get("RANK", "0")) == 0:
         say(f"{what}: {source.used()}")
-
-
-def with_images(config: DictConfig) -> DictConfig:
-    """The config with the images in place of their cached latents, if it trained on those."""
-    config = copy.deepcopy(config)
-    for name, node in config.get("uncached", {}).items():
-        found = OmegaConf.select(config, f"data.params.{name}.target")
-        if str(found).endswith(".CachedLatents"):
-            config.data.params[name] = node
-    return config
 
 
 def load_latent_diffusion(
