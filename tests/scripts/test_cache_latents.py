@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from ldm.cli.model import with_images
 from ldm.config import instantiate, load_config, save_config
 from ldm.data.folder import ImageFolder
 from ldm.data.latents.dataset import CachedLatents
+from ldm.evaluation.sources.dataset import open_dataset
+from ldm.experiment import with_images
 from ldm.visualization.curves import read_metrics
 from tests.experiments import CONFIGS, before, random_data, shrunk
 from tests.scripts.conftest import SCRIPTS, Outcome
@@ -239,6 +240,13 @@ def test_evaluations_of_a_run_see_its_images(world: Path, cache: Path) -> None:
     images.uncached = config.uncached
     images.data.params.train.params.flip = 0.0  # a run that has left the cache since then
     assert with_images(images).data.params.train.params.flip == 0.0
+
+
+def test_evaluate_compares_with_them(world: Path, cache: Path) -> None:
+    file = world / "cached.yaml"
+    save_config(load_config(world / "config.yaml", cache / "data.yaml"), file)
+    source = open_dataset(str(file))
+    assert len(next(source.batches(2)).images) == 2
 
 
 def test_a_first_stage_is_not_trained_on_latents(

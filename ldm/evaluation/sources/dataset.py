@@ -32,6 +32,7 @@ from ldm.evaluation.sources.base import (
     Unreadable,
     first_of,
 )
+from ldm.experiment import with_images
 from ldm.places import split_name
 
 ROUNDING = "float in [-1, 1] to uint8: (x + 1) * 127.5, to the nearest whole number"
@@ -183,7 +184,7 @@ def open_dataset(
         UserError: the file or the data set cannot be used.
     """
     file, split = split_name(where)
-    node = load_config(file, complete=False)
+    node = with_images(load_config(file, complete=False))
     if Path(file).name == RUN_CONFIG or lies_beside_weights(Path(file)):
         mark_foreign(node, Path(file), trust)
     dataset = data_split(node, split or SPLITS[0], where)
