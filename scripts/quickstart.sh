@@ -32,9 +32,9 @@ how="--steps 20 --guidance 3"
 children=()
 trap 'kill "${children[@]}" 2>/dev/null || true' EXIT
 
-# Seconds of the steps on a machine whose stage 1 begins with 72 images a second, and those that
+# Seconds of the steps on a machine whose stage 1 begins with 47 images a second, and those that
 # programs take to start.
-pace=72 work=(60 165 20) start=(10 15 20)
+pace=47 work=(65 195 25) start=(12 22 18)
 left() { # how long the parts from $1 on take, by the first steps of stage 1
     local part
     for part in 0 1 2; do
