@@ -26,7 +26,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         "$python" -m venv --clear .venv
     fi
     echo "Installing ldm and its dependencies, about 6 GB with PyTorch (several minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install --disable-pip-version-check \
         -e "$target" -c scripts/constraints.txt
     echo "$wanted" >"$stamp"
 fi
