@@ -15,9 +15,9 @@ if [ -z "$pictures" ] && [ ! -e $data/pictures.json ]; then
     pictures=$runs/$package
     if [ ! -e "$pictures" ] && ! command -v npm >/dev/null; then
         cat >&2 <<END
-error: $data holds no pictures, and there is no npm to fetch them. Save this file (74 MB)
-  https://registry.npmjs.org/emoji-datasource-google/-/$package
-and name it: bash scripts/quickstart.sh emoji THE_FILE
+error: $data holds no pictures, and there is no npm to fetch them. On a computer with npm
+  npm pack emoji-datasource-google@16.0.0
+writes $package (74 MB). Name it here: bash scripts/quickstart.sh emoji THE_FILE
 Any folder of pictures with captions will do as well: docs/emoji.md
 END
         exit 2
