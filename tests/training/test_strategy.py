@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -8,20 +10,30 @@ import torch
 from pytorch_lightning.strategies import FSDPStrategy
 
 from ldm.errors import ConfigError
+from ldm.training.optim.muon import Muon
 from ldm.training.strategy import check_sharding, whole_norm
 
-TASK = SimpleNamespace(
-    automatic_optimization=True, preview=None, model=SimpleNamespace(has_scale_factor=False)
-)
+
+def _task(scale_known: bool, optimizer: Callable[..., Any] = torch.optim.AdamW) -> Any:
+    weights = [torch.zeros(32, 32, requires_grad=True)]
+    return SimpleNamespace(
+        automatic_optimization=True,
+        preview=None,
+        model=SimpleNamespace(has_scale_factor=scale_known),
+        configure_optimizers=lambda: {"optimizer": optimizer(weights)},
+    )
+
+
+TASK = _task(False)
 
 
 def test_all_that_has_to_change_is_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"ema_decay=null, every.images=0, a number for scale"):
         check_sharding("fsdp_cpu_offload", TASK, 0.99, 500)
-    known = SimpleNamespace(
-        automatic_optimization=True, preview=None, model=SimpleNamespace(has_scale_factor=True)
-    )
-    check_sharding("fsdp", known, None, 0)
+    check_sharding("fsdp", _task(True), None, 0)
+    with pytest.raises(ConfigError, match=r"needs torch.optim.AdamW in place of ldm.training.Muon"):
+        check_sharding("fsdp", _task(True, Muon), None, 0)
+    check_sharding("ddp", _task(True, Muon), None, 0)
     check_sharding("ddp", TASK, 0.99, 500)
     with pytest.raises(ConfigError, match="two optimisers"):
         check_sharding("fsdp", SimpleNamespace(automatic_optimization=False), None, 0)
