@@ -154,16 +154,22 @@ class Muon(Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (N, r, c) with their singular values set to about 1 (0.7 to 1.2).
 
-    Five iterations of Newton and Schulz, in bfloat16 where a device multiplies that faster.
+    Five iterations of Newton and Schulz, x <- p(x x^T) x with p(s) = a + b s + c s^2. As x stays a
+    polynomial of the first x x^T times the first x, only small square matrices are iterated.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = matrices.float()
     if wide := x.shape[-2] > x.shape[-1]:
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    square, product = x @ x.mT, None
+    eye = torch.eye(len(square[0]), device=x.device)
+    for left in reversed(range(ITERATIONS)):
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c) + a * eye
+        product = factor if product is None else factor @ product
+        if left:
+            square = factor @ square @ factor
+    x = x if product is None else product @ x
     return x.mT if wide else x
 
 
