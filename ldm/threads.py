@@ -26,9 +26,14 @@ CROWDED = 0.25
 
 def cores() -> int:
     """Cores that this process may run on."""
+    return len(_numbers())
+
+
+def _numbers() -> set[int]:
+    """Their numbers, as the system counts cores."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def set_threads(quotas: Path = _QUOTAS) -> None:
@@ -56,6 +61,8 @@ def _share(quotas: Path) -> float | None:
 class Load:
     """Cores that other processes use, loader workers of this one included, between two looks.
 
+    Those count that this process may run on: what others do elsewhere is not in its way.
+
     Args:
         times: file in which Linux counts the time of all cores.
     """
@@ -64,24 +71,32 @@ class Load:
         self._times = times
         self._last = self._look()
 
-    def _look(self) -> tuple[float, float, float]:
+    def _look(self) -> tuple[int, float, float, float]:
+        names = {f"cpu{number}" for number in _numbers()}
         with self._times.open() as file:
-            user, nice, system, idle, iowait, irq, softirq = map(int, file.readline().split()[1:8])
+            rows = [line.split() for line in file if line.startswith("cpu")]
+        # A container may be shown other numbers than those of its cores; the first row is the sum.
+        rows = [row for row in rows if row[0] in names] or rows[1:]
+        times = (tuple(map(int, row[1:8])) for row in rows)
+        user, nice, system, idle, iowait, irq, softirq = map(sum, zip(*times, strict=True))
         busy = user + nice + system + irq + softirq
-        return float(busy), float(busy + idle + iowait), sum(os.times()[:2])
+        return len(rows), float(busy), float(busy + idle + iowait), sum(os.times()[:2])
 
-    def others(self, machine: int) -> float:
-        """Cores used since the last look, of a machine with so many.
+    def others(self) -> float:
+        """Cores used since the last look.
 
         Raises:
             OSError: the file cannot be read.
             ValueError: it has another form.
         """
         now = self._look()
-        busy, total, own = (b - a for a, b in zip(self._last, now, strict=True))
+        count = now[0]
+        busy, total, own = (b - a for a, b in zip(self._last[1:], now[1:], strict=True))
+        if count != self._last[0]:  # others were added or taken
+            total = 0.0
         self._last = now
         ticks = os.sysconf("SC_CLK_TCK")
-        return max(0.0, (busy - own * ticks) / total * machine) if total > 0 else 0.0
+        return max(0.0, (busy - own * ticks) / total * count) if total > 0 else 0.0
 
 
 class Patience:
@@ -93,21 +108,25 @@ class Patience:
     """
 
     def __init__(self) -> None:
-        self._end: threading.Event | None = None
+        self._end = threading.Event()
+        self._resting: threading.Thread | None = None
 
     @property
     def on(self) -> bool:
         """Whether they sleep."""
-        return self._end is not None
+        return self._resting is not None
 
     def set(self, on: bool) -> None:
         """Let them sleep, or spin."""
-        if on and self._end is None:
-            self._end = threading.Event()
-            threading.Thread(target=_rest, args=(self._end,), daemon=True).start()
-        elif not on and self._end is not None:
+        if on and self._resting is None:
+            self._end.clear()
+            thread = threading.Thread(target=_rest, args=(self._end,), daemon=True)
+            thread.start()
+            self._resting = thread
+        elif not on and self._resting is not None:
             self._end.set()
-            self._end = None
+            self._resting.join()  # a process that ends while a thread computes is aborted
+            self._resting = None
 
 
 def _rest(end: threading.Event) -> None:
@@ -141,7 +160,7 @@ def _watch(
     with contextlib.suppress(OSError, ValueError):  # a system that does not count the time so
         seen = load()
         while not end.wait(period):
-            patience.set(_crowded(seen.others(os.cpu_count() or 1)))
+            patience.set(_crowded(seen.others()))
     patience.set(False)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,50 @@ def test_without_quotas_nothing_changes(tmp_path: Path, monkeypatch: pytest.Monk
     assert "OMP_NUM_THREADS" not in threads.os.environ
 
 
-def test_the_load_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "stat"
+@pytest.fixture
+def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int], int], Path]:
+    """Writes hundredths of seconds that cores were busy, of so many; a second of ours passes."""
     own = iter([(0.0, 0.0), (1.0, 0.0)])
     monkeypatch.setattr(threads.os, "times", lambda: next(own))
     monkeypatch.setattr(threads.os, "sysconf", lambda _: 100)
-    file.write_text("cpu 1000 0 0 5000 0 0 0 0 0 0\n")
-    load = Load(file)
-    file.write_text("cpu 1150 100 50 5100 0 0 0 0 0 0\n")  # two cores, two seconds
-    assert load.others(2) == pytest.approx(1.0)  # 3 s were busy, 1 s of them own
+
+    def write(busy: list[int], of: int) -> Path:
+        rows = [("", sum(busy), of * len(busy)), *((k, n, of) for k, n in enumerate(busy))]
+        lines = [f"cpu{k} {n} 0 0 {whole - n} 0 0 0 0 0 0\n" for k, n, whole in rows]
+        (tmp_path / "stat").write_text("".join(lines) + "intr 7 0 0\n")
+        return tmp_path / "stat"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({0, 1}, 0.25),  # of two seconds: 1.5 s were busy, 1 s of them own
+        ({0, 1, 2, 3}, 2.25),  # others use the rest of the machine
+        ({8, 9}, 2.25),  # a container that is shown other numbers
+    ],
+)
+def test_the_load_of_others(
+    stat: Callable[[list[int], int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    numbers: set[int],
+    expected: float,
+) -> None:
+    monkeypatch.setattr(threads, "_numbers", lambda: numbers)
+    load = Load(stat([0, 0, 0, 0], 0))
+    stat([100, 50, 200, 200], 200)
+    assert load.others() == pytest.approx(expected)
+
+
+def test_a_file_without_cores_has_another_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("", "cpu 1 2 3\n", "cpu 1 0 0 1 0 0 0\ncpu0 1 0\n"):
+        (tmp_path / "stat").write_text(text)
+        monkeypatch.setattr(threads, "_numbers", lambda: {0})
+        with pytest.raises(ValueError):
+            Load(tmp_path / "stat")
 
 
 class Others(Load):
@@ -68,7 +104,7 @@ class Others(Load):
     def __init__(self) -> None:
         self.used = 0.0
 
-    def others(self, machine: int) -> float:
+    def others(self) -> float:
         return self.used
 
 
@@ -109,6 +145,20 @@ def test_a_system_that_counts_otherwise_is_left_alone(tmp_path: Path) -> None:
     with considerate(lambda: Load(tmp_path / "absent"), period=0.01) as patience:
         time.sleep(0.05)
         assert not patience.on
+
+
+def test_a_program_may_end_as_soon_as_its_threads_sleep() -> None:
+    code = (
+        "import torch, ldm.threads as t\n"
+        "class Crowded(t.Load):\n"
+        "    def __init__(self): pass\n"
+        "    def others(self): return 9.0\n"
+        "torch.set_num_threads(2)\n"
+        "t.cores = lambda: 1\n"
+        "with t.considerate(Crowded, period=0.01) as patience:\n"
+        "    while not patience.on: pass"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_needs_no_torch() -> None:
