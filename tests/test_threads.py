@@ -94,7 +94,7 @@ def test_a_file_without_cores_has_another_form(
     for text in ("", "cpu 1 2 3\n", "cpu 1 0 0 1 0 0 0\ncpu0 1 0\n"):
         (tmp_path / "stat").write_text(text)
         monkeypatch.setattr(threads, "_numbers", lambda: {0})
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"argument|unpack"):
             Load(tmp_path / "stat")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -44,7 +45,7 @@ def check_sharding(strategy: str, task: Any, ema_decay: float | None, every_imag
         changes.append("ema_decay=null")
     if every_images and hasattr(task, "preview"):
         changes.append("every.images=0")
-    if isinstance(task.configure_optimizers()["optimizer"], Muon):
+    if any(isinstance(optimizer, Muon) for optimizer in _optimizers(task.configure_optimizers())):
         changes.append("torch.optim.AdamW in place of ldm.training.Muon")
     if not getattr(task.model, "has_scale_factor", True):
         changes.append("a number for scale_factor (a run with ddp measures it)")
@@ -54,6 +55,17 @@ def check_sharding(strategy: str, task: Any, ema_decay: float | None, every_imag
             + ", ".join(changes)
             + ", or use ddp"
         )
+
+
+def _optimizers(made: Any) -> Iterator[Any]:
+    """Those in what a task gives to Lightning, in any of its forms."""
+    if isinstance(made, Mapping):
+        yield made.get("optimizer")
+    elif isinstance(made, (list, tuple)):
+        for part in made:
+            yield from _optimizers(part)
+    else:
+        yield made
 
 
 def whole_norm(strategy: Any, norms: Tensor) -> Tensor:

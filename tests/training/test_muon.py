@@ -122,6 +122,19 @@ def test_a_saved_state_goes_on_alike() -> None:
         assert torch.equal(a, b)
 
 
+def test_a_saved_state_goes_where_the_weights_are() -> None:
+    network = _network()
+    optimizer = Muon(network.parameters())
+    _with_gradients(network, 0)
+    optimizer.step()
+    moved = copy.deepcopy(network).to("meta")
+    mark_tables(moved)
+    elsewhere = Muon(moved.parameters())
+    elsewhere.load_state_dict(optimizer.state_dict())
+    states = elsewhere.state.values()
+    assert {value.device.type for state in states for value in state.values()} == {"meta"}
+
+
 def test_parameters_without_gradients_stay() -> None:
     network = _network()
     before = [p.detach().clone() for p in network.parameters()]
@@ -150,7 +163,14 @@ def test_groups_keep_their_own_options() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", -1), ("momentum", 1.5), ("weight_decay", "much"), ("betas", [0.9]), ("eps", -1)],
+    [
+        ("lr", -1),
+        ("momentum", 1),
+        ("weight_decay", "much"),
+        ("betas", [0.9]),
+        ("betas", [0.9, 1]),
+        ("eps", -1),
+    ],
 )
 def test_bad_numbers_are_refused(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=option):

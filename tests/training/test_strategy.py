@@ -41,6 +41,22 @@ def test_all_that_has_to_change_is_named_at_once() -> None:
         check_sharding("deepspeed_stage_2", TASK, None, 0)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [lambda one: one, lambda one: [one], lambda one: ([one], [{"scheduler": None}])],
+)
+def test_a_task_gives_its_optimisers_in_any_form_that_lightning_takes(
+    form: Callable[[Any], Any],
+) -> None:
+    task = _task(True)
+    weight = torch.zeros(32, 32, requires_grad=True)
+    task.configure_optimizers = lambda: form(torch.optim.AdamW([weight]))
+    check_sharding("fsdp", task, None, 0)
+    task.configure_optimizers = lambda: form(Muon([weight]))
+    with pytest.raises(ConfigError, match=r"AdamW in place of ldm.training.Muon"):
+        check_sharding("fsdp", task, None, 0)
+
+
 def test_the_norm_counts_gradients_of_all_processes_where_each_has_a_part() -> None:
     parts = torch.tensor([3.0, 4.0])
     assert whole_norm(Mock(), parts) == 5

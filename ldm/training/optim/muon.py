@@ -75,19 +75,20 @@ class Muon(Optimizer):
         eps: float = 1e-8,
     ) -> None:
         check_number("lr", lr, 0)
-        check_number("momentum", momentum, 0, 1)
+        check_number("momentum", momentum, 0, 1, below=True)
         check_number("weight_decay", weight_decay, 0)
         check_number("eps", eps, 0)
         if len(betas) != 2:
             raise ConfigError(f"betas: expected two numbers, got {list(betas)}")
         for beta in betas:
-            check_number("betas", beta, 0, 1)
+            check_number("betas", beta, 0, 1, below=True)
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "betas": tuple(betas),
             "eps": eps,
+            "fused": True,  # a resumed training puts the count of steps where the weights are
         }
         super().__init__([part for group in _groups(params) for part in _divided(group)], defaults)
 
