@@ -51,6 +51,17 @@ def test_singular_values_become_about_one(shape: tuple[int, ...]) -> None:
     assert (cosine > 0.95).all()
 
 
+def test_autocast_changes_nothing() -> None:
+    """Manual optimisation steps within it; bfloat16 lets directions without a gradient grow."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 32, 4), (1, 4, 128)]
+    of_rank_four = torch.matmul(*(torch.randn(shape, generator=generator) for shape in shapes))
+    expected = orthogonal(of_rank_four)
+    assert torch.linalg.svdvals(expected).max() < 1.25
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(orthogonal(of_rank_four), expected)
+
+
 def test_against_the_muon_of_torch() -> None:
     torch.manual_seed(0)
     ours = nn.Linear(24, 48, bias=False)

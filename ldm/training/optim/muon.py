@@ -156,22 +156,30 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (N, r, c) with their singular values set to about 1 (0.7 to 1.2).
 
     Five iterations of Newton and Schulz, x <- p(x x^T) x with p(s) = a + b s + c s^2. As x stays a
-    polynomial of the first x x^T times the first x, only small square matrices are iterated.
+    polynomial of the first x x^T times the first x, only small square matrices are iterated. It
+    computes in float32 also under autocast, within which manual optimisation steps: in bfloat16
+    the directions of singular value 0 would grow beyond all others.
     """
+    with torch.autocast(matrices.device.type, enabled=False):
+        x = matrices.float()
+        if wide := x.shape[-2] > x.shape[-1]:
+            x = x.mT
+        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+        x = _iterated(x @ x.mT) @ x
+    return x.mT if wide else x
+
+
+def _iterated(square: Tensor) -> Tensor:
+    """The product (N, r, r) of all p(x x^T), from the first x x^T."""
     a, b, c = COEFFICIENTS
-    x = matrices.float()
-    if wide := x.shape[-2] > x.shape[-1]:
-        x = x.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    square, product = x @ x.mT, None
-    eye = torch.eye(len(square[0]), device=x.device)
+    eye = torch.eye(square.shape[-1], device=square.device)
+    product = None
     for left in reversed(range(ITERATIONS)):
         factor = torch.baddbmm(square, square, square, beta=b, alpha=c) + a * eye
         product = factor if product is None else factor @ product
         if left:
             square = factor @ square @ factor
-    x = x if product is None else product @ x
-    return x.mT if wide else x
+    return eye if product is None else product
 
 
 def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
