@@ -1,4 +1,4 @@
-"""Write synthetic scenes as files, to try the recipes of configs/data without a download."""
+"""Pack captioned pictures into shards to train on, and hold some of what they show out."""
 
 from ldm.cli.app import start
 

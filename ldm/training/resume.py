@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import ldm
 from ldm.checkpoint import load_training_checkpoint, verify
 from ldm.config import load_config
 from ldm.errors import CheckpointError, ConfigError, DamagedCheckpointError
+from ldm.training.optim.making import optimizers_of
 from ldm.training.run_folder import RunFolder
 
 _SAME_RUN = re.compile(
@@ -51,6 +52,12 @@ class Resumed:
     def weights(self) -> Mapping[str, Tensor]:
         """Those of the task, until the content is taken."""
         found: Mapping[str, Tensor] = (self.content or {})["state_dict"]
+        return found
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """Those of the optimisers, until the content is taken."""
+        found: list[dict[str, Any]] = (self.content or {})["optimizer_states"]
         return found
 
     def take(self) -> dict[str, Any] | None:
@@ -110,7 +117,7 @@ def _training_state(path: Path) -> dict[str, Any]:
 
 
 def check_fit(task: Any, resumed: Resumed) -> None:
-    """Refuse a checkpoint whose weights are not those of the task, naming the first that differ.
+    """Refuse a checkpoint whose weights or optimisers are not those of the task.
 
     Raises:
         CheckpointError: it does not fit.
@@ -124,6 +131,16 @@ def check_fit(task: Any, resumed: Resumed) -> None:
             f"{resumed.path} does not fit the config: {len(odd)} weights are missing or of another "
             f"shape, first {', '.join(odd[:3])}; resume with the run's own config"
         )
+    saved_groups = [_sizes(state["param_groups"]) for state in resumed.states]
+    if saved_groups != [_sizes(made.param_groups) for made in optimizers_of(task)]:
+        raise CheckpointError(
+            f"{resumed.path} does not fit the config: its optimizer divides the weights otherwise; "
+            "resume with that, or begin another run from these weights with --init-from"
+        )
+
+
+def _sizes(groups: Iterable[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def check_not_past_end(resumed: Resumed, folder: RunFolder, trainer: pl.Trainer) -> None:

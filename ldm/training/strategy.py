@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ldm.errors import ConfigError
 from ldm.layers.compile import compile_networks
+from ldm.training.optim.making import optimizers_of
 from ldm.training.optim.muon import Muon
 
 _OTHERS = ("deepspeed", "model_parallel")
@@ -45,7 +45,7 @@ def check_sharding(strategy: str, task: Any, ema_decay: float | None, every_imag
         changes.append("ema_decay=null")
     if every_images and hasattr(task, "preview"):
         changes.append("every.images=0")
-    if any(isinstance(optimizer, Muon) for optimizer in _optimizers(task.configure_optimizers())):
+    if any(isinstance(optimizer, Muon) for optimizer in optimizers_of(task)):
         changes.append("torch.optim.AdamW in place of ldm.training.Muon")
     if not getattr(task.model, "has_scale_factor", True):
         changes.append("a number for scale_factor (a run with ddp measures it)")
@@ -55,17 +55,6 @@ def check_sharding(strategy: str, task: Any, ema_decay: float | None, every_imag
             + ", ".join(changes)
             + ", or use ddp"
         )
-
-
-def _optimizers(made: Any) -> Iterator[Any]:
-    """Those in what a task gives to Lightning, in any of its forms."""
-    if isinstance(made, Mapping):
-        yield made.get("optimizer")
-    elif isinstance(made, (list, tuple)):
-        for part in made:
-            yield from _optimizers(part)
-    else:
-        yield made
 
 
 def whole_norm(strategy: Any, norms: Tensor) -> Tensor:

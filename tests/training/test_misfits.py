@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.config import save_config
 from ldm.config.kinds import Kind, as_counted
-from ldm.errors import UserError
+from ldm.errors import CheckpointError, UserError
 from ldm.experiment import intervals, trainer_options
 from ldm.training.run import train
 from ldm.training.run_folder import RunFolder
@@ -62,6 +62,19 @@ def test_parts_that_do_not_fit_are_named(case: str, tmp_path: Path) -> None:
 def test_a_discriminator_that_just_fits_trains(tmp_path: Path) -> None:
     layers = {"task.params.objective.params.discriminator.params.num_layers": 2}
     train(_changed("autoencoder", layers | {"trainer.max_steps": 3}), RunFolder(tmp_path / "run"))
+
+
+def test_a_run_is_not_resumed_with_an_optimiser_that_divides_weights_otherwise(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    train(_changed("features", {"trainer.max_steps": 1}), folder)
+    before = folder.config.read_bytes()
+    muon = {"trainer.max_steps": 2, "task.params.optimizer.target": "ldm.training.Muon"}
+    with pytest.raises(CheckpointError, match=r"its optimizer divides .* --init-from"):
+        train(_changed("features", muon), folder, resume=True)
+    assert folder.config.read_bytes() == before
+    train(_changed("features", {"trainer.max_steps": 2}), folder, resume=True)
 
 
 def test_float64_measures_the_scale_of_latents(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -92,6 +92,21 @@ def make_optimizer(
             check_number(f"{where}.params.lr", group.get("lr", 0.0), 0)
     result: Optimizer = optimizer
     return result
+
+
+def optimizers_of(task: Any) -> list[Optimizer]:
+    """New optimisers of a task, which gives them in any of the forms that Lightning takes."""
+
+    def found(made: Any) -> Iterator[Optimizer]:
+        if isinstance(made, Mapping):
+            made = made.get("optimizer")
+        if isinstance(made, Optimizer):
+            yield made
+        elif isinstance(made, (list, tuple)):
+            for part in made:
+                yield from found(part)
+
+    return list(found(task.configure_optimizers()))
 
 
 def make_schedule(optimizer: Optimizer, factor: Callable[[int], float]) -> StepSchedule:
