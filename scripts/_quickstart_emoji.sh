@@ -31,8 +31,8 @@ END
     fi
 fi
 [ -z "$pictures" ] || python scripts/pack_pictures.py "$pictures" --out $data
-classes=$(wc -l <$data/classes.txt)
-words=$(wc -l <$data/vocab.txt)
+classes=$(($(wc -l <$data/classes.txt))) # macOS puts spaces before the number
+words=$(($(wc -l <$data/vocab.txt)))
 held_out=$(python -c 'import json; print(json.load(open("data/emoji/held-out/sizes.json"))["all.tar"])')
 settings="vocab_size=$((words > 2048 ? words : 2048))"
 judge=""  # pictures without classes have none

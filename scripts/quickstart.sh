@@ -5,10 +5,11 @@
 # Uses a GPU if there is one. Run it again and it continues where it stopped, or reuses what is
 # complete.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 case "${1:-}" in
     "" | emoji) ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' scripts/quickstart.sh; exit ;;
     *)
         echo "error: quickstart.sh $1: there is no such part; give nothing, or: emoji [PICTURES]" >&2
         exit 2
@@ -20,8 +21,9 @@ started=$SECONDS
 runs=runs
 mkdir -p $runs
 if [ "${1:-}" = emoji ]; then
-    shift
-    source scripts/_quickstart_emoji.sh "$@"
+    pictures=${2:-}
+    case "$pictures" in "" | /*) ;; *) pictures=$here/$pictures ;; esac
+    source scripts/_quickstart_emoji.sh "$pictures"
     exit
 fi
 
@@ -29,8 +31,7 @@ first=$runs/quickstart-autoencoder
 model=$runs/quickstart-text2img
 features=$runs/quickstart-features
 how="--steps 20 --guidance 3"
-children=()
-trap 'kill "${children[@]}" 2>/dev/null || true' EXIT
+trap 'kill $(jobs -pr) 2>/dev/null || true' EXIT
 
 # Seconds of the steps on a machine whose stage 1 begins with 47 images a second, and those that
 # programs take to start.
@@ -61,10 +62,8 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then 
 $beside python scripts/train.py configs/quickstart/features.yaml --if-exists resume \
     >$features.log 2>&1 &
 learner=$!
-children+=($learner)
 if [ -n "$beside" ] && [ ! -e $first/metrics.jsonl ]; then
     forecast &
-    children+=($!)
 fi
 python scripts/train.py configs/quickstart/autoencoder.yaml --if-exists resume
 wait $learner || { tail -n 5 $features.log >&2; exit 2; }
@@ -74,7 +73,6 @@ say 2/4 "Stage 2: encode the images once, then train a UNet with cross-attention
 [ -z "$beside" ] || echo "      about $(left 1) left"
 python scripts/evaluate_autoencoder.py $first --features $features >$first.log 2>&1 &
 verdict=$!
-children+=($verdict)
 python scripts/cache_latents.py configs/quickstart/text2img.yaml --out $runs/quickstart-latents
 python scripts/train.py configs/quickstart/text2img.yaml $runs/quickstart-latents/data.yaml \
     --if-exists resume
@@ -86,7 +84,6 @@ mkdir -p $model
 $beside python scripts/txt2img.py $model --prompts data/scenes/prompts.txt --per-prompt 8 $how \
     --out $model/prompts >$model/prompts.log 2>&1 &
 prompts=$!
-children+=($prompts)
 # shellcheck disable=SC2086
 $beside python scripts/txt2img.py $model --validation-captions 256 --per-prompt 1 $how --seed 1000 \
     --out $model/held-out
@@ -97,7 +94,6 @@ wait $verdict || { tail -n 5 $first.log >&2; exit 2; }
 cat $first.log
 $beside python scripts/evaluate.py $model/prompts --judge >$model/prompts.log 2>&1 &
 prompts=$!
-children+=($prompts)
 $beside python scripts/evaluate.py $model/held-out --judge --preset laptop --features $features
 wait $prompts || { tail -n 5 $model/prompts.log >&2; exit 2; }
 cat $model/prompts.log

@@ -52,6 +52,50 @@ def test_help_installs_nothing() -> None:
     assert "quickstart.sh emoji [PICTURES]" in outcome.stdout
 
 
+def test_help_is_there_from_any_folder() -> None:
+    script = SCRIPT.relative_to(ROOT.parent)
+    outcome = subprocess.run(
+        ["bash", str(script), "--help"], cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert outcome.stdout.startswith("A latent diffusion model end to end")
+
+
+def _program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_emoji_calls_the_programs_with_what_was_given(tmp_path: Path) -> None:
+    """Pictures below the user's folder; macOS puts spaces before a number of lines."""
+    home = tmp_path / "home"
+    _program(
+        home / "bin" / "python",
+        f"""
+        case "$*" in *json.load*) echo 7 ;; *torch*) exit 1 ;; esac
+        for word; do printf '%s|' "$word"; done >>{home}/calls; echo >>{home}/calls""",
+    )
+    _program(home / "bin" / "wc", f"printf '%8d\\n' $({shutil.which('wc')} \"$@\")")
+    for script in (SCRIPT, ACT):
+        _program(home / "ldm" / "scripts" / script.name, script.read_text())
+    (home / "ldm" / "scripts" / "_environment.sh").write_text("")
+    data = home / "ldm" / "data" / "emoji"
+    data.mkdir(parents=True)
+    (data / "classes.txt").write_text("face\nfood\n")
+    (data / "vocab.txt").write_text("word\n" * 3000)
+    subprocess.run(
+        ["bash", "ldm/scripts/quickstart.sh", "emoji", "my pictures"],
+        cwd=home,
+        env=os.environ | {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    calls = (home / "calls").read_text()
+    assert f"scripts/pack_pictures.py|{home}/my pictures|--out|data/emoji|" in calls
+    assert "emoji/features.yaml|num_classes=2|" in calls
+    assert "data.yaml|vocab_size=3000|num_classes=2|--if-exists|resume|" in calls
+
+
 def test_an_unknown_part_is_refused() -> None:
     outcome = _quickstart("emojis")
     assert outcome.returncode == 2
