@@ -486,7 +486,10 @@ def merged(cli: Callable[..., str]) -> dict[str, Any]:
     config = load_config(
         file,
         "configs/overlay.yaml",
-        overrides=["task.params.lr_schedule.target=ldm.training.lr_schedule.WarmupCosine"],
+        overrides=[
+            "task.params.lr_schedule.target=ldm.training.lr_schedule.WarmupCosine",
+            "task.params.lr_schedule.params.warmup_steps=200",  # what the config had then
+        ],
     )
     model = instantiate(config.model)
     scenes = instantiate(config.data.params.train)
