@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A latent diffusion model end to end: train both stages, sample, evaluate.
 #   bash scripts/quickstart.sh                    synthetic scenes, some minutes on two CPU cores
-#   bash scripts/quickstart.sh emoji [PICTURES]   3,786 real pictures with captions, about an hour
+#   bash scripts/quickstart.sh emoji [PICTURES]   3,786 real pictures with captions
 # Uses a GPU if there is one. Run it again and it continues where it stopped, or reuses what is
 # complete.
 set -euo pipefail
@@ -52,7 +52,7 @@ left() { # how long the parts from $1 on take, by the first steps of stage 1
 }
 forecast() { # once some steps have been timed
     until time=$(left 0); do sleep 1; done
-    printf '\n      The first steps took so long that all of this will take about %s.\n' "$time"
+    printf '\n      By the first steps all of this will take about %s on this machine.\n' "$time"
 }
 
 say 1/4 "Stage 1: train a KL autoencoder that squeezes 32x32 images into 8x8 latents (and, beside
@@ -112,5 +112,5 @@ Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Where
   resolved configs          $runs/quickstart-*/config.yaml
 Next: your own prompts    .venv/bin/python scripts/txt2img.py $model --prompt "a purple cross" --guidance 3
       your own images     README.md, "Train on your own folder of images"
-      real pictures       bash scripts/quickstart.sh emoji, about an hour on two cores
+      real pictures       bash scripts/quickstart.sh emoji
 END
